@@ -1,0 +1,51 @@
+# make demo, make test and make check each set everything up first; a second call does none of it again.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format clean
+
+# Names for .ci/setup, from the command line: make install PYTHON=python3.12 TORCH=torch==2.13.0
+export PYTHON TORCH
+
+DIR ?= demo
+ARGS ?=
+setup = .ci/setup $@
+bin = .venv/bin
+
+help: ## Say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the Python, TORCH=torch==2.13.0 the torch, of a first make install.'
+
+install: ## Install what is missing: Debian packages, .venv, slideduck in it
+	@$(setup)
+
+demo: ## Make a small cohort and run the whole job on it: make demo [DIR=demo]
+	@$(setup)
+	@$(bin)/slideduck demo "$(DIR)"
+
+test: ## Run the tests: make test [ARGS="-k grid"]
+	@$(setup)
+	@$(bin)/pytest $(ARGS)
+
+check: ## Lint and check types; every failure is shown
+	@$(setup)
+	@# Links that lay the folders out under the import name: type checkers do not see an editable install.
+	@rm -rf build/types && mkdir -p build/types/slideduck
+	@for f in engine/*; do ln -s "../../../$$f" build/types/slideduck/; done
+	@ln -s ../../../sql ../../../runner build/types/slideduck/
+	@failed=0; \
+	for command in 'ruff check' 'ruff format --check' 'sqlfluff lint sql' 'mypy'; do \
+	    echo "$$command"; \
+	    $(bin)/$$command || failed=1; \
+	done; \
+	exit $$failed
+
+format: ## Format the Python files
+	@$(setup)
+	@$(bin)/ruff check --fix-only --quiet
+	@$(bin)/ruff format
+
+clean: ## Remove what the others made: .venv, build, dist, caches and the demo
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
+	find engine sql runner tests -name __pycache__ -type d -prune -exec rm -rf {} +
