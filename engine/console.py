@@ -1,0 +1,182 @@
+"""What the commands print: tables for people, and the same rows as JSON, CSV or Parquet for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from slideduck.errors import SlideduckError
+
+__all__ = ["Output", "message", "output_options", "print_rows", "replacing"]
+
+#: Rows that a table shows at most; the other forms always give all.
+_MAX_TABLE_ROWS = 200
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Output:
+    """The form that rows are printed in.
+
+    Attributes
+    ----------
+    kind : {"table", "json", "csv", "parquet"}
+        The form.
+    path : Path, optional
+        The file, for Parquet.
+    """
+
+    kind: str = "table"
+    path: Path | None = None
+
+
+def output_options(command: F) -> F:
+    """Give a command ``--json``, ``--csv`` and ``--parquet FILE``, as its parameter ``output``."""
+
+    def gather(as_json: bool, as_csv: bool, parquet: Path | None) -> Output:
+        if as_json + as_csv + (parquet is not None) > 1:
+            raise click.UsageError("give only one of --json, --csv and --parquet")
+        if parquet is not None:
+            return Output("parquet", parquet)
+        return Output("json" if as_json else "csv" if as_csv else "table")
+
+    def wrapped(*args: Any, as_json: bool, as_csv: bool, parquet: Path | None, **values: Any) -> Any:
+        return command(*args, output=gather(as_json, as_csv, parquet), **values)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    if hasattr(command, "__click_params__"):
+        wrapped.__click_params__ = command.__click_params__  # type: ignore[attr-defined]
+    for option in (
+        click.option(
+            "--parquet", type=click.Path(dir_okay=False, path_type=Path), help="Write rows to FILE.", metavar="FILE"
+        ),
+        click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV."),
+        click.option("--json", "as_json", is_flag=True, help="Print rows as JSON, an array of objects."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> None:
+    """Print rows in the form that the user asked for.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The rows.
+    output : Output
+        The form.
+    title : str, optional
+        Heading, of the form ``table`` alone.
+    """
+    match output.kind:
+        case "json":
+            rows = table.to_pylist()
+            click.echo(
+                json.dumps(rows, indent=1, default=str, ensure_ascii=False, allow_nan=False)
+                if _finite(rows)
+                else json.dumps(_null_for_nan(rows), indent=1, default=str, ensure_ascii=False)
+            )
+        case "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(table.column_names)
+            writer.writerows(["" if v is None else v for v in row.values()] for row in table.to_pylist())
+        case "parquet":
+            assert output.path is not None
+            with replacing(output.path) as temporary:
+                pq.write_table(table, temporary)
+            message(f"wrote {table.num_rows:,} rows to {output.path}")
+        case _:
+            _print_table(table, title)
+
+
+def _finite(rows: list[dict[str, Any]]) -> bool:
+    return not any(isinstance(v, float) and (v != v or abs(v) == float("inf")) for row in rows for v in row.values())
+
+
+def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON has no NaN; null is what readers of every language take."""
+    return [
+        {k: None if isinstance(v, float) and (v != v or abs(v) == float("inf")) else v for k, v in row.items()}
+        for row in rows
+    ]
+
+
+def _print_table(table: pa.Table, title: str | None) -> None:
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for field in table.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
+    for row in table.slice(0, _MAX_TABLE_ROWS).to_pylist():
+        shown.add_row(*(_cell(value) for value in row.values()))
+    # A pipe has no width: there rows are not to be folded at 80 columns.
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200, highlight=False)
+    console.print(shown)
+    if table.num_rows > _MAX_TABLE_ROWS:
+        click.echo(
+            f"{table.num_rows - _MAX_TABLE_ROWS:,} more of {table.num_rows:,} rows; "
+            "--csv, --json and --parquet give all"
+        )
+
+
+def _cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return str(value).replace("[", r"\[")
+
+
+def message(text: str) -> None:
+    """Tell the user something that is not data, on standard error."""
+    click.echo(text, err=True)
+
+
+class replacing:
+    """Give a temporary name beside a file, and rename it over the file if the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The file that appears whole or not at all.
+
+    Raises
+    ------
+    SlideduckError
+        If the folder does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> Path:
+        if not self.path.parent.is_dir():
+            raise SlideduckError(f"no folder {self.path.parent} to write {self.path.name} in; make the folder first")
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)

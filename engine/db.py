@@ -1,0 +1,122 @@
+"""The DuckDB file of a study: opening it with the spatial extension, and transactions."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import duckdb
+
+from slideduck.errors import DiskFullError, SlideduckError, StudyError
+
+__all__ = ["atomic", "connect", "load_spatial", "translated"]
+
+
+def connect(path: Path, *, read_only: bool = False, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file with the spatial extension loaded.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made where there is none, unless ``read_only``.
+    read_only : bool
+        Open it so that nothing can be written; several processes may do so at once.
+    threads : int, optional
+        DuckDB's threads; default one a core.
+
+    Raises
+    ------
+    StudyError
+        If the file is missing, in use by another process, or not a DuckDB file.
+    """
+    if read_only and not path.exists():
+        raise StudyError(f"no study at {path}; make it with: slideduck add-slides {path} FOLDER")
+    if not path.parent.is_dir():
+        raise StudyError(f"no folder {path.parent} to put the study {path.name} in; make the folder first")
+    # Extensions come from installed packages alone: a study never reaches for the network.
+    config: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": False}
+    if threads is not None:
+        config["threads"] = threads
+    try:
+        con = duckdb.connect(path, read_only=read_only, config=config)
+    except duckdb.Error as error:
+        raise _opening_error(path, error) from error
+    try:
+        load_spatial(con)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
+    """Say why a file did not open, in the user's words."""
+    text = str(error)
+    holder = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
+    if holder:
+        return StudyError(
+            f"{path} is in use by process {holder[2]} ({holder[1].strip() or 'unknown'}); "
+            "one process may write a study at a time: wait for it, or stop it"
+        )
+    if "not a valid DuckDB database file" in text:
+        return StudyError(f"{path} is not a study: not a DuckDB file; give another path")
+    return StudyError(f"{path} does not open: {text}")
+
+
+def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
+    """Load the spatial extension from the package duckdb-extension-spatial, or else an installed one.
+
+    Raises
+    ------
+    StudyError
+        If neither is there, with what to install.
+    """
+    found = find_spec("duckdb_extension_spatial")
+    if found and found.submodule_search_locations:
+        for folder in found.submodule_search_locations:
+            path = Path(folder, "extensions", f"v{duckdb.__version__}", "spatial.duckdb_extension")
+            if path.exists():
+                con.load_extension(str(path))
+                return
+    try:
+        con.load_extension("spatial")
+    except duckdb.Error as error:
+        raise StudyError(
+            f"DuckDB {duckdb.__version__} has no spatial extension here; "
+            f"install it with: pip install duckdb-extension-spatial=={duckdb.__version__}"
+        ) from error
+
+
+@contextmanager
+def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Run a block as one transaction: all of it is kept, or on any exception none."""
+    con.execute("BEGIN TRANSACTION")
+    try:
+        with translated():
+            yield
+            con.execute("COMMIT")
+    except BaseException:
+        # A failed COMMIT has rolled back already; there is then nothing left to undo.
+        with suppress(duckdb.Error):
+            con.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the operating system does to DuckDB into errors of ours."""
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        text = str(error)
+        if "No space left" in text or f"errno {errno.ENOSPC}" in text or "File too large" in text:
+            raise DiskFullError(
+                f"the disk is full: {text}; nothing of this step was kept: free some space and run it again"
+            ) from error
+        raise

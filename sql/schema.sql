@@ -1,0 +1,280 @@
+-- schema: the tables of a study.
+--
+-- One DuckDB file is one study. Lengths are base (level-0) pixels unless a comment says microns.
+-- Geometry is in base coordinates: x to the right, y down, origin at the slide's top left corner.
+
+CREATE TABLE meta (
+    key VARCHAR PRIMARY KEY,
+    value VARCHAR NOT NULL
+);
+COMMENT ON TABLE meta IS 'Facts about the study itself, such as the version of its schema.';
+COMMENT ON COLUMN meta.key IS 'Name of the fact.';
+COMMENT ON COLUMN meta.value IS 'Its value, as text.';
+
+CREATE SEQUENCE slide_ids START 1;
+CREATE TABLE slides (
+    slide_id INTEGER PRIMARY KEY DEFAULT nextval('slide_ids'),
+    slide VARCHAR NOT NULL UNIQUE,
+    path VARCHAR NOT NULL,
+    vendor VARCHAR,
+    width INTEGER,
+    height INTEGER,
+    mpp DOUBLE,
+    mpp_y DOUBLE,
+    mpp_given BOOLEAN NOT NULL DEFAULT false,
+    level_widths INTEGER [],
+    level_heights INTEGER [],
+    level_downsamples DOUBLE [],
+    objective_power DOUBLE,
+    background VARCHAR,
+    bytes BIGINT,
+    mtime DOUBLE,
+    fingerprint VARCHAR,
+    error VARCHAR,
+    CHECK (error IS NOT NULL OR (width > 0 AND height > 0 AND mpp > 0))
+);
+COMMENT ON TABLE slides IS 'One row per slide file; a slide that did not open is kept with its error.';
+COMMENT ON COLUMN slides.slide_id IS 'Key used by the large tables.';
+COMMENT ON COLUMN slides.slide IS 'Name: the stem of the file.';
+COMMENT ON COLUMN slides.path IS 'Absolute path of the file.';
+COMMENT ON COLUMN slides.vendor IS 'Format, as OpenSlide names it.';
+COMMENT ON COLUMN slides.width IS 'Width of level 0, pixels.';
+COMMENT ON COLUMN slides.height IS 'Height of level 0, pixels.';
+COMMENT ON COLUMN slides.mpp IS 'Microns per base pixel, along x; every number is computed from it.';
+COMMENT ON COLUMN slides.mpp_y IS 'Microns per base pixel, along y, as the header says.';
+COMMENT ON COLUMN slides.mpp_given IS 'True if the user gave the MPP because the header has none.';
+COMMENT ON COLUMN slides.level_widths IS 'Width of each level, pixels of that level.';
+COMMENT ON COLUMN slides.level_heights IS 'Height of each level, pixels of that level.';
+COMMENT ON COLUMN slides.level_downsamples IS 'Base pixels per pixel of each level.';
+COMMENT ON COLUMN slides.objective_power IS 'Magnification of the objective, as the header says.';
+COMMENT ON COLUMN slides.background IS 'Colour behind transparent pixels, RRGGBB.';
+COMMENT ON COLUMN slides.bytes IS 'Size of the file, bytes.';
+COMMENT ON COLUMN slides.mtime IS 'Time of the file''s last change, seconds since 1970.';
+COMMENT ON COLUMN slides.fingerprint IS 'OpenSlide''s quickhash-1, or a hash of size, head and tail of the file.';
+COMMENT ON COLUMN slides.error IS 'Why the slide cannot be used; NULL if it can.';
+
+CREATE TABLE patients (
+    slide VARCHAR PRIMARY KEY,
+    patient VARCHAR NOT NULL,
+    site VARCHAR
+);
+COMMENT ON TABLE patients IS 'Patient of each slide, and whatever further columns the user''s table has.';
+COMMENT ON COLUMN patients.slide IS 'Name of the slide; slides that are not in the study are allowed.';
+COMMENT ON COLUMN patients.patient IS 'Name of the patient.';
+COMMENT ON COLUMN patients.site IS 'Hospital or laboratory that the slide comes from.';
+
+CREATE SEQUENCE roi_file_ids START 1;
+CREATE TABLE roi_files (
+    roi_file_id INTEGER PRIMARY KEY DEFAULT nextval('roi_file_ids'),
+    roi_set VARCHAR NOT NULL DEFAULT 'default',
+    path VARCHAR NOT NULL,
+    format VARCHAR NOT NULL,
+    holes VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
+    UNIQUE (roi_set, path)
+);
+COMMENT ON TABLE roi_files IS 'One row per ROI file that the study holds.';
+COMMENT ON COLUMN roi_files.roi_file_id IS 'Key.';
+COMMENT ON COLUMN roi_files.roi_set IS 'Set of ROIs that the file belongs to, such as a reader''s.';
+COMMENT ON COLUMN roi_files.path IS 'Absolute path of the file.';
+COMMENT ON COLUMN roi_files.format IS 'csv, geojson or xml.';
+COMMENT ON COLUMN roi_files.holes IS 'nested or explicit: how its holes are told.';
+COMMENT ON COLUMN roi_files.sha256 IS 'Fingerprint of the file''s bytes.';
+
+CREATE SEQUENCE roi_ids START 1;
+CREATE TABLE rois (
+    roi_id INTEGER PRIMARY KEY DEFAULT nextval('roi_ids'),
+    roi_set VARCHAR NOT NULL DEFAULT 'default',
+    slide VARCHAR NOT NULL,
+    roi_name VARCHAR NOT NULL,
+    roi_desc VARCHAR NOT NULL,
+    label VARCHAR,
+    parent VARCHAR,
+    area DOUBLE NOT NULL,
+    outline GEOMETRY NOT NULL,
+    geom GEOMETRY NOT NULL,
+    marked_hole BOOLEAN NOT NULL DEFAULT false,
+    repaired BOOLEAN NOT NULL DEFAULT false,
+    leaves_slide BOOLEAN NOT NULL DEFAULT false,
+    roi_file_id INTEGER NOT NULL,
+    UNIQUE (roi_set, slide, roi_name)
+);
+COMMENT ON TABLE rois IS 'One row per ROI, holes included; a hole has a parent and labels nothing itself.';
+COMMENT ON COLUMN rois.roi_id IS 'Key used by the large tables.';
+COMMENT ON COLUMN rois.roi_set IS 'Set of ROIs, such as a reader''s.';
+COMMENT ON COLUMN rois.slide IS 'Name of the slide that the ROI is drawn on.';
+COMMENT ON COLUMN rois.roi_name IS 'Name, unique in the slide and set.';
+COMMENT ON COLUMN rois.roi_desc IS 'The name, with the names of the holes that are taken out of it.';
+COMMENT ON COLUMN rois.label IS 'Label, or NULL where the ROI has none.';
+COMMENT ON COLUMN rois.parent IS 'roi_name of the ROI that this one is a hole of, or NULL.';
+COMMENT ON COLUMN rois.area IS 'Area of geom, square base pixels.';
+COMMENT ON COLUMN rois.outline IS 'What was drawn, repaired where it crossed itself, base pixels.';
+COMMENT ON COLUMN rois.geom IS 'The outline with its holes taken out, base pixels: what decides labels.';
+COMMENT ON COLUMN rois.marked_hole IS 'True if the file itself marks it as a hole.';
+COMMENT ON COLUMN rois.repaired IS 'True if the outline crossed itself and was repaired by ST_MakeValid.';
+COMMENT ON COLUMN rois.leaves_slide IS 'True if part of the ROI lies outside the slide.';
+COMMENT ON COLUMN rois.roi_file_id IS 'The file it came from.';
+
+CREATE SEQUENCE grid_ids START 1;
+CREATE TABLE grids (
+    grid_id INTEGER PRIMARY KEY DEFAULT nextval('grid_ids'),
+    grid VARCHAR NOT NULL UNIQUE,
+    tile_px INTEGER NOT NULL CHECK (tile_px > 0),
+    tile_um DOUBLE CHECK (tile_um > 0),
+    magnification DOUBLE CHECK (magnification > 0),
+    stride_div DOUBLE NOT NULL CHECK (stride_div > 0),
+    origin_x INTEGER NOT NULL DEFAULT 0,
+    origin_y INTEGER NOT NULL DEFAULT 0,
+    CHECK ((tile_um IS NULL) <> (magnification IS NULL))
+);
+COMMENT ON TABLE grids IS 'One row per way of cutting slides into tiles.';
+COMMENT ON COLUMN grids.grid_id IS 'Key used by the large tables.';
+COMMENT ON COLUMN grids.grid IS 'Name, such as 256px_256um or 256px_20x_stride2.';
+COMMENT ON COLUMN grids.tile_px IS 'Side of a tile as the model sees it, pixels.';
+COMMENT ON COLUMN grids.tile_um IS 'Side of a tile, microns; NULL where a magnification is given.';
+COMMENT ON COLUMN grids.magnification IS 'Magnification of the level to read, or NULL.';
+COMMENT ON COLUMN grids.stride_div IS 'Tiles per tile side: 1 without overlap, 2 for half-tile steps.';
+COMMENT ON COLUMN grids.origin_x IS 'Left edge of column 0, base pixels.';
+COMMENT ON COLUMN grids.origin_y IS 'Top edge of row 0, base pixels.';
+
+CREATE TABLE grid_slides (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    extract_px INTEGER NOT NULL,
+    stride INTEGER NOT NULL,
+    n_columns INTEGER NOT NULL,
+    n_rows INTEGER NOT NULL,
+    level INTEGER NOT NULL,
+    level_downsample DOUBLE NOT NULL,
+    read_px INTEGER NOT NULL,
+    PRIMARY KEY (grid_id, slide_id)
+);
+COMMENT ON TABLE grid_slides IS 'How a grid lies on a slide.';
+COMMENT ON COLUMN grid_slides.grid_id IS 'The grid.';
+COMMENT ON COLUMN grid_slides.slide_id IS 'The slide.';
+COMMENT ON COLUMN grid_slides.extract_px IS 'Side of a tile, base pixels.';
+COMMENT ON COLUMN grid_slides.stride IS 'From one tile to the next, base pixels.';
+COMMENT ON COLUMN grid_slides.n_columns IS 'Tiles in a row.';
+COMMENT ON COLUMN grid_slides.n_rows IS 'Rows of tiles.';
+COMMENT ON COLUMN grid_slides.level IS 'Level that tiles are read from.';
+COMMENT ON COLUMN grid_slides.level_downsample IS 'Base pixels per pixel of that level.';
+COMMENT ON COLUMN grid_slides.read_px IS 'Side of a tile, pixels of that level.';
+
+CREATE TABLE tiles (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    grid_x INTEGER NOT NULL,
+    grid_y INTEGER NOT NULL
+);
+COMMENT ON TABLE tiles IS 'One row per tile of each grid, in the order of slide, grid_y, grid_x.';
+COMMENT ON COLUMN tiles.grid_id IS 'The grid.';
+COMMENT ON COLUMN tiles.slide_id IS 'The slide.';
+COMMENT ON COLUMN tiles.grid_x IS 'Column in the grid, from 0.';
+COMMENT ON COLUMN tiles.grid_y IS 'Row in the grid, from 0.';
+
+CREATE TABLE tile_rois (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    grid_x INTEGER NOT NULL,
+    grid_y INTEGER NOT NULL,
+    roi_id INTEGER NOT NULL,
+    centre BOOLEAN NOT NULL,
+    coverage DOUBLE NOT NULL
+);
+COMMENT ON TABLE tile_rois IS 'One row per tile and ROI that touch; holes label nothing and are not here.';
+COMMENT ON COLUMN tile_rois.grid_id IS 'The grid.';
+COMMENT ON COLUMN tile_rois.slide_id IS 'The slide.';
+COMMENT ON COLUMN tile_rois.grid_x IS 'Column of the tile.';
+COMMENT ON COLUMN tile_rois.grid_y IS 'Row of the tile.';
+COMMENT ON COLUMN tile_rois.roi_id IS 'The ROI.';
+COMMENT ON COLUMN tile_rois.centre IS 'True if the tile''s centre is in the ROI, boundary included.';
+COMMENT ON COLUMN tile_rois.coverage IS 'Part of the tile''s area that the ROI covers, 0 to 1.';
+
+CREATE TABLE labelled (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    inputs VARCHAR NOT NULL,
+    PRIMARY KEY (grid_id, slide_id)
+);
+COMMENT ON TABLE labelled IS 'The slides of each grid whose tile_rois are complete.';
+COMMENT ON COLUMN labelled.grid_id IS 'The grid.';
+COMMENT ON COLUMN labelled.slide_id IS 'The slide.';
+COMMENT ON COLUMN labelled.inputs IS 'Fingerprint of the grid, slide and ROIs that they were computed from.';
+
+CREATE TABLE label_rule (
+    rule VARCHAR NOT NULL CHECK (rule IN ('centre', 'coverage')),
+    threshold DOUBLE NOT NULL CHECK (threshold > 0 AND threshold <= 1),
+    overlap VARCHAR NOT NULL CHECK (overlap IN ('smallest', 'priority', 'largest', 'exclude')),
+    priority VARCHAR [] NOT NULL,
+    method VARCHAR NOT NULL CHECK (method IN ('auto', 'inside', 'outside', 'ignore')),
+    artifact_labels VARCHAR [] NOT NULL,
+    roi_sets VARCHAR [] NOT NULL
+);
+COMMENT ON TABLE label_rule IS 'The one row that decides labels; the view labels reads it.';
+COMMENT ON COLUMN label_rule.rule IS 'centre: by the tile''s centre; coverage: by the area covered.';
+COMMENT ON COLUMN label_rule.threshold IS 'Least coverage under the coverage rule, above 0 and at most 1.';
+COMMENT ON COLUMN label_rule.overlap IS 'Which ROI wins a tile that lies in several.';
+COMMENT ON COLUMN label_rule.priority IS 'Labels in order of priority, for overlap = priority.';
+COMMENT ON COLUMN label_rule.method IS 'Which tiles are kept: Slideflow''s roi_method.';
+COMMENT ON COLUMN label_rule.artifact_labels IS 'Labels of ROIs whose tiles are removed.';
+COMMENT ON COLUMN label_rule.roi_sets IS 'Sets of ROIs, the first that a slide has is the one used.';
+
+CREATE TABLE split_rule (
+    kind VARCHAR NOT NULL CHECK (kind IN ('fraction', 'folds', 'site_folds', 'column')),
+    seed BIGINT NOT NULL,
+    val_fraction DOUBLE,
+    n_folds INTEGER,
+    val_fold INTEGER,
+    column_name VARCHAR
+);
+COMMENT ON TABLE split_rule IS 'How the split in force was made; no row where there is none.';
+COMMENT ON COLUMN split_rule.kind IS 'fraction, folds, site_folds or column.';
+COMMENT ON COLUMN split_rule.seed IS 'Seed of the split.';
+COMMENT ON COLUMN split_rule.val_fraction IS 'Part of the tiles that validate, for kind fraction.';
+COMMENT ON COLUMN split_rule.n_folds IS 'Number of folds, for the kinds with folds.';
+COMMENT ON COLUMN split_rule.val_fold IS 'The fold that is split val, for the kinds with folds.';
+COMMENT ON COLUMN split_rule.column_name IS 'Column of the patients'' table, for kind column.';
+
+CREATE TABLE splits (
+    patient VARCHAR PRIMARY KEY,
+    split VARCHAR NOT NULL,
+    fold INTEGER
+);
+COMMENT ON TABLE splits IS 'The side of each patient; a slide without a patient is its own patient.';
+COMMENT ON COLUMN splits.patient IS 'Name of the patient, or of the slide where no patient is given.';
+COMMENT ON COLUMN splits.split IS 'train, val, or a value of the user''s own column.';
+COMMENT ON COLUMN splits.fold IS 'Fold from 0, for the kinds with folds.';
+
+CREATE TABLE runs (
+    run VARCHAR PRIMARY KEY,
+    path VARCHAR NOT NULL,
+    checkpoint VARCHAR NOT NULL,
+    classes VARCHAR [] NOT NULL
+);
+COMMENT ON TABLE runs IS 'Runs whose predictions the study holds.';
+COMMENT ON COLUMN runs.run IS 'Name: that of the run''s folder.';
+COMMENT ON COLUMN runs.path IS 'Absolute path of the run''s folder.';
+COMMENT ON COLUMN runs.checkpoint IS 'SHA-256 of the checkpoint that predicted.';
+COMMENT ON COLUMN runs.classes IS 'Classes in the order of their numbers.';
+
+CREATE TABLE predictions (
+    run VARCHAR NOT NULL,
+    grid VARCHAR NOT NULL,
+    slide VARCHAR NOT NULL,
+    tile_id VARCHAR NOT NULL,
+    grid_x INTEGER NOT NULL,
+    grid_y INTEGER NOT NULL,
+    predicted VARCHAR NOT NULL,
+    probability FLOAT NOT NULL,
+    probabilities MAP(VARCHAR, FLOAT) NOT NULL
+);
+COMMENT ON TABLE predictions IS 'One row per run, grid and tile that was predicted; a slide is whole or absent.';
+COMMENT ON COLUMN predictions.run IS 'The run.';
+COMMENT ON COLUMN predictions.grid IS 'Name of the grid.';
+COMMENT ON COLUMN predictions.slide IS 'Name of the slide.';
+COMMENT ON COLUMN predictions.tile_id IS 'The tile, as in the view labels.';
+COMMENT ON COLUMN predictions.grid_x IS 'Column of the tile.';
+COMMENT ON COLUMN predictions.grid_y IS 'Row of the tile.';
+COMMENT ON COLUMN predictions.predicted IS 'Class of the greatest probability.';
+COMMENT ON COLUMN predictions.probability IS 'Its probability, 0 to 1.';
+COMMENT ON COLUMN predictions.probabilities IS 'Probability of each class.';

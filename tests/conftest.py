@@ -1,0 +1,42 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import slideduck as sd
+
+# Time is not what these tests are about, and the machines that run them are slow and shared.
+settings.register_profile("slideduck", deadline=None)
+settings.load_profile("slideduck")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the two real slides with ROIs in three formats."""
+    if not (SHARED_DATA / "CMU-1-Small-Region.svs").exists():
+        pytest.skip(f"no real slides at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[sd.Study]:
+    """A new, empty study in a file."""
+    with sd.open(tmp_path / "study.duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture
+def real_study(shared_data: Path, tmp_path: Path) -> Iterator[sd.Study]:
+    """A study of the two real slides and their ROIs, without a grid."""
+    with sd.open(tmp_path / "real.duckdb") as opened:
+        opened.add_slides(shared_data, mpp=0.5)
+        opened.add_rois([shared_data / "CMU-1-Small-Region.csv", shared_data / "TCGA-CR-7395-01A-01-TS1.geojson"])
+        yield opened
