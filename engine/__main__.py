@@ -1,0 +1,6 @@
+"""``python -m slideduck`` is the command ``slideduck``."""
+
+from slideduck.cli import cli
+
+if __name__ == "__main__":
+    cli()

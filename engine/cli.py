@@ -1,0 +1,377 @@
+"""The command ``slideduck``: each command parses its words, calls one method of a study, and prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+import slideduck
+from slideduck.console import Output, message, output_options, print_rows
+from slideduck.errors import SlideduckError
+
+__all__ = ["cli"]
+
+STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
+PATHS = click.argument("paths", nargs=-1, required=True, type=str)
+
+_FLOW = (
+    "add-slides", "add-rois", "add-patients", "tile", "label", "split", "export",
+    "train", "evaluate", "predict", "heatmap", "sql", "info", "demo",
+)  # fmt: skip
+
+
+class _Commands(click.Group):
+    """The commands of the engine, and those that other packages register as ``slideduck.commands``.
+
+    Errors of ours become exit status 1 with their message; an interrupt becomes 130.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used."""
+        names = {*super().list_commands(ctx), *_registered()}
+        return [name for name in _FLOW if name in names] + sorted(names - set(_FLOW))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, loading it if another package registers it."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in _registered():
+            loaded = _registered()[cmd_name].load()
+            assert isinstance(loaded, click.Command)
+            return loaded
+        return found
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run the command line; an interrupt at any moment ends it with 130 and no traceback."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            # On its own click makes an interrupt an abort, which ends with 1.
+            status = super().main(*args, standalone_mode=False, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            message("interrupted; what was whole is kept, and the same command goes on from there")
+            sys.exit(130)
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and end with the exit status of what it raises."""
+        try:
+            return super().invoke(ctx)
+        except SlideduckError as error:
+            message(f"error: {error}")
+            ctx.exit(1)
+        except BrokenPipeError:
+            # The reader, such as `head`, has what it wanted.
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+def _registered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="slideduck.commands")}
+
+
+def _example(*lines: str) -> str:
+    """Return the end of a command's help: an example that a test runs."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(slideduck.__version__, prog_name="slideduck")
+def cli() -> None:
+    """Label tiles of whole-slide images by the regions that pathologists drew, and train on them.
+
+    A STUDY is one DuckDB file; the first command that names it makes it. The usual order is that of the
+    commands below. Progress goes to standard error, data to standard output.
+    """
+
+
+def _count(n: int, noun: str, plural: str | None = None) -> str:
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def _list(title: str, names: Sequence[str], most: int = 20) -> None:
+    """Print names under a title, where there are any."""
+    if names:
+        message(title)
+        for name in names[:most]:
+            message(f"  {name}")
+        if len(names) > most:
+            message(f"  and {len(names) - most:,} more")
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+class _Mpp(click.ParamType[tuple[str | None, float]]):
+    """A number of microns per pixel, for all slides or for one: ``0.5`` or ``NAME=0.5``."""
+
+    name = "MPP"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
+        """Return the slide's name, or None for all, and the number."""
+        if isinstance(value, tuple):
+            return value
+        slide, _, number = str(value).rpartition("=")
+        try:
+            return slide or None, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is not MPP or NAME=MPP, such as 0.5 or A12=0.5", param, ctx)
+
+
+@cli.command(
+    epilog=_example(
+        "slideduck add-slides study.duckdb slides/", "slideduck add-slides study.duckdb old/*.svs --mpp 0.5"
+    )
+)
+@STUDY
+@PATHS
+@click.option(
+    "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
+    help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
+)  # fmt: skip
+def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None, float], ...]) -> None:
+    """Read the headers of slides: files, folders or globs.
+
+    A slide that does not open is kept with its error, and the others go on.
+    """
+    defaults = [number for name, number in mpp if name is None]
+    if len(defaults) > 1:
+        raise click.UsageError("give --mpp without a name only once")
+    named = {name: number for name, number in mpp if name is not None}
+    if defaults and named:
+        raise click.UsageError("give --mpp either for all slides or by name, in two calls")
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.add_slides(paths, mpp=named or (defaults[0] if defaults else None))
+    click.echo(
+        f"{_count(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
+        f"{len(report.failed):,} of them cannot be used"
+    )
+    _list("warnings:", report.warnings)
+    if report.failed:
+        raise SlideduckError(
+            f"{_count(len(report.failed), 'slide')} cannot be used:\n"
+            + "\n".join(f"  {text}" for text in report.failed.values())
+        )
+
+
+@cli.command(epilog=_example("slideduck add-rois study.duckdb rois/"))
+@STUDY
+@PATHS
+@click.option(
+    "--holes", type=click.Choice(["auto", "nested", "explicit"]), default="auto", show_default=True,
+    help="nested: an ROI within another of its label is a hole; explicit: what the file marks. "
+    "auto: nested for CSV, explicit for GeoJSON and XML.",
+)  # fmt: skip
+def add_rois(study: Path, paths: tuple[str, ...], holes: str) -> None:
+    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, told apart by content.
+
+    All files are checked before anything is kept. A file that is added again replaces what it gave before.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.add_rois(paths, holes=holes)
+    click.echo(
+        f"{_count(report.rois, 'ROI')} ({_count(report.holes, 'hole')}) on {_count(report.slides, 'slide')} "
+        f"from {_count(report.files, 'file')}"
+    )
+    _list(f"{_count(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
+    _list(f"{_count(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
+    _list(f"{_count(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
+    _list(f"{_count(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+
+
+@cli.command(epilog=_example("slideduck add-patients study.duckdb patients.csv"))
+@STUDY
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
+def add_patients(study: Path, table: Path) -> None:
+    """Read a table of patients: CSV or Parquet with slide, patient, optional site, and further columns."""
+    with slideduck.open(study) as opened:
+        report = opened.add_patients(table)
+    click.echo(f"{_count(report.patients, 'patient')} in {_count(report.rows, 'row')}")
+    _list(f"{_count(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
+    _list(
+        f"{_count(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
+        report.slides_without,
+    )
+    if report.split_removed:
+        message("the split was removed, since its patients changed; make it again with: slideduck split")
+
+
+@cli.command(
+    epilog=_example(
+        "slideduck tile study.duckdb --tile-px 256 --tile-um 256",
+        "slideduck tile study.duckdb --tile-px 256 --tile-um 20x --stride-div 2",
+    )
+)
+@STUDY
+@click.option("--tile-px", type=int, required=True, help="Side of a tile as the model sees it, pixels.")
+@click.option("--tile-um", type=str, required=True, help="Side of a tile in microns, or a magnification such as 20x.")
+@click.option("--stride-div", type=float, default=1, show_default=True, help="Steps per tile side; 2 overlaps by half.")
+@click.option(
+    "--origin", type=(int, int), default=(0, 0), show_default=True, help="Top left corner of tile (0, 0), base pixels."
+)
+def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tuple[int, int]) -> None:
+    """Lay a grid of tiles on every slide. Several grids live side by side."""
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
+    if report.slides:
+        click.echo(f"grid {report.grid}: {_count(report.tiles, 'tile')} on {_count(report.slides, 'slide')}")
+    else:
+        click.echo(
+            f"grid {report.grid} is there already: {_count(report.total_tiles, 'tile')} "
+            f"on {_count(report.total_slides, 'slide')}; nothing to do"
+        )
+    _list(f"{_count(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
+    _list(
+        f"{_count(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
+        report.enlarged,
+    )
+
+
+# ---------------------------------------------------------------------------------------- labelling
+
+
+@cli.command(
+    epilog=_example(
+        "slideduck label study.duckdb",
+        "slideduck label study.duckdb --rule coverage --threshold 0.75 --artifact-label pen",
+    )
+)
+@STUDY
+@click.option("--rule", type=click.Choice(["centre", "coverage"]), default="centre", show_default=True,
+              help="A tile is in an ROI by its centre, or by the area covered.")  # fmt: skip
+@click.option(
+    "--threshold", type=float, default=0.5, show_default=True, help="Least part covered, for --rule coverage."
+)
+@click.option("--overlap", type=click.Choice(["smallest", "priority", "largest", "exclude"]), default="smallest",
+              show_default=True, help="Which of several ROIs gives the label.")  # fmt: skip
+@click.option("--priority", multiple=True, help="A label, in order, the first wins; for --overlap priority. Repeat it.")
+@click.option("--method", type=click.Choice(["auto", "inside", "outside", "ignore"]), default="auto", show_default=True,
+              help="Which tiles are kept, as Slideflow's roi_method.")  # fmt: skip
+@click.option("--artifact-label", multiple=True, help="A label whose ROIs remove their tiles. Repeat it for more.")
+@output_options
+def label(
+    study: Path, rule: str, threshold: float, overlap: str, priority: tuple[str, ...], method: str,
+    artifact_label: tuple[str, ...], output: Output,
+) -> None:  # fmt: skip
+    """Label the tiles of every grid, in the view `labels`, and print how many got which label."""
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.label(
+            rule=rule, threshold=threshold, overlap=overlap, priority=priority, method=method,
+            artifact_labels=artifact_label,
+        )  # fmt: skip
+    message(
+        f"labelled {_count(report.slides, 'slide and grid', 'slides and grids')}"
+        if report.slides
+        else "nothing changed since the last labelling; the rule is in force"
+    )
+    print_rows(report.counts, output, title="Tiles by label")
+    _list(
+        f"{_count(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
+        [
+            f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
+            for r in report.empty_rois.to_pylist()
+        ],
+    )
+    _list("labels of the rule that no ROI has:", report.unknown_labels)
+
+
+@cli.command(
+    epilog=_example(
+        "slideduck split study.duckdb --val-fraction 0.3 --seed 0",
+        "slideduck split study.duckdb --folds 2 --val-fold 1",
+    )
+)
+@STUDY
+@click.option("--val-fraction", type=float, default=0.3, show_default=True, help="Part that validates.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives another split.")
+@click.option("--folds", type=int, help="Number of folds, in place of a fraction.")
+@click.option("--val-fold", type=int, default=0, show_default=True, help="The fold that validates.")
+@click.option("--preserve-site", is_flag=True, help="Keep each site within one fold.")
+@click.option("--column", help="Take the split from this column of the patients' table.")
+@output_options
+def split(
+    study: Path, val_fraction: float, seed: int, folds: int | None, val_fold: int, preserve_site: bool,
+    column: str | None, output: Output,
+) -> None:  # fmt: skip
+    """Split the patients into train and validation, balanced over labels; no patient is on both sides."""
+    with slideduck.open(study) as opened:
+        table = opened.split(
+            val_fraction=val_fraction, seed=seed, folds=folds, val_fold=val_fold, preserve_site=preserve_site,
+            column=column,
+        )  # fmt: skip
+    print_rows(table, output, title="Split by patient (label –: all labels)")
+
+
+@cli.command(
+    epilog=_example(
+        "slideduck export study.duckdb tiles.beton --grid 256px_256um",
+        "slideduck export study.duckdb train.beton --grid 256px_256um \\",
+        "    --where \"label IS NOT NULL AND split = 'train'\"",
+    )
+)
+@STUDY
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--grid", help="The grid to export; needed where the study has several.")
+@click.option("--where", default="label IS NOT NULL", show_default=True, help="SQL condition on the view labels.")
+@click.option("--class", "classes", multiple=True, help="A label, in the order of class numbers. Default: sorted.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG quality.")
+@click.option("--raw", is_flag=True, help="Store pixels, not JPEG: no loss, about ten times the size.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that read and encode. Default: one a core.")
+@output_options
+def export(
+    study: Path, out: Path, grid: str | None, where: str, classes: tuple[str, ...], quality: int, raw: bool,
+    threads: int | None, output: Output,
+) -> None:  # fmt: skip
+    """Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.
+
+    Stopped at any moment, the same command goes on from there.
+    """
+    with slideduck.open(study, read_only=True, progress=True) as opened:
+        report = opened.export(
+            out, grid=grid, where=where, classes=classes or None, quality=quality, raw=raw, threads=threads
+        )
+    for note in report.notes:
+        message(note)
+    if report.unlabelled:
+        message(f"{_count(report.unlabelled, 'tile')} without a label, as class -1")
+    table = pa.table({"label": list(report.tiles_per_class), "tiles": list(report.tiles_per_class.values())})
+    print_rows(table, output, title=f"{_count(report.samples, 'tile')} in {report.path}")
+    message(f"side-car: {report.sidecar}")
+
+
+# ----------------------------------------------------------------------------------------- querying
+
+
+@cli.command(
+    epilog=_example(
+        'slideduck sql study.duckdb "SELECT label, count(*) AS tiles FROM labels GROUP BY ALL ORDER BY ALL"',
+        'slideduck sql study.duckdb "FROM labels" --parquet labels.parquet',
+    )
+)
+@STUDY
+@click.argument("query")
+@click.option("--write", is_flag=True, help="Let the query change the study.")
+@output_options
+def sql(study: Path, query: str, write: bool, output: Output) -> None:
+    """Run one SQL query on a study; `-` reads it from standard input. Writes nothing without --write."""
+    if query == "-":
+        query = sys.stdin.read()
+    with slideduck.open(study, read_only=not write) as opened:
+        print_rows(opened.sql(query).to_arrow_table(), output)
+
+
+@cli.command(epilog=_example("slideduck info study.duckdb"))
+@STUDY
+@output_options
+def info(study: Path, output: Output) -> None:
+    """Print what a study holds."""
+    with slideduck.open(study, read_only=True) as opened:
+        print_rows(opened.info(), output, title=str(study))

@@ -1,0 +1,201 @@
+"""Labels tiles: finds the pairs of tiles and ROIs that touch, and sets the rule that turns them into labels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from slideduck.db import atomic
+from slideduck.errors import StudyError
+from slideduck.ingest import extend_grids
+from slideduck.progress import track
+from slideduck.sqlfiles import read_query
+
+__all__ = ["LabelReport", "LabelRule", "label", "stale_slides"]
+
+#: Base pixels from an edge within which a centre is decided by the spatial predicate. Far above the rounding
+#: of coordinates up to 2^20 (2e-10), far below any distance that is drawn.
+EPSILON = 1e-6
+
+#: What one transaction labels at most, unless a single slide is more: bounds the memory of the pass.
+_MAX_VERTICES = 600_000
+_MAX_TILES = 4_000_000
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How a tile gets its label.
+
+    Parameters
+    ----------
+    rule : {"centre", "coverage"}
+        A tile is in an ROI if its centre is, boundary included; or if the ROI covers enough of it.
+    threshold : float
+        Least part of the tile's area, above 0 and at most 1, under ``coverage``.
+    overlap : {"smallest", "priority", "largest", "exclude"}
+        Which of several ROIs wins: the smallest, the first label of ``priority``, the one that covers most of
+        the tile; ``exclude`` gives no label where labels differ.
+    priority : tuple of str
+        Labels, first wins.
+    method : {"auto", "inside", "outside", "ignore"}
+        Which tiles are kept: inside where the slide has ROIs and else all; in an ROI; in none; all.
+    artifact_labels : tuple of str
+        Labels of ROIs whose tiles are removed, whichever method.
+    roi_sets : tuple of str
+        Sets of ROIs; of those that a slide has the first is used.
+
+    Raises
+    ------
+    StudyError
+        If a value is impossible, by name.
+    """
+
+    rule: str = "centre"
+    threshold: float = 0.5
+    overlap: str = "smallest"
+    priority: tuple[str, ...] = ()
+    method: str = "auto"
+    artifact_labels: tuple[str, ...] = ()
+    roi_sets: tuple[str, ...] = field(default=("default",))
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("rule", ("centre", "coverage")),
+            ("overlap", ("smallest", "priority", "largest", "exclude")),
+            ("method", ("auto", "inside", "outside", "ignore")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise StudyError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+        if not (math.isfinite(self.threshold) and 0 < self.threshold <= 1):
+            raise StudyError(f"threshold is {self.threshold:g}; give a part of the tile above 0 and at most 1")
+        if self.overlap == "priority" and not self.priority:
+            raise StudyError("overlap is 'priority' but no labels are given; name them in order, the first wins")
+        if self.overlap != "priority" and self.priority:
+            raise StudyError(f"priority labels are given but overlap is {self.overlap!r}; give overlap 'priority'")
+        twice = sorted({name for name in self.priority if self.priority.count(name) > 1})
+        if twice:
+            raise StudyError(f"priority names {', '.join(map(repr, twice))} more than once; name each label once")
+        if not self.roi_sets:
+            raise StudyError("no set of ROIs is given; the default set is called 'default'")
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What `label` did.
+
+    Attributes
+    ----------
+    slides : int
+        Slides times grids whose pairs were computed now; 0 if all were up to date.
+    counts : pyarrow.Table
+        Tiles by grid and label, as ``sql/queries/count_labels.sql`` has it.
+    empty_rois : pyarrow.Table
+        ROIs that hold no tile, as ``sql/queries/find_empty_rois.sql`` has it.
+    unknown_labels : tuple of str
+        Labels of the rule that no ROI has: probably misspelt.
+    """
+
+    slides: int
+    counts: pa.Table
+    empty_rois: pa.Table
+    unknown_labels: tuple[str, ...]
+
+
+def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False) -> LabelReport:
+    """Bring the labels of every grid up to date, under a rule.
+
+    Only slides whose grid, header or ROIs changed are computed anew; a change of the rule alone computes
+    nothing. Each batch of slides is one transaction: a call that was stopped goes on where it was.
+
+    Parameters
+    ----------
+    con : duckdb.DuckDBPyConnection
+        Connection to the study.
+    rule : LabelRule
+        The rule that the view ``labels`` follows from now on.
+    show : bool
+        Show progress.
+
+    Returns
+    -------
+    LabelReport
+
+    Raises
+    ------
+    StudyError
+        If there is no grid, or no ROI, or the rule names sets that do not exist.
+    """
+    if con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
+        raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
+    sets = {name for (name,) in con.execute("SELECT DISTINCT roi_set FROM roi_files").fetchall()}
+    missing = [name for name in rule.roi_sets if name not in sets]
+    if sets and missing:
+        raise StudyError(
+            f"no ROIs are in the set{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
+            f"the study has {', '.join(map(repr, sorted(sets)))}"
+        )
+    extend_grids(con)
+    todo = con.execute(read_query("list_unlabelled")).fetchall()
+    _set_rule(con, rule)
+    with track("Labelling", len(todo), "slides", show=show) as advance:
+        for grid_id, slide_ids in _batches(todo):
+            with atomic(con):
+                values = {"grid_id": grid_id, "slide_ids": slide_ids}
+                # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
+                con.execute(
+                    "DELETE FROM tile_rois WHERE grid_id = $grid_id AND list_contains($slide_ids, slide_id)", values
+                )
+                con.execute(read_query("insert_tile_rois"), {**values, "epsilon": EPSILON})
+                con.execute(read_query("mark_labelled"), values)
+            advance(len(slide_ids))
+    labels = {name for (name,) in con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()}
+    return LabelReport(
+        slides=len(todo),
+        counts=con.execute(read_query("count_labels")).to_arrow_table(),
+        empty_rois=con.execute(read_query("find_empty_rois")).to_arrow_table(),
+        unknown_labels=tuple(n for n in dict.fromkeys(rule.priority + rule.artifact_labels) if n not in labels),
+    )
+
+
+def stale_slides(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the slides whose labels are missing or out of date in any grid, in order of name."""
+    rows = con.execute(read_query("list_unlabelled")).fetchall()
+    return sorted({row[3] for row in rows})
+
+
+def _set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
+    with atomic(con):
+        con.execute("DELETE FROM label_rule")
+        con.execute(
+            "INSERT INTO label_rule VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [
+                rule.rule,
+                rule.threshold,
+                rule.overlap,
+                list(rule.priority),
+                rule.method,
+                list(rule.artifact_labels),
+                list(rule.roi_sets),
+            ],
+        )
+
+
+def _batches(todo: Iterable[tuple[int, int, str, str, int, int]]) -> Iterator[tuple[int, list[int]]]:
+    """Cut the slides to be labelled into batches of one grid and bounded work."""
+    for grid_id, rows in itertools.groupby(todo, key=lambda row: row[0]):
+        batch: list[int] = []
+        tiles = vertices = 0
+        for _, slide_id, _, _, n_tiles, n_vertices in rows:
+            if batch and (tiles + n_tiles > _MAX_TILES or vertices + n_vertices > _MAX_VERTICES):
+                yield grid_id, batch
+                batch, tiles, vertices = [], 0, 0
+            batch.append(slide_id)
+            tiles += n_tiles
+            vertices += n_vertices
+        if batch:
+            yield grid_id, batch

@@ -1,0 +1,71 @@
+-- describe_study: what a study holds, at a glance.
+--
+-- Grain: one row per kind of thing.
+SELECT
+    'slides' AS what,
+    count(*) AS count,
+    count(*) FILTER (WHERE slides.error IS NOT NULL) || ' cannot be used; '
+    || coalesce(string_agg(DISTINCT slides.vendor, ', ' ORDER BY slides.vendor), 'no format') AS detail,
+FROM slides
+UNION ALL
+SELECT
+    'patients' AS what,
+    count(DISTINCT coalesce(patients.patient, slides.slide)) AS count,
+    count(*) FILTER (WHERE patients.patient IS NULL) || ' slides without a patient; '
+    || count(DISTINCT patients.site) || ' sites' AS detail,
+FROM slides
+LEFT JOIN patients ON slides.slide = patients.slide
+UNION ALL
+SELECT
+    'ROIs' AS what,
+    count(*) AS count,
+    count(*) FILTER (WHERE rois.parent IS NOT NULL) || ' of them holes, '
+    || count(*) FILTER (WHERE rois.label IS NULL) || ' without a label, on '
+    || count(DISTINCT rois.slide) || ' slides, from '
+    || (SELECT count(*) FROM roi_files) || ' files' AS detail,
+FROM rois
+UNION ALL
+SELECT
+    'labels' AS what,
+    count(DISTINCT rois.label) AS count,
+    coalesce(string_agg(DISTINCT rois.label, ', ' ORDER BY rois.label), 'none') AS detail,
+FROM rois
+UNION ALL
+SELECT
+    'grids' AS what,
+    count(*) AS count,
+    coalesce(string_agg(grids.grid, ', ' ORDER BY grids.grid), 'none') AS detail,
+FROM grids
+UNION ALL
+SELECT
+    'tiles' AS what,
+    coalesce(sum(grid_slides.n_columns::BIGINT * grid_slides.n_rows), 0)::BIGINT AS count,
+    (
+        SELECT count(*)
+        FROM grid_slides AS laid
+        ANTI JOIN labelled ON laid.grid_id = labelled.grid_id AND laid.slide_id = labelled.slide_id
+    )
+    || ' slides to label' AS detail,
+FROM grid_slides
+UNION ALL
+SELECT
+    'label rule' AS what,
+    count(*) AS count,
+    coalesce(any_value(concat(
+        label_rule.rule,
+        CASE WHEN label_rule.rule = 'coverage' THEN ' of at least ' || label_rule.threshold ELSE '' END,
+        ', overlaps: ', label_rule.overlap, ', method: ', label_rule.method
+    )), 'none') AS detail,
+FROM label_rule
+UNION ALL
+SELECT
+    'split' AS what,
+    count(*) AS count,
+    coalesce(any_value(concat(split_rule.kind, ', seed ', split_rule.seed)), 'none') AS detail,
+FROM split_rule
+UNION ALL
+SELECT
+    'predictions' AS what,
+    count(*) AS count,
+    coalesce(string_agg(DISTINCT predictions.run, ', ' ORDER BY predictions.run), 'none') AS detail,
+FROM predictions

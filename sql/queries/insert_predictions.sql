@@ -1,0 +1,16 @@
+-- insert_predictions: what the run $run says of the tiles of one slide, from the frame incoming_predictions.
+--
+-- Grain: one row per tile, in the order of grid_y, grid_x. $classes are the classes in order of their numbers.
+INSERT INTO predictions
+SELECT
+    $run,
+    $grid,
+    $slide,
+    incoming_predictions.tile_id,
+    incoming_predictions.grid_x,
+    incoming_predictions.grid_y,
+    $classes[incoming_predictions.class_number + 1] AS predicted,
+    incoming_predictions.probabilities[incoming_predictions.class_number + 1] AS probability,
+    map($classes::VARCHAR [], incoming_predictions.probabilities) AS probabilities,
+FROM incoming_predictions
+ORDER BY incoming_predictions.grid_y, incoming_predictions.grid_x

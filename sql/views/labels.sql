@@ -1,0 +1,95 @@
+-- labels: the label of each tile, and all that is asked of tiles together with it.
+--
+-- Grain: one row per tile of each grid, on the slides whose labelling is up to date.
+-- Rule:  label_rule; a tile that the method or an artifact removes has kept = false and no label.
+--     Under exclude a tile in ROIs of several labels keeps the name of the smallest, and has no label.
+CREATE OR REPLACE VIEW labels AS
+WITH judged AS (
+    SELECT
+        tiles.grid_x,
+        tiles.grid_y,
+        grids.grid,
+        grids.tile_px,
+        grids.origin_x,
+        grids.origin_y,
+        grid_slides.extract_px,
+        grid_slides.stride,
+        slides.slide,
+        tile_winner.coverage,
+        tile_winner.roi_id,
+        coalesce(tile_winner.n_rois, 0) AS n_rois,
+        coalesce(tile_winner.in_conflict, false) AS in_conflict,
+        NOT coalesce(tile_winner.in_artifact, false)
+        AND CASE label_rule.method
+            WHEN 'ignore' THEN true
+            WHEN 'inside' THEN tile_winner.roi_id IS NOT NULL
+            WHEN 'outside' THEN tile_winner.roi_id IS NULL
+            ELSE tile_winner.roi_id IS NOT NULL OR NOT coalesce(slide_roi_set.has_regions, false)
+        END AS kept,
+    FROM tiles
+    INNER JOIN labelled ON tiles.grid_id = labelled.grid_id AND tiles.slide_id = labelled.slide_id
+    INNER JOIN grids ON tiles.grid_id = grids.grid_id
+    INNER JOIN slides ON tiles.slide_id = slides.slide_id
+    INNER JOIN grid_slides ON tiles.grid_id = grid_slides.grid_id AND tiles.slide_id = grid_slides.slide_id
+    CROSS JOIN label_rule
+    LEFT JOIN tile_winner
+        ON
+            tiles.grid_id = tile_winner.grid_id
+            AND tiles.slide_id = tile_winner.slide_id
+            AND tiles.grid_x = tile_winner.grid_x
+            AND tiles.grid_y = tile_winner.grid_y
+    LEFT JOIN slide_roi_set ON slides.slide = slide_roi_set.slide
+)
+
+SELECT
+    make_tile_id(
+        judged.slide,
+        tile_location(judged.grid_x, judged.stride, judged.extract_px, judged.origin_x),
+        tile_location(judged.grid_y, judged.stride, judged.extract_px, judged.origin_y)
+    ) AS tile_id,
+    judged.slide,
+    tile_location(judged.grid_x, judged.stride, judged.extract_px, judged.origin_x) AS loc_x,
+    tile_location(judged.grid_y, judged.stride, judged.extract_px, judged.origin_y) AS loc_y,
+    judged.grid_x,
+    judged.grid_y,
+    rois.roi_name,
+    rois.roi_desc,
+    CASE WHEN judged.kept AND NOT judged.in_conflict THEN rois.label END AS label,
+    judged.coverage,
+    judged.grid,
+    coalesce(patients.patient, judged.slide) AS patient,
+    splits.split,
+    splits.fold,
+    patients.site,
+    judged.kept,
+    judged.n_rois,
+    tile_origin(judged.grid_x, judged.stride, judged.origin_x) AS base_x,
+    tile_origin(judged.grid_y, judged.stride, judged.origin_y) AS base_y,
+    judged.extract_px,
+    judged.tile_px,
+FROM judged
+LEFT JOIN rois ON judged.roi_id = rois.roi_id
+LEFT JOIN patients ON judged.slide = patients.slide
+LEFT JOIN splits ON coalesce(patients.patient, judged.slide) = splits.patient;
+COMMENT ON VIEW labels IS 'The label of each tile of each grid, by the rule in force (label_rule).';
+COMMENT ON COLUMN labels.tile_id IS 'slide-loc_x-loc_y, as Slideflow names tiles; unique in a grid.';
+COMMENT ON COLUMN labels.slide IS 'Name of the slide.';
+COMMENT ON COLUMN labels.loc_x IS 'Centre of the tile, rounded down, base pixels.';
+COMMENT ON COLUMN labels.loc_y IS 'Centre of the tile, rounded down, base pixels.';
+COMMENT ON COLUMN labels.grid_x IS 'Column in the grid, from 0.';
+COMMENT ON COLUMN labels.grid_y IS 'Row in the grid, from 0.';
+COMMENT ON COLUMN labels.roi_name IS 'The ROI that wins the tile; NULL where it is in none.';
+COMMENT ON COLUMN labels.roi_desc IS 'Its name, with the names of its holes.';
+COMMENT ON COLUMN labels.label IS 'Its label; NULL where it has none, or where the tile is not kept.';
+COMMENT ON COLUMN labels.coverage IS 'Part of the tile that the winning ROI covers, 0 to 1.';
+COMMENT ON COLUMN labels.grid IS 'Name of the grid.';
+COMMENT ON COLUMN labels.patient IS 'Name of the patient, or of the slide where no patient is given.';
+COMMENT ON COLUMN labels.split IS 'Side of the patient: train, val, or a value of the user''s own column.';
+COMMENT ON COLUMN labels.fold IS 'Fold of the patient, for splits with folds.';
+COMMENT ON COLUMN labels.site IS 'Site of the patient, where one is given.';
+COMMENT ON COLUMN labels.kept IS 'True if the method keeps the tile and no artifact removes it.';
+COMMENT ON COLUMN labels.n_rois IS 'ROIs that the tile is in, by the rule in force.';
+COMMENT ON COLUMN labels.base_x IS 'Left edge of the tile, base pixels.';
+COMMENT ON COLUMN labels.base_y IS 'Top edge of the tile, base pixels.';
+COMMENT ON COLUMN labels.extract_px IS 'Side of the tile, base pixels.';
+COMMENT ON COLUMN labels.tile_px IS 'Side of the tile as the model sees it, pixels.';

@@ -1,0 +1,29 @@
+-- ranked_roi: the ROIs that take part in labelling, in the order in which they win a tile.
+--
+-- Grain: one row per ROI of the set in force that is no hole.
+-- Ties:  smallest: area, then roi_name. priority: place of the label in the rule's list (labels that are not in it,
+--     and ROIs without a label, come last), then as smallest. largest compares coverage first, in tile_winner.
+CREATE OR REPLACE VIEW ranked_roi AS
+SELECT
+    rois.roi_id,
+    rois.slide,
+    rois.roi_name,
+    rois.label,
+    coalesce(list_contains(label_rule.artifact_labels, rois.label), false) AS is_artifact,
+    row_number() OVER (
+        PARTITION BY rois.slide
+        ORDER BY
+            CASE
+                WHEN label_rule.overlap = 'priority'
+                    THEN coalesce(list_position(label_rule.priority, rois.label), len(label_rule.priority) + 1)
+            END,
+            rois.area,
+            rois.roi_name
+    ) AS precedence,
+    -- Having no label is a label of its own where labels are compared.
+    dense_rank() OVER (PARTITION BY rois.slide ORDER BY rois.label NULLS FIRST) AS label_number,
+FROM rois
+CROSS JOIN label_rule
+INNER JOIN slide_roi_set ON rois.slide = slide_roi_set.slide AND rois.roi_set = slide_roi_set.roi_set
+WHERE rois.parent IS NULL;
+COMMENT ON VIEW ranked_roi IS 'The ROIs that take part in labelling, in the order in which they win a tile.';

@@ -1,0 +1,221 @@
+"""The command line: what it prints, how it ends, and that every example in its help runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+import slideduck as sd
+from slideduck.cli import cli
+from tests.slides import write_slide
+
+ENGINE = ("add-slides", "add-rois", "add-patients", "tile", "label", "split", "export", "sql", "info")
+
+
+def run(*words: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a user has it: slides, ROIs, patients; the current folder of the test."""
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "rois").mkdir()
+    rows = ["slide,patient,site"]
+    for i in range(4):
+        write_slide(tmp_path / "slides" / f"s{i}.tiff", i, size=(1024, 768), mpp=0.5, levels=2, tile=64)
+        (tmp_path / "rois" / f"s{i}.csv").write_text(
+            "roi_name,x_base,y_base,label\n"
+            + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (600, 0), (600, 768), (0, 768)])
+            + "".join(f"b,{x},{y},stroma\n" for x, y in [(600, 0), (1024, 0), (1024, 768), (600, 768)])
+        )
+        rows.append(f"s{i},p{i},site{i % 2}")
+    write_slide(tmp_path / "old" / "o1.svs", 9, size=(1024, 768), mpp=None, levels=1, tile=64)
+    (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def examples(command: str) -> list[str]:
+    """Return the example lines at the end of a command's help."""
+    text = run(command, "--help").output
+    assert "Example:" in text, command
+    lines = text.split("Example:")[1].replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def test_the_examples_of_the_help_run_in_their_order(project: Path) -> None:
+    for command in ENGINE:
+        for line in examples(command):
+            words = shlex.split(line)
+            assert words[0] == "slideduck", line
+            # A shell expands globs; add-slides takes them unexpanded too.
+            result = run(*words[1:])
+            assert result.exit_code == 0, (line, result.output)
+    with sd.open("study.duckdb", read_only=True) as study:
+        assert study.sql("SELECT count(*) FROM slides WHERE error IS NULL").fetchall() == [(5,)]
+    assert (project / "labels.parquet").exists()
+    assert (project / "tiles.beton").exists()
+
+
+def prepared(project: Path) -> None:
+    for words in (
+        ("add-slides", "s.duckdb", "slides"),
+        ("add-rois", "s.duckdb", "rois"),
+        ("tile", "s.duckdb", "--tile-px", "64", "--tile-um", "64"),
+        ("label", "s.duckdb"),
+    ):
+        assert run(*words).exit_code == 0
+
+
+def test_what_is_printed_on_the_way(project: Path) -> None:
+    assert (
+        run("add-slides", "s.duckdb", "slides").stdout
+        == "4 slides added, 0 updated, 0 unchanged; 0 of them cannot be used\n"
+    )
+    assert (
+        run("add-slides", "s.duckdb", "slides").stdout
+        == "0 slides added, 0 updated, 4 unchanged; 0 of them cannot be used\n"
+    )
+    assert run("add-rois", "s.duckdb", "rois").stdout == "8 ROIs (0 holes) on 4 slides from 4 files\n"
+    assert run("add-patients", "s.duckdb", "patients.csv").stdout == "4 patients in 4 rows\n"
+    tile = ("tile", "s.duckdb", "--tile-px", "64", "--tile-um", "64")
+    assert run(*tile).stdout == "grid 64px_64um: 192 tiles on 4 slides\n"
+    assert run(*tile).stdout == "grid 64px_64um is there already: 192 tiles on 4 slides; nothing to do\n"
+    labelled = run("label", "s.duckdb", "--json")
+    assert json.loads(labelled.stdout) == [
+        {"grid": "64px_64um", "label": name, "tiles": n, "kept": n, "in_no_roi": 0, "in_several_rois": 0,
+         "slides": 4, "patients": 4}
+        for name, n in (("stroma", 72), ("tumour", 120))
+    ]  # fmt: skip
+    assert "labelled 4 slides and grids\n" in labelled.stderr
+    assert "nothing changed since the last labelling; the rule is in force\n" in run("label", "s.duckdb").stderr
+
+
+def test_slides_that_do_not_open_end_with_one_and_the_others_are_kept(project: Path) -> None:
+    (project / "slides" / "bad.svs").write_bytes(b"no slide at all")
+    result = run("add-slides", "s.duckdb", "slides", "old")
+    assert result.exit_code == 1
+    assert result.stdout == "6 slides added, 0 updated, 0 unchanged; 2 of them cannot be used\n"
+    assert "error: 2 slides cannot be used:\n" in result.stderr
+    assert "slide 'o1.svs' has no MPP (openslide.mpp-x is missing); give --mpp" in result.stderr
+    assert "'bad.svs'" in result.stderr
+    with sd.open("s.duckdb", read_only=True) as study:
+        assert study.sql("SELECT slide FROM slides WHERE error IS NOT NULL ORDER BY slide").fetchall() == [
+            ("bad",),
+            ("o1",),
+        ]
+
+
+def test_sql_prints_rows_in_every_form(project: Path) -> None:
+    prepared(project)
+    query = "SELECT label, count(*) AS tiles FROM labels GROUP BY label ORDER BY label"
+    assert run("sql", "s.duckdb", query, "--csv").stdout == "label,tiles\nstroma,72\ntumour,120\n"
+    assert json.loads(run("sql", "s.duckdb", query, "--json").stdout) == [
+        {"label": "stroma", "tiles": 72},
+        {"label": "tumour", "tiles": 120},
+    ]
+    assert re.search(r"tumour\s*│\s*120", run("sql", "s.duckdb", query).stdout)
+    assert run("sql", "s.duckdb", query, "--parquet", "out.parquet").stderr == "wrote 2 rows to out.parquet\n"
+    assert pq.read_table("out.parquet").to_pylist()[0] == {"label": "stroma", "tiles": 72}
+    both = run("sql", "s.duckdb", query, "--json", "--csv")
+    assert both.exit_code == 2
+    assert "give only one of --json, --csv and --parquet" in both.stderr
+    piped = CliRunner().invoke(cli, ["sql", "s.duckdb", "-", "--csv"], input="SELECT 'a' AS b")
+    assert piped.stdout == "b\na\n"
+
+
+def test_sql_writes_only_when_told(project: Path) -> None:
+    prepared(project)
+    refused = run("sql", "s.duckdb", "DELETE FROM slides")
+    assert refused.exit_code == 1
+    assert 'Cannot execute statement of type "DELETE"' in refused.stderr
+    assert run("sql", "s.duckdb", "CREATE TABLE mine AS SELECT 1 AS a", "--write").exit_code == 0
+    assert run("sql", "s.duckdb", "FROM mine", "--csv").stdout == "a\n1\n"
+
+
+def test_errors_of_ours_have_no_traceback(project: Path) -> None:
+    prepared(project)
+    result = run("sql", "s.duckdb", "SELEC 1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith('error: Parser Error: syntax error at or near "SELEC"')
+    result = run("export", "s.duckdb", "t.beton", "--where", "label =")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "label =" in result.stderr
+    assert not (project / "t.beton").exists()
+    result = run("info", "none.duckdb")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: no study at {project}/none.duckdb; make it with: slideduck add-slides {project}/none.duckdb FOLDER\n",
+    )
+
+
+def test_a_table_with_nan_is_still_json(project: Path) -> None:
+    prepared(project)
+    assert json.loads(run("sql", "s.duckdb", "SELECT 'nan'::DOUBLE AS x", "--json").stdout) == [{"x": None}]
+
+
+def test_help_lists_every_command() -> None:
+    text = run("--help").output
+    group = cli
+    assert isinstance(group, click.Group)
+    for name in (*ENGINE, "train", "evaluate", "predict", "heatmap", "demo"):
+        assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
+        assert run(name, "--help").exit_code == 0
+
+
+SLOW = """
+import sys
+from slideduck.cli import cli
+print("ready", flush=True)
+cli(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("command", ["add-slides", "add-rois", "tile", "label", "split", "export"])
+def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds: float) -> None:
+    arguments = {
+        "add-slides": ["slides"],
+        "add-rois": ["rois"],
+        "tile": ["--tile-px", "16", "--tile-um", "8"],
+        "label": [],
+        "split": [],
+        "export": ["t.beton"],
+    }
+    order = list(arguments)
+    for earlier in order[: order.index(command)]:
+        assert run(earlier, "s.duckdb", *arguments[earlier]).exit_code == 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, command, "s.duckdb", *arguments[command]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    # -2: it had done its work, and Python was shutting down.
+    assert process.returncode in (0, 130, -2), stderr
+    assert "Traceback" not in stderr
+    for later in order[order.index(command) :]:
+        result = run(later, "s.duckdb", *arguments[later])
+        assert result.exit_code == 0, result.output
+    with sd.open("s.duckdb", read_only=True) as study:
+        assert study.sql("SELECT count(*), count(DISTINCT tile_id) FROM labels").fetchall() == [(4 * 64 * 48,) * 2]
+        assert study.sql("SELECT count(*) FROM labels WHERE label IS NULL").fetchall() == [(0,)]
