@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import errno
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.console import replacing
-from slideduck.errors import StudyError
+from slideduck.errors import DiskFullError, StudyError
 from slideduck.sqlfiles import read_query
 from slideduck.tiles import thumbnail
 
@@ -139,8 +140,22 @@ def save_figure(figure: Figure, out_png: Path) -> None:
     Raises
     ------
     SlideduckError
-        If the folder is missing.
+        If the folder is missing, or nothing can be written there.
+    DiskFullError
+        If there is no room; a picture that was there stays.
     """
+    try:
+        _save(figure, out_png)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"no space left for {out_png} ({error.strerror}); free some, and draw it again"
+            ) from error
+        raise StudyError(f"{out_png} cannot be written: {error.strerror}; give another place for it") from error
+
+
+def _save(figure: Figure, out_png: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with replacing(out_png) as temporary:
         # Matplotlib would write its version; a newer one then changed every picture.
         figure.savefig(

@@ -107,6 +107,24 @@ def test_same_study_gives_the_same_bytes_and_leaves_nothing_else(study_path: Pat
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_full_disk_leaves_the_picture_that_was_there(study_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    out.write_bytes(b"of before")
+    code = (
+        "import resource, slideduck as sd\n"
+        "from slideduck.plot import overlay\n"
+        f"with sd.open({str(study_path)!r}, read_only=True) as study:\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
+        "    try:\n"
+        f"        overlay(study, 'slide_1', {str(out)!r}, grid='50px_50um')\n"
+        "    except sd.SlideduckError as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (f"DiskFullError no space left for {out} (File too large); free some, and draw it again\n")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == {out: b"of before"}
+
+
 def test_callers_pyplot_is_left_alone(study_path: Path, tmp_path: Path) -> None:
     code = (
         "import sys, slideduck as sd\n"

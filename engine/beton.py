@@ -1,0 +1,27 @@
+"""Betons: FFCV files of tiles with a side-car that says what the tiles are.
+
+What other modules use of them is gathered here: `slideduck.layout` has the file format and its check,
+`slideduck.pages` the writer, `slideduck.sidecar` the side-car, and `slideduck.jpeg` the images.
+"""
+
+from __future__ import annotations
+
+from slideduck.jpeg import decode_jpeg, encode_jpeg
+from slideduck.layout import BetonInfo, check_beton, page_size_for
+from slideduck.pages import BetonWriter, WrittenBeton
+from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path, write_sidecar
+
+__all__ = [
+    "BetonInfo",
+    "BetonWriter",
+    "Sidecar",
+    "SlideInfo",
+    "WrittenBeton",
+    "check_beton",
+    "decode_jpeg",
+    "encode_jpeg",
+    "page_size_for",
+    "read_sidecar",
+    "sidecar_path",
+    "write_sidecar",
+]

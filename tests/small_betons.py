@@ -1,0 +1,123 @@
+"""Betons of a few small tiles for tests: ``from tests.small_betons import write_beton``."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from ffcv.loader import Loader, OrderOption
+from ffcv.reader import Reader
+
+from slideduck.beton import BetonInfo, BetonWriter, check_beton, encode_jpeg
+
+AGAIN = "copy it again, or make it again with: slideduck export"
+SMALL_PAGE = 1 << 12
+
+
+def make_image(seed: int, side: int = 24) -> np.ndarray:
+    """Return a picture whose JPEG is the larger the greater ``seed % 7`` is."""
+    noise = np.random.default_rng(seed).integers(-8 * (seed % 7) - 1, 8 * (seed % 7) + 1, (side, side, 3))
+    image: np.ndarray = np.clip(noise + 120 + np.arange(side)[:, None, None], 0, 255).astype(np.uint8)
+    return image
+
+
+def make_samples(n: int, *, side: int = 24, raw: bool = False) -> list[bytes]:
+    images = [make_image(seed, side) for seed in range(n)]
+    return [image.tobytes() if raw else encode_jpeg(image, 90) for image in images]
+
+
+def write_all(writer: BetonWriter, samples: Sequence[bytes], side: int = 24, mode: str = "jpg") -> None:
+    for row in range(writer.resumed, len(samples)):
+        writer.write(samples[row], side, side, mode=mode, label=row % 4 - 1)
+
+
+def write_beton(
+    path: Path,
+    samples: Sequence[bytes],
+    *,
+    side: int = 24,
+    mode: str = "jpg",
+    page_size: int = SMALL_PAGE,
+    identity: str = "",
+    plan: str = "",
+) -> BetonInfo:
+    with BetonWriter(path, samples=len(samples), page_size=page_size, identity=identity, plan=plan) as writer:
+        write_all(writer, samples, side, mode)
+        written = writer.finish()
+        writer.publish()
+    info = check_beton(path)
+    assert (info.bytes, info.samples, info.metadata_sha256) == (
+        written.bytes,
+        written.samples,
+        written.metadata_sha256,
+    )
+    return info
+
+
+def contents(path: Path) -> list[bytes]:
+    """Return the samples of a beton by FFCV's own tables."""
+    reader = Reader(path)
+    content = path.read_bytes()
+    return [content[int(ptr) : int(ptr) + int(size)] for _, ptr, size in reader.alloc_table.tolist()]
+
+
+def load(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, list[int], list[int]]:
+    """Return images, labels and rows of a beton as FFCV's stock Loader gives them, in their order."""
+    loader = Loader(
+        str(path),
+        batch_size=8,
+        num_workers=2,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        os_cache=os_cache,
+    )
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    rows: list[int] = []
+    for image, label, row in loader:
+        # The loader uses its buffers again.
+        images.append(image.numpy().copy())
+        labels += label[:, 0].tolist()
+        rows += row[:, 0].tolist()
+    with warnings.catch_warnings():
+        # numba's finalizers stumble over each other where several loaders end in one process.
+        warnings.simplefilter("ignore")
+        del loader
+        gc.collect()
+    return np.concatenate(images), labels, rows
+
+
+SAMPLES = make_samples(120)
+
+
+@cache
+def whole_beton() -> bytes:
+    """Return the bytes of a beton of SAMPLES, written without a stop."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tiles.beton"
+        write_beton(path, SAMPLES)
+        return path.read_bytes()
+
+
+def set_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def edit(path: Path, kind: np.dtype, offset: int, row: int, name: str, value: int) -> None:
+    """Change an entry of a table."""
+    with path.open("r+b") as file:
+        file.seek(offset + row * kind.itemsize)
+        entry = np.frombuffer(bytearray(file.read(kind.itemsize)), kind)
+        if name in (kind.names or ()):
+            entry[name] = value
+        else:
+            entry["image"][name] = value
+        file.seek(offset + row * kind.itemsize)
+        file.write(entry.tobytes())
