@@ -13,6 +13,7 @@ import pyarrow as pa
 
 import slideduck
 from slideduck.console import Output, message, output_options, print_rows
+from slideduck.db import translated
 from slideduck.errors import SlideduckError
 
 __all__ = ["cli"]
@@ -46,16 +47,27 @@ class _Commands(click.Group):
             return loaded
         return found
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run the command line; an interrupt at any moment ends it with 130 and no traceback."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(args, prog_name, complete_var, False, **extra)
         try:
             # On its own click makes an interrupt an abort, which ends with 1.
-            status = super().main(*args, standalone_mode=False, **kwargs)
+            with translated():
+                status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
+        except SlideduckError as error:
+            message(f"error: {error}")
+            sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
             message("interrupted; what was whole is kept, and the same command goes on from there")
             sys.exit(130)

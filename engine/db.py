@@ -111,8 +111,11 @@ def translated() -> Iterator[None]:
     """Turn what the operating system does to DuckDB into errors of ours."""
     try:
         yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        # DuckDB's Python package makes Ctrl-C a RuntimeError of this text.
+        if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
+            raise KeyboardInterrupt from error
+        raise
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         text = str(error)
         if "No space left" in text or f"errno {errno.ENOSPC}" in text or "File too large" in text:

@@ -65,9 +65,7 @@ def read_input(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def find_files(
-    paths: Paths, suffixes: Sequence[str], what: str, *, folder_beside: str | None = None
-) -> list[Path]:
+def find_files(paths: Paths, suffixes: Sequence[str], what: str, *, folder_beside: str | None = None) -> list[Path]:
     """Return the files that paths, folders and patterns stand for, each once.
 
     Parameters
@@ -155,9 +153,7 @@ def _below(folder: Path, suffixes: Sequence[str], folder_beside: str | None) -> 
         seen.add(real)
         with os.scandir(here) as listing:
             entries = [entry for entry in listing if not entry.name.startswith(".")]
-        data_folders = {
-            Path(entry.name).stem for entry in entries if Path(entry.name).suffix.lower() == folder_beside
-        }
+        data_folders = {Path(entry.name).stem for entry in entries if Path(entry.name).suffix.lower() == folder_beside}
         for entry in entries:
             if entry.is_dir():
                 if entry.name not in data_folders:

@@ -62,8 +62,7 @@ def parse_geojson(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str],
                 continue
             if name and first_of.setdefault(name, number) != number:
                 raise _RefusedError(
-                    f"ROI {name!r} is there already (feature {first_of[name]}); "
-                    "names are unique in a slide: rename one"
+                    f"ROI {name!r} is there already (feature {first_of[name]}); names are unique in a slide: rename one"
                 )
             outlines.append(RoiOutline(path.stem, name, label, _polygons(geometry), False, number))
         except _RefusedError as refused:
@@ -153,9 +152,7 @@ def _polygons(geometry: dict[str, Any] | None) -> tuple[Polygon, ...]:
     parsed: list[Polygon] = []
     for rings in polygons:
         if isinstance(rings, list) and rings:
-            parsed.append(
-                tuple(_ring(ring, "hole" if i else "outline", wrong) for i, ring in enumerate(rings))
-            )
+            parsed.append(tuple(_ring(ring, "hole" if i else "outline", wrong) for i, ring in enumerate(rings)))
         else:
             wrong.append(f"its coordinates hold {quoted(rings)}, not rings of points; draw it again")
     if wrong:
@@ -172,8 +169,7 @@ def _ring(points: Any, part: str, wrong: list[str]) -> Ring:
     if coordinates is None:
         bad = [(i, point) for i, point in enumerate(points, 1) if _coordinates([point]) is None]
         wrong += [
-            f"point {i} of its {part} is {quoted(point)}, not two finite numbers; draw it again"
-            for i, point in bad
+            f"point {i} of its {part} is {quoted(point)}, not two finite numbers; draw it again" for i, point in bad
         ]
         if bad:
             return np.empty((0, 2))

@@ -83,9 +83,7 @@ def parse_imagescope(path: Path, data: bytes) -> tuple[list[RoiOutline], list[st
             problems.append((region.line, f"{place}: {message}"))
         if region.name and region.name in line_of:
             message = f"{called} is there already (line {line_of[region.name]})"
-            problems.append(
-                (region.line, f"{place}: {message}; names are unique in a slide: change its Text")
-            )
+            problems.append((region.line, f"{place}: {message}; names are unique in a slide: change its Text"))
         line_of.setdefault(region.name, region.line)
         ring = _ring(region, called, path.name, problems)
         negative = region.negative == "1"
@@ -107,9 +105,7 @@ def _ring(region: _Region, called: str, name: str, problems: list[Problem]) -> R
     if bad_x or bad_y:
         return ring
     if region.kind == _ELLIPSE and len(x) != 2:
-        message = (
-            f"{called} is an ellipse of {len(x)} vertices, not the two corners of its box; draw it again"
-        )
+        message = f"{called} is an ellipse of {len(x)} vertices, not the two corners of its box; draw it again"
         problems.append((region.line, f"{name}:{region.line}: {message}"))
         return ring
     if region.kind in (_RECTANGLE, _ELLIPSE) and len(x) == 2:
@@ -158,9 +154,7 @@ class _Reader:
             raise InputError([f"{self._name}:{error.lineno}: broken XML {what}; export it again"]) from error
         except (LookupError, ValueError) as error:
             # An encoding that Python does not know, or one of several bytes a character.
-            raise InputError(
-                [f"{self._name}:1: XML that cannot be read: {error}; save it as UTF-8"]
-            ) from error
+            raise InputError([f"{self._name}:1: XML that cannot be read: {error}; save it as UTF-8"]) from error
         return self._regions
 
     def _refuse_doctype(self, *_: object) -> NoReturn:

@@ -114,9 +114,7 @@ def _check_keys(
         if not slide:
             problems.append((row, f"{file}:{row}: slide is empty; write the slide's name"))
         elif slide in first_row:
-            message = (
-                f"slide {slide!r} is there already (row {first_row[slide]}); keep one row for each slide"
-            )
+            message = f"slide {slide!r} is there already (row {first_row[slide]}); keep one row for each slide"
             problems.append((row, f"{file}:{row}: {message}"))
         else:
             first_row[slide] = row
@@ -147,9 +145,7 @@ def _typed(cells: list[str | None], *, decimal_comma: bool) -> pa.ChunkedArray:
         values = [value.replace(",", ".") for value in values]
     if values and all(_DECIMAL.fullmatch(value) and np.isfinite(float(value)) for value in values):
         numbers = iter(values)
-        return pa.chunked_array(
-            [[None if cell is None else float(next(numbers)) for cell in cells]], pa.float64()
-        )
+        return pa.chunked_array([[None if cell is None else float(next(numbers)) for cell in cells]], pa.float64())
     return pa.chunked_array([cells], pa.string())
 
 

@@ -126,7 +126,7 @@ def overlay(
     _draw_tiles(axes, to_axes, tiles, tile_labels, colours, width)
     for _, label, outline in rois:
         _draw_roi(axes, to_axes, json.loads(outline), colours.get(label, _NO_LABEL), dashed=label is None)
-    _draw_scale_bar(axes, width * mpp)
+    _draw_scale_bar(axes, figure, width * mpp)
     _draw_legend(figure, n_tiles, Counter(tile_labels), Counter(label for _, label, _ in rois), colours)
     axes.set_title(slide, loc="left", fontweight="bold")
     axes.set_title(grid, loc="right", fontsize="small")
@@ -256,19 +256,20 @@ def _draw_roi(axes: Axes, to_axes: Any, outline: dict[str, Any], colour: str, *,
     )
 
 
-def _draw_scale_bar(axes: Axes, width_um: float) -> None:
-    """Draw a bar of a round length in the lower left corner."""
-    from matplotlib.patches import Rectangle
+def _draw_scale_bar(axes: Axes, figure: Figure, width_um: float) -> None:
+    """Draw a bar of a round length under the right corner of the slide, where it hides nothing."""
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import offset_copy
 
     length_um = scale_bar_um(width_um)
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-    bottom, top = axes.get_ylim()
-    unit = abs(top - bottom) / 100
-    left, length = width_um / 1000 * 0.025, length_um / 1000
-    box = (left - unit, bottom - 8.5 * unit)
-    axes.add_patch(Rectangle(box, length + 2 * unit, 7.5 * unit, facecolor="white", alpha=0.85, linewidth=0))
-    axes.add_patch(Rectangle((left, bottom - 3.2 * unit), length, 1.2 * unit, facecolor="black", linewidth=0))
-    axes.text(left + length / 2, bottom - 3.8 * unit, text, ha="center", va="bottom", fontsize="small")
+    left, right = (width_um - length_um) / 1000, width_um / 1000
+    below = offset_copy(axes.get_xaxis_transform(), fig=figure, y=-24, units="points")
+    axes.add_artist(
+        Line2D([left, right], [0, 0], transform=below, color="black", lw=3, solid_capstyle="butt", clip_on=False)
+    )
+    under_bar = offset_copy(below, fig=figure, y=-4, units="points")
+    axes.text((left + right) / 2, 0, text, transform=under_bar, ha="center", va="top", fontsize="small")
 
 
 def _draw_legend(

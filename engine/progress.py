@@ -35,9 +35,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def track(
-    title: str, total: int, unit: str, *, done: int = 0, show: bool = True
-) -> Iterator[Callable[[int], None]]:
+def track(title: str, total: int, unit: str, *, done: int = 0, show: bool = True) -> Iterator[Callable[[int], None]]:
     """Show how far a piece of work is, its rate and the time left.
 
     Parameters

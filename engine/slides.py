@@ -283,8 +283,7 @@ def _read_mpp(
     """
     place = f"slide {path.name!r}"
     remedy = (
-        f"give --mpp with its microns per pixel, such as --mpp 0.25, or --mpp {path.stem}=0.25 "
-        "for this slide alone"
+        f"give --mpp with its microns per pixel, such as --mpp 0.25, or --mpp {path.stem}=0.25 for this slide alone"
     )
     warnings = []
     name = "openslide.mpp-x"
@@ -308,13 +307,9 @@ def _read_mpp(
         return float(given), None, True, warnings
     assert x is not None
     if not _USUAL_MPP[0] <= x <= _USUAL_MPP[1]:
-        warnings.append(
-            f"{place}: MPP {x:g} ({name}) is not a scanner's; if it is wrong, give --mpp {path.stem}=MPP"
-        )
+        warnings.append(f"{place}: MPP {x:g} ({name}) is not a scanner's; if it is wrong, give --mpp {path.stem}=MPP")
     if y is not None and not _is_mpp(y):
-        warnings.append(
-            f"{place}: openslide.mpp-y is {y:g}, not a positive number; {x:g} is used for x and y"
-        )
+        warnings.append(f"{place}: openslide.mpp-y is {y:g}, not a positive number; {x:g} is used for x and y")
         y = None
     if y is not None and _differ(y, x):
         apart = f"{abs(y / x - 1):.1%} apart"
@@ -324,9 +319,7 @@ def _read_mpp(
 
 def _is_mpp(value: object) -> bool:
     """Tell whether a value is a positive, finite number."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _number(text: str | None) -> float | None:

@@ -145,9 +145,7 @@ def parse_numbers(texts: Sequence[str]) -> tuple[NDArray[np.float64], list[int]]
         else:
             if np.isfinite(values).all():
                 return values, []
-    values = np.array(
-        [float(text) if _NUMBER.fullmatch(text) else np.nan for text in texts], dtype=np.float64
-    )
+    values = np.array([float(text) if _NUMBER.fullmatch(text) else np.nan for text in texts], dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     values[bad] = np.nan
     return values, [int(i) for i in bad]
@@ -288,9 +286,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]
     """
     # With newline="" every kind of line end counts as one line, as in an editor. A quote that does not
     # close would swallow rows without strict.
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     end = 0
     while True:
         try:
@@ -310,9 +306,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]
             yield line, what
 
 
-def check_columns(
-    columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str
-) -> None:
+def check_columns(columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str) -> None:
     """Raise if a column is missing or there twice; upper and lower case are the same.
 
     Parameters
@@ -335,8 +329,7 @@ def check_columns(
         first = numbers.setdefault(column.casefold(), number)
         if column and first != number:
             problems.append(
-                f"{place}: column {quoted(column)} is there twice (columns {first} and {number}); "
-                "rename or remove one"
+                f"{place}: column {quoted(column)} is there twice (columns {first} and {number}); rename or remove one"
             )
     missing = [column for column in required if column.casefold() not in numbers]
     if missing:

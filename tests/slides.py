@@ -27,9 +27,7 @@ def synthetic_image(seed: int, size: tuple[int, int] = (640, 480)) -> NDArray[np
     stain = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     haematoxylin, eosin = np.array([150, 160, 70]), np.array([20, 140, 60])
     absorbed = stain[..., :1] * haematoxylin + stain[..., 1:] * eosin
-    image: NDArray[np.uint8] = (
-        (255 - absorbed + rng.normal(0, 3, absorbed.shape)).clip(0, 255).astype(np.uint8)
-    )
+    image: NDArray[np.uint8] = (255 - absorbed + rng.normal(0, 3, absorbed.shape)).clip(0, 255).astype(np.uint8)
     return image
 
 
@@ -86,9 +84,7 @@ def write_slide(
             height, width = level.shape[:2]
             description = None
             if vendor == "aperio":
-                description = (
-                    f"Aperio Image Library v12.0.0\n{width}x{height} ({tile}x{tile}) JPEG/YCC Q={quality}"
-                )
+                description = f"Aperio Image Library v12.0.0\n{width}x{height} ({tile}x{tile}) JPEG/YCC Q={quality}"
                 description += "".join(f"|{name} = {value}" for name, value in fields.items())
             resolution = None
             if vendor == "generic" and mpp is not None:

@@ -214,9 +214,7 @@ def test_csv_round_trip(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    many_rois, st.booleans(), st.sampled_from([None, 2]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
-)
+@given(many_rois, st.booleans(), st.sampled_from([None, 2]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_geojson_round_trip(
     tmp_path_factory: pytest.TempPathFactory, wanted: Rois, as_list: bool, indent: int | None, encoding: str
 ) -> None:
@@ -538,9 +536,7 @@ def test_regions_without_a_text_are_named_by_their_ids(tmp_path: Path) -> None:
 
 def test_rectangle_and_ellipse_of_two_corners(tmp_path: Path) -> None:
     corners = [(110, 40), (10, 100)]
-    content = imagescope(
-        a=region(corners, Type="1") + region(corners, Id="2", Type="2") + region(Id="3", Type="1")
-    )
+    content = imagescope(a=region(corners, Type="1") + region(corners, Id="2", Type="2") + region(Id="3", Type="1"))
     box, ellipse, drawn = (shapely.from_wkb(o.wkb()) for o in parse(tmp_path, "s.xml", content).outlines)
     assert box.equals(shapely.box(10, 40, 110, 100))
     exact = math.pi * 50 * 30
@@ -553,10 +549,7 @@ def test_rectangle_and_ellipse_of_two_corners(tmp_path: Path) -> None:
 def test_regions_without_an_area_are_counted(tmp_path: Path) -> None:
     line = [(0, 0), (5, 5)]
     content = imagescope(
-        a=region(Text="a")
-        + region(line, Id="2", Type="3")
-        + region(line, Type="4", Text="r")
-        + region(Type="9")
+        a=region(Text="a") + region(line, Id="2", Type="3") + region(line, Type="4", Text="r") + region(Type="9")
     )
     rois = parse(tmp_path, "s.xml", content)
     assert only(rois).roi_name == "a"
@@ -584,8 +577,7 @@ def test_every_bad_region_is_reported(tmp_path: Path) -> None:
         "s.xml:8: ROI 'b' has 2 distinct points; an area needs three or more",
         "s.xml:12: ROI 'a' is there already (line 2); names are unique in a slide: change its Text",
         "s.xml:18: ROI 'c' has NegativeROA 'yes'; write 0 or 1",
-        "s.xml:24: region 5 without a text is an ellipse of 4 vertices, not the two corners of its box; "
-        "draw it again",
+        "s.xml:24: region 5 without a text is an ellipse of 4 vertices, not the two corners of its box; draw it again",
         "s.xml:30: ROI 'd' has 0 distinct points; an area needs three or more",
     ]
 

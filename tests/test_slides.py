@@ -135,9 +135,7 @@ def test_given_mpp_wins_over_the_header_and_default_does_not(tmp_path: Path) -> 
     assert (header.mpp, header.mpp_y, header.mpp_given, header.warnings) == (0.5, 0.5, False, ())
     header = read_header(path, mpp=0.25)
     assert (header.mpp, header.mpp_y, header.mpp_given) == (0.25, None, True)
-    assert header.warnings == (
-        "slide 's.tif': MPP 0.25 as given, though its header says 0.5 (openslide.mpp-x)",
-    )
+    assert header.warnings == ("slide 's.tif': MPP 0.25 as given, though its header says 0.5 (openslide.mpp-x)",)
     assert read_header(path, mpp=0.502).warnings == ()
 
 
@@ -145,9 +143,7 @@ def test_unequal_sides_of_a_pixel_are_a_warning(tmp_path: Path) -> None:
     assert read_header(write_slide(tmp_path / "s.tif", mpp=0.5, mpp_y=0.504)).warnings == ()
     header = read_header(write_slide(tmp_path / "t.tif", mpp=0.5, mpp_y=0.51))
     assert (header.mpp, header.mpp_y) == pytest.approx((0.5, 0.51))
-    assert header.warnings == (
-        "slide 't.tif': MPP is 0.5 along x and 0.51 along y, 2.0% apart; 0.5 is used for both",
-    )
+    assert header.warnings == ("slide 't.tif': MPP is 0.5 along x and 0.51 along y, 2.0% apart; 0.5 is used for both",)
 
 
 def test_resolution_of_a_screen_is_a_warning(tmp_path: Path) -> None:

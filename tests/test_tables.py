@@ -244,9 +244,7 @@ def test_every_line_of_another_encoding_is_named(path: Path) -> None:
 
 
 def test_files_that_are_not_text(path: Path) -> None:
-    assert refusal(path, b"name,x\na,\x001\n") == (
-        "t.csv:2: holds a NUL byte, so it is not text; save it as UTF-8"
-    )
+    assert refusal(path, b"name,x\na,\x001\n") == ("t.csv:2: holds a NUL byte, so it is not text; save it as UTF-8")
     # UTF-16 without its mark
     assert refusal(path, "name,x\n".encode("utf-16-le")) == (
         "t.csv:1: holds a NUL byte, so it is not text; save it as UTF-8"

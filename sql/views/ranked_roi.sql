@@ -27,3 +27,10 @@ CROSS JOIN label_rule
 INNER JOIN slide_roi_set ON rois.slide = slide_roi_set.slide AND rois.roi_set = slide_roi_set.roi_set
 WHERE rois.parent IS NULL;
 COMMENT ON VIEW ranked_roi IS 'The ROIs that take part in labelling, in the order in which they win a tile.';
+COMMENT ON COLUMN ranked_roi.roi_id IS 'Key of the ROI.';
+COMMENT ON COLUMN ranked_roi.slide IS 'Name of the slide.';
+COMMENT ON COLUMN ranked_roi.roi_name IS 'Name of the ROI.';
+COMMENT ON COLUMN ranked_roi.label IS 'Its label, or NULL.';
+COMMENT ON COLUMN ranked_roi.is_artifact IS 'True if the rule names its label as an artifact.';
+COMMENT ON COLUMN ranked_roi.precedence IS 'Place in the order in which ROIs win a tile of the slide, from 1.';
+COMMENT ON COLUMN ranked_roi.label_number IS 'Number of the label within the slide; having none counts as one.';

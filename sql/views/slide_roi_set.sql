@@ -12,3 +12,6 @@ CROSS JOIN label_rule
 WHERE list_contains(label_rule.roi_sets, rois.roi_set)
 GROUP BY rois.slide;
 COMMENT ON VIEW slide_roi_set IS 'The set of ROIs that labels each slide.';
+COMMENT ON COLUMN slide_roi_set.slide IS 'Name of the slide.';
+COMMENT ON COLUMN slide_roi_set.roi_set IS 'The set of ROIs that labels it.';
+COMMENT ON COLUMN slide_roi_set.has_regions IS 'False where all of its ROIs are artifacts.';

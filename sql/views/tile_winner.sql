@@ -42,3 +42,12 @@ SELECT
 FROM held
 GROUP BY held.grid_id, held.slide_id, held.grid_x, held.grid_y;
 COMMENT ON VIEW tile_winner IS 'Which ROI wins each tile that lies in any, by the rule in force.';
+COMMENT ON COLUMN tile_winner.grid_id IS 'The grid.';
+COMMENT ON COLUMN tile_winner.slide_id IS 'The slide.';
+COMMENT ON COLUMN tile_winner.grid_x IS 'Column of the tile.';
+COMMENT ON COLUMN tile_winner.grid_y IS 'Row of the tile.';
+COMMENT ON COLUMN tile_winner.roi_id IS 'The ROI that wins the tile.';
+COMMENT ON COLUMN tile_winner.coverage IS 'Part of the tile that it covers, 0 to 1.';
+COMMENT ON COLUMN tile_winner.n_rois IS 'ROIs that the tile is in.';
+COMMENT ON COLUMN tile_winner.in_artifact IS 'True if one of them is an artifact.';
+COMMENT ON COLUMN tile_winner.in_conflict IS 'True if their labels differ and overlap is exclude.';

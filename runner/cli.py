@@ -1,0 +1,226 @@
+"""The runner's commands. Torch is imported inside them: ``slideduck --help`` does not wait for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from slideduck.runner.config import TrainConfig
+
+__all__ = ["demo", "evaluate", "heatmap", "main", "predict", "train"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RUN = click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+_BETON = click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
+_STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
+_GRID = click.option("--grid", metavar="NAME", help="Grid of the study; default the one trained on.")
+_CHECKPOINT = click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Which epoch's weights.",
+)
+_BATCH_SIZE = click.option(
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Tiles at a time; default as in training."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+
+#: Settings whose option has another name than the field.
+_OPTION_NAMES = {"batch_size_per_rank": "batch-size"}
+
+
+def _example(*lines: str) -> str:
+    """Return the end of a command's help: an example that a test runs."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _settings(command: F) -> F:
+    """Give a command an option for each field of `TrainConfig`."""
+    for item in reversed(fields(TrainConfig)):
+        choices = item.metadata["choices"]
+        plain = {"str": str, "int": int, "float": float, "int | None": int}[str(item.type)]
+        option = click.option(
+            "--" + _OPTION_NAMES.get(item.name, item.name.replace("_", "-")),
+            item.name,
+            type=click.Choice(choices) if choices else plain,
+            default=item.default,
+            show_default=item.default is not None,
+            metavar=None if choices else item.metadata["unit"].upper().replace(" ", "_"),
+            help=item.metadata["text"],
+        )
+        command = option(command)
+    return command
+
+
+@click.command(epilog=_example("slideduck train tiles.beton --run runs/first --epochs 20"))
+@_BETON
+@click.option(
+    "--run",
+    "--run-dir",
+    "run",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="DIR",
+    # Torchrun takes --run for an abbreviation of its own --run-path, wherever it stands.
+    help="Folder of the run; one that was stopped goes on. Under torchrun write --run-dir.",
+)
+@_settings
+@click.option(
+    "--nproc",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    help="Processes; auto is one a GPU, or one without any.",
+)
+@_JSON
+def train(beton: Path, run: Path, nproc: str, as_json: bool, **settings: Any) -> None:
+    """Train a network on a BETON that `slideduck export` made.
+
+    Its tiles of split train are learnt from, and those of split val validate after each epoch. The run's
+    folder gets config.json, metrics.jsonl, best.pt, last.pt, predictions.parquet (validation, best epoch)
+    and curves.png. Stopped at any time, the same command goes on after the last whole epoch; with more
+    --epochs, a finished run goes on as well.
+    """
+    config = TrainConfig(**settings)
+    from slideduck.runner.train import train as train_run
+
+    result = train_run(beton, run, config, nproc=nproc)
+    if not result:
+        return  # another rank tells
+    if as_json:
+        click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    metrics = {name.removeprefix("val/"): value for name, value in result["metrics"].items() if name.startswith("val/")}
+    _print_metrics(metrics, f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)")
+    click.echo(f"run: {run}")
+
+
+@click.command(epilog=_example("slideduck evaluate runs/first tiles.beton --split val"))
+@_RUN
+@_BETON
+@click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
+@_CHECKPOINT
+@_BATCH_SIZE
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Parquet of the predictions; default RUN/evaluations/NAME.parquet.",
+)
+@_JSON
+def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
+    """Compute the metrics of a RUN's network on any BETON, and write its predictions."""
+    from slideduck.runner.evaluate import evaluate as evaluate_run
+
+    result = evaluate_run(run, beton, **options)
+    if as_json:
+        click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    split = f", split {result['split']}" if result["split"] else ""
+    _print_metrics(result["metrics"], f"{beton.name}{split}, epoch {result['epoch']} of {run}")
+    click.echo(f"predictions: {result['predictions']}")
+
+
+@click.command(epilog=_example("slideduck predict runs/first study.duckdb --slide A12"))
+@_RUN
+@_STUDY
+@_GRID
+@click.option("--slide", "slides", multiple=True, metavar="NAME", help="Slide; may be repeated; default all.")
+@_CHECKPOINT
+@_BATCH_SIZE
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that read; default one a core.")
+@click.option("--overwrite", is_flag=True, help="Predict again what is predicted, and replace other checkpoints.")
+@_JSON
+def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Predict every tile of a grid, straight from the slides, into the table predictions of a STUDY.
+
+    Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on.
+    """
+    import slideduck
+    from slideduck.runner.predict import predict as predict_run
+
+    with slideduck.open(study, progress=True) as opened:
+        report = predict_run(run, opened, slides=slides or None, **options)
+    if as_json:
+        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        return
+    amount = f"{_count(report.tiles, 'tile')} of {_count(len(report.predicted), 'slide')}"
+    click.echo(f"{amount} predicted, grid {report.grid}")
+    if report.skipped:
+        click.echo(f"{_count(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
+
+
+@click.command(epilog=_example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
+@_RUN
+@_STUDY
+@click.argument("slide")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@_GRID
+@_CHECKPOINT
+def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> None:
+    """Draw a SLIDE of a STUDY with the probability of each class over it, as PNG.
+
+    Where the slide is not predicted yet, it is predicted first.
+    """
+    import slideduck
+    from slideduck.runner.heatmap import heatmap as draw_heatmap
+
+    with slideduck.open(study, progress=True) as opened:
+        click.echo(draw_heatmap(run, opened, slide, out, **options))
+
+
+@click.command(epilog=_example("slideduck demo demo"))
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"))
+def demo(directory: Path) -> None:
+    """Make a small cohort in DIRECTORY and run every step on it: slides to heatmap.
+
+    The directory is `demo` where none is given.
+    """
+    from slideduck.runner.demo import run_demo
+
+    run_demo(directory)
+
+
+def main() -> None:
+    """Run the command line; what ``python -m slideduck.runner`` and torchrun start."""
+    from slideduck.cli import cli
+
+    cli(prog_name="slideduck")
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _print_metrics(metrics: dict[str, Any], title: str) -> None:
+    """Print metrics as a table: what is known of tiles, and the same of slides."""
+    from rich.console import Console
+    from rich.table import Table
+
+    click.echo(title)
+    table = Table()
+    table.add_column("metric")
+    table.add_column("tiles", justify="right")
+    table.add_column("slides", justify="right")
+    for name, value in metrics.items():
+        if name.startswith("slide/") or name == "confusion":
+            continue
+        of_slides = metrics.get("slide/slides" if name == "tiles" else f"slide/{name}")
+        table.add_row("number" if name == "tiles" else name, _shown(value), _shown(of_slides))
+    table.add_row("fraction_error", "", _shown(metrics["slide/fraction_error"]))
+    Console(width=100, highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    """Return a number as the table shows it."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,123 @@
+"""The settings of a run: one frozen dataclass that refuses impossible values by name and value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from slideduck.errors import ConfigError
+
+__all__ = ["MODELS", "TrainConfig"]
+
+#: Models that are built by name; anything else is ``module:function``.
+MODELS = ("resnet18", "resnet34", "resnet50")
+
+
+def _setting(default: Any, unit: str, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Return a dataclass field that carries its unit, its sentence and its choices."""
+    return field(default=default, metadata={"unit": unit, "text": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings that decide what a run computes.
+
+    Each field's ``metadata`` holds its unit and one sentence; the options of ``slideduck train`` are
+    made from them, so that a setting is described in one place.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting, its value and what it may be.
+    """
+
+    model: str = _setting(
+        "resnet18", "name", f"{', '.join(MODELS)}, or module:function, called with the number of classes."
+    )
+    epochs: int = _setting(10, "epochs", "How often the training tiles are gone through.")
+    batch_size_per_rank: int = _setting(64, "tiles", "Tiles in a step of one process.")
+    lr: float = _setting(1e-3, "per step", "Highest learning rate, at the end of the warm-up.")
+    warmup_epochs: float = _setting(0.5, "epochs", "Linear warm-up before the cosine decay.")
+    weight_decay: float = _setting(0.01, "per step", "AdamW's decay of weights; not of norms and biases.")
+    grad_clip: float = _setting(1.0, "L2 norm", "Longest gradient that is let through; 0 does not clip.")
+    balance: str = _setting(
+        "loss", "way", "loss weighs each tile by the rarity of its class.", choices=("none", "loss")
+    )
+    augment: str = _setting(
+        "d4", "way", "d4 flips and turns each tile into one of its eight positions.", choices=("none", "d4")
+    )
+    precision: str = _setting(
+        "auto", "type", "auto is bf16 where the device has it, else fp32.", choices=("auto", "fp32", "bf16")
+    )
+    seed: int = _setting(0, "number", "Seed of the weights, the order of tiles and their augmentation.")
+    train_split: str = _setting("train", "split", "Split whose tiles train.")
+    val_split: str = _setting("val", "split", "Split whose tiles validate.")
+    fold: int | None = _setting(None, "fold", "This fold validates and all others train, whatever the split.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for item in fields(self):
+            self._check_type(item.name, getattr(self, item.name), str(item.type))
+            choices = item.metadata["choices"]
+            value = getattr(self, item.name)
+            if choices and value not in choices:
+                raise ConfigError(f"{item.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if self.model not in MODELS:
+            module, colon, function = self.model.partition(":")
+            if not (colon and module and function):
+                known = ", ".join(MODELS)
+                raise ConfigError(f"model is {self.model!r}; it must be one of {known}, or module:function")
+        self._check_range("epochs", 1)
+        self._check_range("batch_size_per_rank", 1)
+        self._check_range("lr", 0, open_below=True)
+        self._check_range("warmup_epochs", 0)
+        self._check_range("weight_decay", 0)
+        self._check_range("grad_clip", 0)
+        self._check_range("seed", 0, 2**63 - 1)
+        if self.warmup_epochs >= self.epochs:
+            raise ConfigError(f"warmup_epochs is {self.warmup_epochs:g}; it must be less than epochs, {self.epochs}")
+        if self.fold is not None:
+            self._check_range("fold", 0)
+        elif self.train_split == self.val_split:
+            raise ConfigError(f"train_split and val_split are both {self.train_split!r}; they must be different splits")
+
+    def _check_type(self, name: str, value: object, type_name: str) -> None:
+        """Raise unless the value is of the field's type; a whole number passes for a float."""
+        kinds: tuple[type, ...] = {
+            "str": (str,),
+            "int": (int,),
+            "float": (float, int),
+            "int | None": (int, type(None)),
+        }[type_name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}, a {type(value).__name__}; it must be {type_name}")
+
+    def _check_range(self, name: str, least: float, greatest: float = math.inf, *, open_below: bool = False) -> None:
+        """Raise unless the value is finite and from `least` to `greatest`."""
+        value = getattr(self, name)
+        below = value <= least if open_below else value < least
+        if not math.isfinite(value) or below or value > greatest:
+            bound = f"above {least:g}" if open_below else f"{least:g} or more"
+            upper = "" if greatest == math.inf else f", at most {greatest}"
+            raise ConfigError(f"{name} is {value!r}; it must be {bound}{upper}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a plain dict, for JSON and for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the settings of a dict that `to_dict` made.
+
+        Raises
+        ------
+        ConfigError
+            For a name that is no setting, and for impossible values.
+        """
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"no such setting: {', '.join(unknown)}; the settings are {', '.join(sorted(known))}")
+        return cls(**values)

@@ -1,0 +1,81 @@
+"""A picture of a run's curves, from its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slideduck.plot import label_colours
+from slideduck.runner.checkpoint import write_whole
+
+__all__ = ["draw_curves"]
+
+_TRAIN, _VAL, _GREY = "#7F7F7F", "#0072B2", "#4D4D4D"
+
+
+def draw_curves(
+    history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_epoch: int, out: Path, title: str
+) -> None:
+    """Draw loss, accuracy, AUROC and learning rate over epochs.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        The metrics of each epoch, as in metrics.jsonl; at least one.
+    classes : sequence of str
+        Names of the classes.
+    best_epoch : int
+        Marked in each panel.
+    out : Path
+        The PNG to write.
+    title : str
+        Above the panels.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [line["epoch"] for line in history]
+    marker = "o" if len(epochs) <= 30 else None
+    figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+    panels = figure.subplots(2, 2, sharex=True)
+    loss, accuracy, auroc, rate = panels.flat
+
+    def line(panel: Any, name: str, label: str, colour: str, **style: Any) -> None:
+        values = [entry.get(name) for entry in history]
+        # A metric that is not defined in an epoch leaves a gap.
+        numbers = [float("nan") if value is None else value for value in values]
+        panel.plot(epochs, numbers, label=label, color=colour, marker=marker, markersize=3.5, lw=1.6, **style)
+
+    line(loss, "train/loss", "training (weighted, augmented)", _TRAIN)
+    line(loss, "val/loss", "validation", _VAL)
+    loss.set_ylabel("cross-entropy, nats")
+    loss.set_ylim(bottom=0)
+    line(accuracy, "val/balanced_accuracy", "balanced accuracy, tiles", _VAL)
+    line(accuracy, "val/accuracy", "accuracy, tiles", "#56B4E9")
+    line(accuracy, "val/slide/balanced_accuracy", "balanced accuracy, slides", "#D55E00", ls="--")
+    # Balanced accuracy is the mean over the classes that the validation tiles have.
+    present = [name for name, row in zip(classes, history[-1]["val/confusion"], strict=True) if sum(row)]
+    accuracy.axhline(1 / len(present), color=_GREY, lw=0.8, ls=":", label="chance, balanced")
+    accuracy.set_ylabel("validation accuracy")
+    accuracy.set_ylim(0, 1.02)
+    for name, colour in label_colours(classes).items():
+        if name in present:
+            line(auroc, f"val/auroc/{name}", name, colour)
+    auroc.axhline(0.5, color=_GREY, lw=0.8, ls=":", label="chance")
+    auroc.set_ylabel("AUROC, class against rest, tiles")
+    auroc.set_ylim(top=1.02)
+    line(rate, "lr", "learning rate", _VAL)
+    rate.set_ylabel("learning rate, end of epoch")
+    rate.set_ylim(bottom=0)
+    for panel in panels.flat:
+        panel.axvline(best_epoch, color=_GREY, lw=0.8, ls="--", zorder=0)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#E6E6E6", lw=0.6)
+        panel.set_axisbelow(True)
+        panel.legend(frameon=False, fontsize=8, ncols=2 if len(panel.lines) > 6 else 1)
+    for panel in panels[1]:
+        panel.set_xlabel(f"epoch (dashed: best, {best_epoch})")
+    write_whole(out, lambda file: figure.savefig(file, format="png"))

@@ -1,0 +1,443 @@
+"""Tiles from a beton by FFCV, in an order of our own, that neither hangs, leaks nor repeats a tile.
+
+The order of an epoch is a function of (seed, epoch) alone and is cut across ranks a global batch at a
+time, so that two ranks with batches of B see what one rank with batches of 2B sees. FFCV's own sharding
+is not used: it pads, and validates some tiles twice.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+from ffcv.libffcv import imdecode, memcpy
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.traversal_order.base import TraversalOrder
+from numpy.typing import NDArray
+
+from slideduck.beton import BetonInfo, check_beton
+from slideduck.errors import BetonError, RunError, SlideduckError
+
+__all__ = ["Batch", "TileLoader", "epoch_rows", "steps_and_batch", "to_device"]
+
+Rows = NDArray[np.int64]
+
+_BATCHES_AHEAD = 3
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 30.0
+_NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
+def steps_and_batch(n: int, batch_size_per_rank: int, world_size: int) -> tuple[int, int]:
+    """Return the steps of an epoch and the tiles that each rank takes in a step.
+
+    An epoch is as many whole global batches as there are; with fewer tiles than one global batch it is
+    a single smaller step, shared out evenly.
+
+    Parameters
+    ----------
+    n : int
+        Training tiles, of all ranks together.
+    batch_size_per_rank, world_size : int
+        Tiles that a rank takes in a full step, and the number of ranks.
+
+    Returns
+    -------
+    steps, batch_size : int
+        No steps where there are fewer tiles than ranks.
+    """
+    steps = n // (batch_size_per_rank * world_size)
+    if steps:
+        return steps, batch_size_per_rank
+    return min(1, n // world_size), n // world_size
+
+
+def epoch_rows(rows: Rows, seed: int, epoch: int, batch_size: int, steps: int, rank: int, world_size: int) -> Rows:
+    """Return the rows that one rank trains on in an epoch, in order.
+
+    The rows are shuffled by (seed, epoch) and cut into global batches of ``batch_size * world_size``;
+    rank r takes the r-th part of each.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, (n,)
+        All training rows of the beton.
+    seed, epoch : int
+        What the order depends on, and nothing else.
+    batch_size, steps, rank, world_size : int
+        As from `steps_and_batch`.
+
+    Returns
+    -------
+    ndarray of int64, (steps * batch_size,)
+        Row numbers in the beton; no row occurs twice, on this rank or on another.
+    """
+    shuffled = np.random.default_rng([seed, epoch]).permutation(rows)
+    whole = shuffled[: steps * batch_size * world_size]
+    return np.ascontiguousarray(whole.reshape(steps, world_size, batch_size)[:, rank]).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tiles of one step, on the device, and what they are.
+
+    Attributes
+    ----------
+    images_BCHW : torch.Tensor of uint8, (batch, 3, tile_px, tile_px)
+        RGB tiles in memory order channels-last.
+    labels : torch.Tensor of int64, (batch,)
+        Class numbers, on the device; -1 for a tile without a label.
+    rows : ndarray of int64, (batch,)
+        Row numbers in the beton.
+    """
+
+    images_BCHW: torch.Tensor
+    labels: torch.Tensor
+    rows: Rows
+
+
+class _GivenRows(TraversalOrder):  # type: ignore[misc]
+    """The rows that the next epoch is to take, as they are given."""
+
+    def __init__(self) -> None:
+        self.rows: Rows = np.zeros(0, np.int64)
+
+    def __call__(self, _loader: Loader) -> _GivenRows:
+        """Return itself: FFCV calls the order with its loader."""
+        return self
+
+    def sample_order(self, _epoch: int) -> Rows:
+        """Return the rows, whichever epoch FFCV counts."""
+        return self.rows
+
+
+class _CheckedDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
+    """FFCV's decoder, which also keeps the JPEG library's verdict on each tile."""
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, tuple[AllocationQuery, ...]]:
+        """Ask for one number a tile beside its pixels."""
+        state, pixels = super().declare_state_and_memory(previous_state)
+        return state, (pixels, AllocationQuery((1,), np.dtype("<i8")))
+
+    def generate_code(self) -> Callable[..., Any]:
+        """Return the decoding loop, which FFCV compiles."""
+        mem_read = self.memory_read
+        decode_jpeg = Compiler.compile(imdecode)
+        copy = Compiler.compile(memcpy)
+        iterate = Compiler.get_iterator()
+        jpg = IMAGE_MODES["jpg"]
+
+        def decode(batch_indices, memory, metadata, storage_state):  # type: ignore[no-untyped-def]
+            destination, verdicts = memory
+            for i in iterate(len(batch_indices)):
+                field = metadata[batch_indices[i]]
+                data = mem_read(field["data_ptr"], storage_state)
+                height, width = field["height"], field["width"]
+                if field["mode"] == jpg:
+                    verdicts[i, 0] = decode_jpeg(
+                        data, destination[i], height, width, height, width, 0, 0, 1, 1, False, False
+                    )
+                else:
+                    copy(data, destination[i])
+                    verdicts[i, 0] = 0
+            return destination[: len(batch_indices)]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode
+
+
+class _Epoch(EpochIterator):  # type: ignore[misc]
+    """FFCV's thread of one epoch, which keeps its error instead of dying with it in silence."""
+
+    error: BaseException | None = None
+
+    def run(self) -> None:
+        """Fill the queue until the epoch ends, it is told to stop, or something fails."""
+        try:
+            super().run()
+        except BaseException as error:
+            self.error = error
+
+    def run_pipeline(self, b_ix: int, batch_indices: Rows, batch_slot: int, cuda_event: Any) -> Any:
+        """Read and decode one batch, and refuse tiles that do not decode."""
+        result = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
+        for memory in self.memory_allocations["operation"].values():
+            if isinstance(memory, tuple):
+                bad = np.flatnonzero(memory[1][batch_slot, : len(batch_indices), 0])
+                if len(bad):
+                    raise BetonError(
+                        f"{self.loader.fname}: row {batch_indices[bad[0]]}: its JPEG does not decode; "
+                        "export the beton again"
+                    )
+        return result
+
+
+class _EpochLoader(Loader):  # type: ignore[misc]
+    """FFCV's loader with our thread and an order that is set before each epoch."""
+
+    def __iter__(self) -> _Epoch:
+        return _Epoch(self, self.traversal_order.rows)
+
+
+class TileLoader:
+    """Reads any rows of a beton in any order; one loader serves training and validation.
+
+    Parameters
+    ----------
+    beton : path
+        The beton, which is checked whole before FFCV sees it: FFCV would crash on a damaged one.
+    threads : int
+        Threads that decode.
+    info : BetonInfo, optional
+        What `check_beton` returned for it, if it was called already.
+    timeout_s : float
+        Longest wait for one batch, seconds.
+
+    Raises
+    ------
+    BetonError
+        If the beton is damaged or of another kind.
+    """
+
+    def __init__(
+        self, beton: Path | str, threads: int, *, info: BetonInfo | None = None, timeout_s: float = 300.0
+    ) -> None:
+        self.path = Path(beton)
+        self.timeout_s = timeout_s
+        self.info = info or check_beton(self.path)
+        self._torch_threads = torch.get_num_threads()
+        self._order = _GivenRows()
+        try:
+            self._loader = _EpochLoader(
+                str(self.path),
+                batch_size=1,
+                # Numba refuses more threads than it has started.
+                num_workers=max(1, min(threads, _NUMBA_THREADS)),
+                os_cache=True,
+                order=self._order,
+                pipelines={
+                    "image": [_CheckedDecoder()],
+                    "label": [IntDecoder()],
+                    "row": [IntDecoder()],
+                },
+                drop_last=False,
+                batches_ahead=_BATCHES_AHEAD,
+            )
+        finally:
+            # FFCV sets the threads of torch to its own.
+            torch.set_num_threads(self._torch_threads)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class number of every row of the beton, -1 for none."""
+        return np.asarray(self._loader.reader.metadata["f1"], np.int64)
+
+    @contextmanager
+    def epoch(self, rows: Rows, batch_size: int) -> Iterator[Iterator[tuple[Any, Any, Rows]]]:
+        """Read `rows` in their order, in batches; leaving the block early stops the reading.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Row numbers in the beton; may be none.
+        batch_size : int
+            Tiles in a batch; the last may be smaller.
+
+        Yields
+        ------
+        iterator of (images, labels, rows)
+            uint8 (batch, tile_px, tile_px, 3) and int64 (batch,), (batch,). They are views of buffers
+            that the next but one batch overwrites: copy or move them before asking for it.
+
+        Raises
+        ------
+        BetonError
+            If a tile does not decode, or a row is not the one asked for.
+        RunError
+            If the reading fails or does not answer in time.
+        """
+        if len(rows) == 0:
+            yield iter(())
+            return
+        # FFCV looks rows up without checking them.
+        if rows.min() < 0 or rows.max() >= self.info.samples:
+            bad = rows.min() if rows.min() < 0 else rows.max()
+            raise ValueError(f"row {bad} of {self.info.samples} is none of the beton's")
+        self._order.rows = np.ascontiguousarray(rows, np.int64)
+        self._loader.batch_size = min(batch_size, len(rows))
+        epoch = iter(self._loader)
+        torch.set_num_threads(self._torch_threads)
+        try:
+            yield self._batches(epoch)
+        finally:
+            self._stop(epoch)
+
+    def _batches(self, epoch: _Epoch) -> Iterator[tuple[Any, Any, Rows]]:
+        """Yield batches until the epoch ends; raise where FFCV would wait for ever."""
+        done = 0
+        while done < len(self._order.rows):
+            images, labels, rows = self._next(epoch)
+            rows = rows.reshape(-1)
+            asked = self._order.rows[done : done + len(rows)]
+            if not np.array_equal(rows, asked):
+                at = int(np.flatnonzero(rows != asked)[0])
+                raise BetonError(f"{self.path}: row {asked[at]} says that it is row {rows[at]}; export the beton again")
+            done += len(rows)
+            yield images, labels.reshape(-1), rows
+
+    def _next(self, epoch: _Epoch) -> tuple[Any, Any, Any]:
+        """Return the next batch of the thread's queue, or raise what ended the thread."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                item = epoch.output_queue.get(timeout=min(_POLL_SECONDS, max(deadline - time.monotonic(), 1e-3)))
+            except queue.Empty:
+                item = None
+                if epoch.is_alive() and time.monotonic() > deadline:
+                    raise RunError(
+                        f"{self.path}: no batch of tiles in {self.timeout_s:g} s; "
+                        "is the disk reachable? The same command goes on after the last whole epoch"
+                    ) from None
+            if item is not None:
+                _slot, (images, labels, rows) = item
+                return images, labels, rows
+            # What the thread left in the queue before it ended comes first.
+            if not epoch.is_alive() and epoch.output_queue.empty():
+                error = epoch.error
+                if isinstance(error, SlideduckError):
+                    raise error from None
+                raise RunError(f"{self.path}: reading tiles failed: {type(error).__name__}: {error}") from error
+
+    def _stop(self, epoch: _Epoch) -> None:
+        """End the epoch's thread: an abandoned one keeps its buffers and its place in the queue."""
+        epoch.terminate_event.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while epoch.is_alive() and time.monotonic() < deadline:
+            try:
+                epoch.output_queue.get_nowait()
+            except queue.Empty:
+                time.sleep(0.002)
+        if not epoch.is_alive():
+            # Whoever keeps a reference to the thread shall not keep its buffers, which are large.
+            epoch.join()
+            epoch.memory_allocations = None
+
+
+def to_device(
+    batches: Iterator[tuple[Any, Any, Rows]], device: torch.device, waited: list[float] | None = None
+) -> Iterator[Batch]:
+    """Move batches to the device, the next one while this one is computed with.
+
+    Parameters
+    ----------
+    batches : iterator
+        As from `TileLoader.epoch`.
+    device : torch.device
+        Where to.
+    waited : list of float, optional
+        Its first number grows by the seconds spent waiting for tiles.
+
+    Yields
+    ------
+    Batch
+        The caller's to keep.
+    """
+    transfer = _Copy() if device.type == "cpu" else _Transfer(device)
+    while True:
+        transfer.settle()
+        started = time.perf_counter()
+        item = next(batches, None)
+        if waited is not None:
+            waited[0] += time.perf_counter() - started
+        if item is not None:
+            transfer.start(*item)
+        if transfer.is_ready(last=item is None):
+            yield transfer.take()
+        elif item is None:
+            return
+
+
+class _Copy:
+    """Copies batches out of FFCV's buffers, one at a time."""
+
+    def __init__(self) -> None:
+        self.batches: deque[Batch] = deque()
+
+    def settle(self) -> None:
+        """Wait until FFCV's buffers may be overwritten."""
+
+    def start(self, images: Any, labels: Any, rows: Rows) -> None:
+        """Copy a batch."""
+        images_BCHW = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
+        self.batches.append(Batch(images_BCHW, torch.from_numpy(labels.copy()), rows.copy()))
+
+    def is_ready(self, last: bool) -> bool:
+        """Return True if a batch can be taken."""
+        return bool(self.batches)
+
+    def take(self) -> Batch:
+        """Return the oldest batch."""
+        return self.batches.popleft()
+
+
+class _Transfer(_Copy):
+    """Copies batches to a GPU on a stream of their own, one ahead of the computation.
+
+    FFCV's own transfer is not used: its thread may decode into a buffer whose copy to the device is
+    still queued behind the computation, unless something makes the host wait for the device each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.copied: deque[torch.cuda.Event] = deque()
+        self.handed_over: deque[torch.cuda.Event] = deque()
+
+    def settle(self) -> None:
+        """Wait for the copies, and let the host be two steps ahead of the device at most."""
+        if self.copied:
+            self.copied[-1].synchronize()
+        while len(self.handed_over) > 2:
+            self.handed_over.popleft().synchronize()
+
+    def start(self, images: Any, labels: Any, rows: Rows) -> None:
+        """Start the copy; FFCV's buffers are page-locked, so the host does not wait here."""
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self.stream):
+            images_BCHW = torch.from_numpy(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            labels_B = torch.from_numpy(labels).to(self.device, non_blocking=True)
+            copied.record(self.stream)
+        self.copied.append(copied)
+        self.batches.append(Batch(images_BCHW, labels_B, rows.copy()))
+
+    def is_ready(self, last: bool) -> bool:
+        """Return True once the batch after the oldest is under way, or there is none after it."""
+        return len(self.batches) > (0 if last else 1)
+
+    def take(self) -> Batch:
+        """Return the oldest batch, which the computing stream waits for."""
+        batch = self.batches.popleft()
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(self.copied.popleft())
+        # The memory came from the copying stream: it is not to be reused before the computation ends.
+        batch.images_BCHW.record_stream(current)
+        batch.labels.record_stream(current)
+        step = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        step.record(current)
+        self.handed_over.append(step)
+        return batch

@@ -1,0 +1,111 @@
+"""A trained network, as a run's checkpoint holds it, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from slideduck.errors import ConfigError, RunError
+from slideduck.runner import checkpoint as checkpoints
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.infer import Standard, evaluating, log_probabilities
+from slideduck.runner.model import build_model
+
+__all__ = ["TrainedModel", "load_trained"]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its weights, and what it was trained on.
+
+    Attributes
+    ----------
+    run : Path
+        The run's folder; its name is the run's.
+    path : Path
+        The checkpoint.
+    sha256 : str
+        Digest of the checkpoint.
+    epoch : int
+        Epoch of the weights, from 1.
+    classes : tuple of str
+        In order of their numbers.
+    config : TrainConfig
+        Settings of the training.
+    beton : mapping
+        Facts of the beton: ``image`` (mode, quality, tile_px) and ``grid``, among others.
+    network, standard, device
+        What computes, and where.
+    """
+
+    run: Path
+    path: Path
+    sha256: str
+    epoch: int
+    classes: tuple[str, ...]
+    config: TrainConfig
+    beton: Mapping[str, Any]
+    network: nn.Module
+    standard: Standard
+    device: torch.device
+
+    def log_probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return log probabilities, (n, classes), of RGB tiles, (n, tile_px, tile_px, 3)."""
+        images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
+        with evaluating(self.network):
+            result = log_probabilities(self.network, images_BCHW, self.standard, self.config.precision)
+        return result.cpu().numpy()
+
+
+def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
+    """Load a run's network onto the first GPU, or the CPU without one.
+
+    Parameters
+    ----------
+    run : path
+        The run's folder.
+    checkpoint : str
+        ``"best"`` or ``"last"``.
+
+    Raises
+    ------
+    ConfigError
+        If the checkpoint is neither.
+    RunError
+        If there is no such run, or its checkpoint cannot be read or does not fit its model.
+    """
+    if checkpoint not in checkpoints.CHECKPOINTS:
+        raise ConfigError(f"checkpoint is {checkpoint!r}; it must be one of {', '.join(checkpoints.CHECKPOINTS)}")
+    folder = Path(run).absolute()
+    path = folder / f"{checkpoint}.pt"
+    state = checkpoints.load(path)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    config = TrainConfig.from_dict(state["config"])
+    network = build_model(config.model, len(state["classes"]), config.seed)
+    try:
+        network.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise RunError(
+            f"{path}: its weights do not fit model {config.model!r}; has its function changed? {error}"
+        ) from error
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval()
+    return TrainedModel(
+        run=folder,
+        path=path,
+        sha256=checkpoints.file_sha256(path),
+        epoch=state["epoch"],
+        classes=tuple(state["classes"]),
+        config=config,
+        beton=state["beton"],
+        network=network,
+        standard=Standard(state["image"]["mean"], state["image"]["std"], device),
+        device=device,
+    )

@@ -1,0 +1,83 @@
+"""Small networks for the tests, built as a user's own are: ``module:function``."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import torch
+from torch import nn
+
+
+def tiny(num_classes: int) -> nn.Module:
+    """Return a network without batch norm that learns two textures in a second."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, num_classes),
+    )
+
+
+class _Stoppable(nn.Module):
+    """Has batch norm and dropout, which have a state of their own, and may end its process in training.
+
+    ``SLIDEDUCK_TEST_STOP_AT=SIGINT:12`` sends the process SIGINT in the twelfth step that it does.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+        self.steps = 0
+        name, _, step = os.environ.get("SLIDEDUCK_TEST_STOP_AT", ":0").partition(":")
+        self.signal, self.stop_at = name, int(step)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+            if self.steps == self.stop_at:
+                os.kill(os.getpid(), signal.Signals[self.signal])
+        logits: torch.Tensor = self.head(self.features(images))
+        return logits
+
+
+def stoppable(num_classes: int) -> nn.Module:
+    """Return a network that stops where the environment says."""
+    return _Stoppable(num_classes)
+
+
+class _Burst(nn.Module):
+    """Gives NaN in training after a number of steps."""
+
+    left: torch.Tensor
+
+    def __init__(self, num_classes: int, steps: int) -> None:
+        super().__init__()
+        self.inner = tiny(num_classes)
+        self.register_buffer("left", torch.tensor(steps))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(images)
+        if self.training:
+            self.left.sub_(1)
+            logits = torch.where(self.left < 0, torch.nan, logits)
+        return logits
+
+
+def bursting(num_classes: int) -> nn.Module:
+    """Return a network whose loss is NaN from the eleventh step on."""
+    return _Burst(num_classes, 10)
+
+
+def not_a_module(num_classes: int) -> str:
+    """Return something else."""
+    return "no module"
+
+
+def wrong_shape(num_classes: int) -> nn.Module:
+    """Return a network with one class too many."""
+    return tiny(num_classes + 1)

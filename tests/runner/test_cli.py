@@ -1,0 +1,160 @@
+"""The runner's commands: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import slideduck as sd
+from slideduck.cli import cli
+from slideduck.runner import cli as commands
+from slideduck.runner.config import TrainConfig
+from tests.slides import write_slide
+
+COMMANDS = ("train", "evaluate", "predict", "heatmap", "demo")
+TINY = ("--model", "networks:tiny", "--batch-size", "16", "--lr", "0.01", "--nproc", "1")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    here = Path.cwd()
+    os.chdir(Path(__file__).parent)
+    try:
+        result = run("train", beton, "--run", folder, "--epochs", 2, *TINY)
+    finally:
+        os.chdir(here)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_an_example_that_parses(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    example = result.output.rstrip().splitlines()[-1]
+    words = shlex.split(example)
+    assert words[:2] == ["slideduck", name]
+    command = getattr(commands, name)
+    assert isinstance(command, click.Command)
+    command.make_context(name, words[2:])
+
+
+def test_every_setting_is_an_option_with_its_default_and_its_sentence() -> None:
+    options = {option.name: option for option in commands.train.params}
+    for item in fields(TrainConfig):
+        option = options[item.name]
+        assert isinstance(option, click.Option)
+        assert option.default == item.default
+        assert option.help == item.metadata["text"]
+
+
+def test_commands_import_no_torch_before_they_run() -> None:
+    code = "import sys, slideduck.cli, slideduck.runner.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_train_prints_the_best_epoch(beton: Path, trained: Path) -> None:
+    # A finished run answers at once, with the same.
+    result = run("train", beton, "--run", trained, "--epochs", 2, *TINY)
+    assert result.exit_code == 0
+    assert re.search(r"^validation, epoch [12] of 2 \(best\)", result.stdout)
+    assert re.search(r"balanced_accuracy │ [01]\.\d{4} │", result.stdout)
+    assert result.stdout.endswith(f"run: {trained}\n")
+    assert f"{trained}: finished, 2 of 2 epochs" in result.stderr
+    result = run("train", beton, "--run", trained, "--epochs", 2, *TINY, "--json")
+    assert json.loads(result.stdout)["best_epoch"] in (1, 2)
+
+
+def test_what_is_wrong_ends_with_1_and_its_message(beton: Path, trained: Path, tmp_path: Path) -> None:
+    result = run("train", beton, "--run", trained, "--epochs", 0, *TINY)
+    assert (result.exit_code, result.stderr) == (1, "error: epochs is 0; it must be 1 or more\n")
+    result = run("train", beton, "--run", trained, "--epochs", 2, *TINY, "--seed", 3)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: {trained}: this run was started with other settings:\n  seed: 0 there, 3 here\n"
+        "give another --run, or the settings it was started with\n"
+    )
+    missing = tmp_path / "none.beton"
+    result = run("train", missing, "--run", tmp_path / "new", *TINY)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: no beton at {missing}")
+    assert not (tmp_path / "new").exists()
+    assert run("train", beton).exit_code == 2
+    assert run("train", beton, "--run", trained, "--balance", "sampler").exit_code == 2
+
+
+def test_evaluate_prints_a_table_or_json(beton: Path, trained: Path) -> None:
+    result = run("evaluate", trained, beton, "--split", "val", "--checkpoint", "last")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"tiles.beton, split val, epoch 2 of {trained}")
+    parquet = trained / "evaluations" / "tiles-val-last.parquet"
+    assert result.stdout.endswith(f"predictions: {parquet}\n")
+    assert parquet.exists()
+    result = run("evaluate", trained, beton, "--split", "val", "--checkpoint", "last", "--json")
+    assert json.loads(result.stdout) == json.loads(parquet.with_suffix(".json").read_text())
+
+
+def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "A.tif", 0, size=(320, 200))
+    study = tmp_path / "study.duckdb"
+    with sd.open(study) as opened:
+        opened.add_slides(tmp_path / "A.tif")
+        opened.tile(32, tile_um=16)
+    result = run("predict", trained, study)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "60 tiles of 1 slide predicted, grid 32px_16um\n"
+    result = run("predict", trained, study, "--slide", "A", "--json")
+    assert json.loads(result.stdout) == {
+        "run": "run", "grid": "32px_16um", "predicted": [], "skipped": ["A"], "tiles": 0,
+    }  # fmt: skip
+    result = run("predict", trained, study)
+    assert result.stdout == "0 tiles of 0 slides predicted, grid 32px_16um\n"
+    assert result.stderr == "1 slide predicted before; --overwrite predicts again\n"
+    result = run("heatmap", trained, study, "A", tmp_path / "A.png")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'A.png'}\n")
+    assert (tmp_path / "A.png").exists()
+    result = run("predict", trained, study, "--slide", "B")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: study.duckdb has no slide 'B' in grid '32px_16um'; "
+        "see which there are with: slideduck info study.duckdb\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_ctrl_c_ends_training_with_130_and_keeps_what_was_whole(nproc: str, beton: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["train", str(beton), "--run", str(folder), "--model", "networks:tiny", "--epochs", "100000",
+             "--batch-size", "16", "--nproc", nproc]  # fmt: skip
+    command = [sys.executable, "-m", "slideduck.runner", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch   3/"):
+            # As a terminal does: to the launcher and to all of its processes.
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    told = [line for line in rest.splitlines() if line and not line.startswith("epoch")]
+    assert told == ["interrupted; what was whole is kept, and the same command goes on from there"]
+    assert sum(1 for _ in (folder / "metrics.jsonl").open()) >= 3
+    result = run("evaluate", folder, beton, "--checkpoint", "last")
+    assert result.exit_code == 0

@@ -1,0 +1,64 @@
+"""The settings of a run refuse what is impossible, by name and value."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from slideduck.errors import ConfigError
+from slideduck.runner.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
+        ({"epochs": "ten"}, "epochs is 'ten', a str; it must be int"),
+        ({"epochs": True}, "epochs is True, a bool; it must be int"),
+        ({"epochs": 2.0}, "epochs is 2.0, a float; it must be int"),
+        ({"batch_size_per_rank": -4}, "batch_size_per_rank is -4; it must be 1 or more"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"lr": float("nan")}, "lr is nan; it must be above 0"),
+        ({"lr": float("inf")}, "lr is inf; it must be above 0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more"),
+        ({"grad_clip": -1}, "grad_clip is -1; it must be 0 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more, at most 9223372036854775807"),
+        ({"warmup_epochs": 3.0, "epochs": 3}, "warmup_epochs is 3; it must be less than epochs, 3"),
+        ({"balance": "sampler"}, "balance is 'sampler'; it must be one of none, loss"),
+        ({"augment": "all"}, "augment is 'all'; it must be one of none, d4"),
+        ({"precision": "fp16"}, "precision is 'fp16'; it must be one of auto, fp32, bf16"),
+        (
+            {"model": "resnet19"},
+            "model is 'resnet19'; it must be one of resnet18, resnet34, resnet50, or module:function",
+        ),
+        ({"model": ":f"}, "model is ':f'; it must be one of resnet18, resnet34, resnet50, or module:function"),
+        ({"val_split": "train"}, "train_split and val_split are both 'train'; they must be different splits"),
+        ({"fold": -1}, "fold is -1; it must be 0 or more"),
+    ],
+)
+def test_impossible_setting_is_refused_by_name_and_value(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(**values)
+    assert str(error.value) == message
+
+
+def test_settings_go_to_a_dict_and_back() -> None:
+    config = TrainConfig(model="mine:net", epochs=3, lr=1, fold=2)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^no such setting: optimiser; the settings are augment, balance, "):
+        TrainConfig.from_dict({"optimiser": "adam"})
+
+
+def test_a_fold_needs_no_two_splits() -> None:
+    assert TrainConfig(fold=0, train_split="all", val_split="all").fold == 0
+
+
+def test_every_setting_says_what_it_is_and_in_which_unit() -> None:
+    for item in fields(TrainConfig):
+        assert item.metadata["unit"]
+        assert item.metadata["text"].endswith(".")

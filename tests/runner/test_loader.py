@@ -1,0 +1,173 @@
+"""Tiles come in our order, each once, and a failing or abandoned epoch neither hangs nor leaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slideduck.beton import decode_jpeg, encode_jpeg
+from slideduck.errors import BetonError, RunError
+from slideduck.runner.loader import TileLoader, epoch_rows, steps_and_batch, to_device
+from slideduck.runner.train import open_beton
+from tests.runner.betons import two_textures, write_beton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def loader(beton: Path) -> TileLoader:
+    return TileLoader(beton, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "world_size", "expected"),
+    [
+        (100, 10, 1, (10, 10)),
+        (109, 10, 2, (5, 10)),
+        (39, 10, 4, (1, 9)),
+        (3, 10, 1, (1, 3)),
+        (1, 10, 2, (0, 0)),
+    ],
+)
+def test_steps_of_an_epoch(n: int, batch_size: int, world_size: int, expected: tuple[int, int]) -> None:
+    assert steps_and_batch(n, batch_size, world_size) == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_together_see_the_batches_of_one_rank(world_size: int) -> None:
+    rows = np.random.default_rng(0).choice(1000, 250, replace=False)
+    one = epoch_rows(rows, 5, 2, 12, 20, 0, 1).reshape(20, 12)
+    parts = [epoch_rows(rows, 5, 2, 12 // world_size, 20, rank, world_size) for rank in range(world_size)]
+    together = np.concatenate([part.reshape(20, -1) for part in parts], axis=1)
+    assert np.array_equal(one, together)
+    assert len(np.unique(one)) == one.size
+    assert set(one.reshape(-1)) <= set(rows)
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    rows = np.arange(64)
+    orders = {epoch_rows(rows, seed, epoch, 8, 8, 0, 1).tobytes() for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+    assert np.array_equal(epoch_rows(rows, 3, 4, 8, 8, 0, 1), epoch_rows(rows, 3, 4, 8, 8, 0, 1))
+
+
+@pytest.mark.parametrize("quality", [90, None])
+def test_tiles_are_those_that_were_written(tmp_path: Path, quality: int | None) -> None:
+    tiles = two_textures(50)
+    loader = TileLoader(write_beton(tmp_path / "a.beton", tiles, quality=quality), threads=2)
+    order = np.random.default_rng(1).permutation(50)
+    batches = []
+    with loader.epoch(order, 8) as epoch:
+        batches = list(to_device(epoch, CPU))
+    # All are kept until here: they are copies, not views of buffers that were used again.
+    assert [len(batch.rows) for batch in batches] == [8, 8, 8, 8, 8, 8, 2]
+    assert np.array_equal(np.concatenate([batch.rows for batch in batches]), order)
+    images = torch.cat([batch.images_BCHW for batch in batches]).permute(0, 2, 3, 1).numpy()
+    labels = torch.cat([batch.labels for batch in batches]).numpy()
+    for image, label, row in zip(images, labels, order, strict=True):
+        written = tiles[row].image
+        assert np.array_equal(image, written if quality is None else decode_jpeg(encode_jpeg(written, quality)))
+        assert label == tiles[row].label
+    assert batches[0].images_BCHW.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(loader.labels, [tile.label for tile in tiles])
+
+
+def test_one_loader_reads_one_epoch_after_the_other(loader: TileLoader) -> None:
+    for rows, batch_size in (
+        (np.arange(100), 7),
+        (np.arange(320)[::-1], 64),
+        (np.array([5]), 64),
+        (np.array([5, 5]), 1),
+    ):
+        with loader.epoch(rows, batch_size) as epoch:
+            assert np.array_equal(np.concatenate([batch.rows for batch in to_device(epoch, CPU)]), rows)
+
+
+def test_no_rows_are_no_batches(loader: TileLoader) -> None:
+    with loader.epoch(np.zeros(0, np.int64), 8) as epoch:
+        assert list(epoch) == []
+
+
+def test_rows_outside_the_beton_are_refused(loader: TileLoader) -> None:
+    for row in (-1, 320):
+        with pytest.raises(ValueError, match=f"row {row} of 320"), loader.epoch(np.array([0, row]), 8):
+            pass
+
+
+def test_leaving_an_epoch_early_ends_its_thread(loader: TileLoader) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        with loader.epoch(np.arange(320), 4) as epoch:
+            next(epoch)
+        assert threading.active_count() == before
+    with pytest.raises(StopIteration), loader.epoch(np.arange(320), 4) as epoch:
+        next(iter(next(epoch)[2][:0]))
+    assert threading.active_count() == before
+    with loader.epoch(np.arange(320), 64) as epoch:
+        assert sum(len(rows) for _, _, rows in epoch) == 320
+
+
+def test_threads_of_torch_stay_as_they_were(beton: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with TileLoader(beton, threads=1).epoch(np.arange(64), 8) as epoch:
+            list(epoch)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_tile_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(20))
+    loader = TileLoader(path, threads=2)
+    with loader.epoch(np.arange(20), 20) as epoch:
+        list(epoch)
+    data = bytearray(path.read_bytes())
+    jpeg = encode_jpeg(two_textures(20)[13].image, 90)
+    start = data.index(jpeg)
+    # The middle of the picture is lost: its start and its end are right.
+    data[start + len(jpeg) // 2 : start + len(jpeg) - 2] = bytes(len(jpeg) - len(jpeg) // 2 - 2)
+    data[start + len(jpeg) // 2 : start + len(jpeg) // 2 + 2] = b"\xff\xd9"
+    path.write_bytes(data)
+    started = time.monotonic()
+    with pytest.raises(BetonError) as error, TileLoader(path, threads=2).epoch(np.arange(20), 4) as epoch:
+        list(epoch)
+    assert str(error.value) == f"{path}: row 13: its JPEG does not decode; export the beton again"
+    assert time.monotonic() - started < 30
+
+
+def test_a_batch_that_does_not_come_in_time_is_an_error(beton: Path) -> None:
+    loader = TileLoader(beton, threads=1, timeout_s=0.0)
+    before = threading.active_count()
+    # The first batch waits for the decoder to be compiled.
+    with pytest.raises(RunError) as error, loader.epoch(np.arange(320), 8) as epoch:
+        next(epoch)
+    assert str(error.value) == (
+        f"{beton}: no batch of tiles in 0 s; is the disk reachable? The same command goes on after the last whole epoch"
+    )
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("keep", [0, 10, 3000, -1])
+def test_a_beton_cut_short_is_refused_before_ffcv_sees_it(beton: Path, tmp_path: Path, keep: int) -> None:
+    short = tmp_path / "short.beton"
+    short.write_bytes(beton.read_bytes()[:keep])
+    with pytest.raises(BetonError):
+        TileLoader(short, threads=1)
+
+
+def test_a_sidecar_with_other_labels_is_refused(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(20))
+    sidecar = path.with_suffix(".json")
+    text = sidecar.read_text()
+    first = text.index('"class": [') + len('"class": [')
+    sidecar.write_text(text[:first] + str(1 - int(text[first])) + text[first + 1 :])
+    with pytest.raises(BetonError) as error:
+        open_beton(path, 1)
+    assert str(error.value) == f"{path}: its side-car is of another beton: labels differ; export the beton again"

@@ -1,0 +1,86 @@
+"""Every command and every line of Python in the README runs, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slideduck as sd
+from tests.slides import write_slide
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def shell(script: str, folder: Path) -> None:
+    """Run a block as a shell does that stops at the first failure, with our command on its path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.slow
+def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "rois").mkdir()
+    rows = ["slide,patient,site"]
+    for i, name in enumerate(("A12", "A13", "B1", "B2")):
+        write_slide(tmp_path / "slides" / f"{name}.tiff", i, size=(2100, 1600), mpp=0.5, levels=2, tile=256)
+        (tmp_path / "rois" / f"{name}.csv").write_text(
+            "roi_name,x_base,y_base,label\n"
+            + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (1024, 0), (1024, 1600), (0, 1600)])
+            + "".join(f"b,{x},{y},stroma\n" for x, y in [(1024, 0), (2100, 0), (2100, 1600), (1024, 1600)])
+        )
+        rows.append(f"{name},patient {i},{name[0]}")
+    (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
+    own, _, queries = blocks("sh")
+    shell(own, tmp_path)
+    shell(queries, tmp_path)
+    for name in (
+        "tiles.beton",
+        "tiles.json",
+        "runs/first/best.pt",
+        "runs/first/curves.png",
+        "A12.png",
+        "labels.parquet",
+    ):
+        assert (tmp_path / name).stat().st_size > 0, name
+    script = "\n".join(blocks("python"))
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "('stroma', 'tumour')" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_real_slides(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "data").symlink_to(shared_data)
+    (tmp_path / "work").mkdir()
+    shell(blocks("sh")[1], tmp_path / "work")
+    assert (tmp_path / "work" / "CMU-1.png").stat().st_size > 0
+    with sd.open(tmp_path / "work" / "real.duckdb", read_only=True) as study:
+        joined = study.sql("SELECT count(*) FROM labels JOIN predictions USING (grid, tile_id)").fetchall()
+        assert joined == study.sql("SELECT count(*) FROM labels").fetchall() == [(5359,)]
+
+
+def test_columns_that_the_readme_names_are_those_of_labels(tmp_path: Path) -> None:
+    text = re.search(r"The view `labels` has a row for each tile: (.*?)\. `slides`", README.read_text(), re.DOTALL)
+    assert text is not None
+    with sd.open(tmp_path / "s.duckdb") as study:
+        assert re.findall(r"`(\w+)`", text[1]) == study.sql("FROM labels").columns
