@@ -116,7 +116,9 @@ def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print_table(table: pa.Table, title: str | None) -> None:
-    shown = Table(title=title, title_justify="left", title_style="bold")
+    if title:
+        click.echo(title)  # of its own: rich folds a title at the width of its table
+    shown = Table()
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
         shown.add_column(field.name, justify="right" if number else "left", overflow="fold")

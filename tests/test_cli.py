@@ -219,3 +219,27 @@ def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds
     with sd.open("s.duckdb", read_only=True) as study:
         assert study.sql("SELECT count(*), count(DISTINCT tile_id) FROM labels").fetchall() == [(4 * 64 * 48,) * 2]
         assert study.sql("SELECT count(*) FROM labels WHERE label IS NULL").fetchall() == [(0,)]
+
+
+LIMITED = """
+import resource, sys
+from slideduck.cli import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+cli(sys.argv[2:])
+"""
+
+
+def test_a_full_disk_keeps_nothing_of_the_step_and_says_so(project: Path) -> None:
+    assert run("add-slides", "s.duckdb", "slides").exit_code == 0
+    size = (project / "s.duckdb").stat().st_size
+    tile = ["tile", "s.duckdb", "--tile-px", "4", "--tile-um", "2", "--stride-div", "2"]
+    # A limit on the size of files ends a write in the same place as a full disk does.
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(size + 100_000), *tile], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("error: the disk is full: ")
+    assert result.stderr.endswith("nothing of this step was kept: free some space and run it again\n")
+    with sd.open("s.duckdb", read_only=True) as study:
+        assert study.sql("SELECT (SELECT count(*) FROM slides), (SELECT count(*) FROM grids)").fetchall() == [(4, 0)]
+    assert run(*tile).exit_code == 0
