@@ -14,10 +14,10 @@ from slideduck.console import message
 from slideduck.errors import RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner import dist
+from slideduck.runner.data import open_beton
 from slideduck.runner.infer import predict_rows, write_predictions
 from slideduck.runner.metrics import compute_metrics, plain
 from slideduck.runner.rows import labelled_rows
-from slideduck.runner.train import open_beton
 from slideduck.runner.trained import TrainedModel, load_trained
 
 __all__ = ["evaluate"]
@@ -75,7 +75,7 @@ def evaluate(
         rows,
         batch_size or trained.config.batch_size_per_rank,
         trained.standard,
-        trained.config.precision,
+        trained.precision,
         trained.device,
         len(trained.classes),
     )

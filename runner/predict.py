@@ -7,9 +7,9 @@ same JPEG where its beton had one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,8 +195,12 @@ def _predict_slide(
     tiles = study.con.execute(read_query("list_prediction_tiles"), where).to_arrow_table()
     base_x, base_y = tiles["base_x"].to_numpy(), tiles["base_y"].to_numpy()
     parts = [np.zeros((0, len(trained.classes)), np.float32)]
-    with TileReader(slide.path, slide.slide_grid, slide.tile_px, background=slide.background) as reader:
-        for images in _batches(reader, trained, base_x, base_y, batch_size, threads, pool):
+    # Whatever ends the loop, the threads stop reading before the slide is closed under them.
+    with (
+        TileReader(slide.path, slide.slide_grid, slide.tile_px, background=slide.background) as reader,
+        closing(_batches(reader, trained, base_x, base_y, batch_size, threads, pool)) as batches,
+    ):
+        for images in batches:
             parts.append(trained.log_probabilities(images))
             advance(len(images))
     log_probabilities = np.concatenate(parts)
@@ -223,7 +227,7 @@ def _batches(
     batch_size: int,
     threads: int,
     pool: ThreadPoolExecutor,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     """Yield tiles in their order, read by the pool's threads a few batches ahead."""
     image = trained.beton["image"]
     quality = image["quality"] if image["mode"] == "jpg" else None

@@ -20,32 +20,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from slideduck.beton import Sidecar, check_beton, read_sidecar
 from slideduck.console import message
-from slideduck.errors import BetonError, ConfigError, RunError
+from slideduck.errors import RunError
 from slideduck.runner import dist
-from slideduck.runner.augment import epoch_positions, turn
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.curves import draw_curves
+from slideduck.runner.data import TrainingData, open_data
 from slideduck.runner.dist import Place
-from slideduck.runner.infer import Standard, precision_context, predict_rows, write_predictions
-from slideduck.runner.loader import TileLoader, epoch_rows, steps_and_batch, to_device
-from slideduck.runner.metrics import Predictions, collect, compute_metrics, plain
-from slideduck.runner.model import build_model, logits_of, parameter_groups
-from slideduck.runner.rows import class_weights, run_rows
+from slideduck.runner.infer import precision_context, write_predictions
+from slideduck.runner.learner import Learner
+from slideduck.runner.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.runfolder import RunFolder, versions
-from slideduck.runner.schedule import lr_at
 
-__all__ = ["beton_facts", "open_beton", "train", "train_rank"]
-
-#: Steps between looks at the loss; looking makes the host wait for the device.
-_STEPS_PER_CHECK = 50
-
-#: Tiles whose mean and deviation stand for those of all.
-_TILES_FOR_STATISTICS = 2048
+__all__ = ["train", "train_rank"]
 
 _SECONDS_BETWEEN_PICTURES = 20.0
 
@@ -109,62 +98,26 @@ def train_rank(beton: str, run: str, settings: dict[str, Any], progress: bool = 
     """
     with dist.joined() as place:
         config = TrainConfig.from_dict(settings)
-        training = _Training(Path(beton), RunFolder(run), config, place, progress and place.is_first)
-        with lock_folder(Path(run)) if place.is_first else nullcontext():
-            return training.run()
-
-
-def open_beton(beton: Path, threads: int) -> tuple[Sidecar, TileLoader]:
-    """Return a beton's side-car and a loader of its tiles.
-
-    Raises
-    ------
-    BetonError
-        If either is damaged, or they do not belong together.
-    """
-    info = check_beton(beton)
-    sidecar = read_sidecar(beton, info)
-    loader = TileLoader(beton, threads, info=info)
-    if not np.array_equal(loader.labels, sidecar.class_number):
-        raise BetonError(f"{beton}: its side-car is of another beton: labels differ; export the beton again")
-    return sidecar, loader
-
-
-def beton_facts(beton: Path, sidecar: Sidecar) -> dict[str, Any]:
-    """Return what a run keeps of the beton it was trained on."""
-    return {
-        "path": str(beton),
-        "sidecar_sha256": sidecar.sha256,
-        "metadata_sha256": sidecar.raw["beton"]["metadata_sha256"],
-        "samples": sidecar.samples,
-        "image": dict(sidecar.raw["beton"]["image"]),
-        "grid": dict(sidecar.raw["grid"]),
-    }
+        # Refused before the folder is made.
+        precision_context(config.precision, place.device)
+        data = open_data(Path(beton), config, place)
+        training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
+        try:
+            with lock_folder(Path(run)) if place.is_first else nullcontext():
+                return training.run()
+        except torch.cuda.OutOfMemoryError as error:
+            raise RunError(
+                f"{place.device} has no memory left for batches of {data.batch_size}; give a smaller --batch-size"
+            ) from error
 
 
 class _Training:
     """A run on one rank."""
 
-    def __init__(self, beton: Path, folder: RunFolder, config: TrainConfig, place: Place, progress: bool) -> None:
-        self.beton, self.folder, self.config, self.place = beton, folder, config, place
-        self.progress = progress
-        precision_context(config.precision, place.device)
-        self.sidecar, self.loader = open_beton(beton, place.threads)
-        self.classes = list(self.sidecar.classes)
-        if len(self.classes) < 2:
-            raise ConfigError(f"{beton}: its only class is {self.classes[0]!r}; a network needs two or more")
-        self.rows = run_rows(self.sidecar, config, beton)
-        self.steps, self.batch_size = steps_and_batch(
-            len(self.rows.train), config.batch_size_per_rank, place.world_size
-        )
-        if self.batch_size < 2:
-            raise ConfigError(
-                f"{beton}: {len(self.rows.train)} training tiles for {place.world_size} processes with "
-                f"batches of {config.batch_size_per_rank}; each process needs two tiles a step: "
-                "give fewer with --nproc, or a larger --batch-size"
-            )
-        self.total_steps = config.epochs * self.steps
-        self.warmup_steps = round(config.warmup_epochs * self.steps)
+    def __init__(
+        self, data: TrainingData, folder: RunFolder, config: TrainConfig, place: Place, progress: bool
+    ) -> None:
+        self.data, self.folder, self.config, self.place, self.progress = data, folder, config, place, progress
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.pictured = time.monotonic()
@@ -174,7 +127,7 @@ class _Training:
         state, lacks_best = self._open_folder()
         first_epoch = state["epoch"] if state else 0
         if first_epoch < self.config.epochs or lacks_best:
-            self._build(state)
+            self.learner = Learner(self.data, self.config, self.place, state, self.folder.last)
         if state and lacks_best:
             self._write_missing_best(state)
         if first_epoch >= self.config.epochs:
@@ -214,8 +167,8 @@ class _Training:
                     "settings": self.config.to_dict(),
                     "world_size": self.place.world_size,
                     "global_batch": self.config.batch_size_per_rank * self.place.world_size,
-                    "classes": self.classes,
-                    "beton": beton_facts(self.beton, self.sidecar),
+                    "classes": self.data.classes,
+                    "beton": self.data.facts,
                     "versions": versions(),
                 }
             )
@@ -231,171 +184,39 @@ class _Training:
             self._say_start()
         return state, lacks_best
 
-    def _build(self, state: dict[str, Any] | None) -> None:
-        """Make the network, its optimizer and what its input is standardised with."""
-        config, device = self.config, self.place.device
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-        mean, std = (state["image"]["mean"], state["image"]["std"]) if state else self._statistics()
-        self.image = {"mean": mean, "std": std}
-        self.standard = Standard(mean, std, device)
-        self.network = build_model(config.model, len(self.classes), config.seed)
-        if state:
-            self.network.load_state_dict(state["model"])
-        self.network = self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.network, config.weight_decay), lr=config.lr, fused=device.type == "cuda"
-        )
-        if state:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.model: nn.Module = self.network
-        if self.place.world_size > 1:
-            self.model = dist.distribute(self.network, self.place)
-        labels = self.sidecar.class_number[self.rows.train]
-        self.weights = torch.from_numpy(class_weights(labels, len(self.classes), config.balance)).to(device)
-
-    def _statistics(self) -> tuple[list[float], list[float]]:
-        """Return mean and deviation of the training tiles, a channel each, from exact counts."""
-        rows = self.rows.train
-        if len(rows) > _TILES_FOR_STATISTICS:
-            chosen = np.random.default_rng(self.config.seed).choice(rows, _TILES_FOR_STATISTICS, replace=False)
-            rows = np.sort(chosen)
-        counts = np.zeros((3, 256), np.int64)
-        with self.loader.epoch(rows, 64) as batches:
-            for images, _labels, _rows in batches:
-                for channel in range(3):
-                    counts[channel] += np.bincount(images[..., channel].reshape(-1), minlength=256)
-        values = np.arange(256)
-        n = counts.sum(axis=1)
-        mean = counts @ values / n
-        deviation = np.sqrt(counts @ values**2 / n - mean**2)
-        return mean.tolist(), np.maximum(deviation, 1.0).tolist()
-
     def _epoch(self, epoch: int) -> None:
         """Train and validate one epoch, then make it count."""
+        data, learner = self.data, self.learner
+        step = (epoch + 1) * data.steps
         started = time.perf_counter()
         waited = [0.0]
-        loss = self._train_epoch(epoch, waited)
-        self._average_running_statistics()
+        loss = learner.train_epoch(epoch, waited)
         trained = time.perf_counter()
-        predictions = self._validate()
+        predictions = learner.validate()
         if predictions is None:
             return
         validated = time.perf_counter()
-        slides = self.sidecar.slide[predictions.rows].astype(np.int64)
-        metrics = compute_metrics(predictions, slides, self.classes)
+        slides = data.sidecar.slide[predictions.rows].astype(np.int64)
+        metrics = compute_metrics(predictions, slides, data.classes)
         if not math.isfinite(metrics["loss"]):
-            raise RunError(self._not_finite(epoch, (epoch + 1) * self.steps, "validation loss", metrics["loss"]))
+            raise RunError(learner.not_finite(epoch, step, "validation loss", metrics["loss"]))
         seconds = trained - started
+        n_tiles = data.steps * data.batch_size * self.place.world_size
         line = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * self.steps,
-            "lr": self._lr((epoch + 1) * self.steps - 1),
+            "step": step,
+            "lr": learner.lr(step - 1),
             "train/loss": loss,
             **{f"val/{name}": value for name, value in metrics.items()},
             "time/epoch_s": round(validated - started, 4),
             "time/train_s": round(seconds, 4),
             "time/val_s": round(validated - trained, 4),
             "time/load_share": round(waited[0] / seconds, 4),
-            "throughput/tiles_per_s": round(self.steps * self.batch_size * self.place.world_size / seconds, 1),
+            "throughput/tiles_per_s": round(n_tiles / seconds, 1),
         }
         if self.place.device.type == "cuda":
             line["memory/GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
         self._commit(plain(line), predictions)
-
-    def _train_epoch(self, epoch: int, waited: list[float]) -> float:
-        """Do the steps of one epoch and return its mean loss over all ranks."""
-        config, place = self.config, self.place
-        cut = (self.batch_size, self.steps, place.rank, place.world_size)
-        rows = epoch_rows(self.rows.train, config.seed, epoch, *cut)
-        positions = torch.from_numpy(epoch_positions(config.seed, epoch, *cut)).to(place.device)
-        # Dropout and the like: by seed, epoch and rank, so that a resumed run draws what it would have drawn.
-        mixed = np.random.SeedSequence([config.seed, epoch, place.rank]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(mixed >> np.uint64(1)))
-        losses = torch.zeros(self.steps, device=place.device)
-        checked = 0
-        self.model.train()
-        with self.loader.epoch(rows, self.batch_size) as batches:
-            for index, batch in enumerate(to_device(batches, place.device, waited)):
-                images = batch.images_BCHW
-                if config.augment == "d4":
-                    images = turn(images, positions[index])
-                losses[index] = self._step(epoch * self.steps + index, self.standard(images), batch.labels)
-                if (index + 1) % _STEPS_PER_CHECK == 0 or index + 1 == self.steps:
-                    self._check_losses(epoch, checked, dist.average(losses[checked : index + 1], place))
-                    checked = index + 1
-        return float(losses.double().mean())
-
-    def _step(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Do one step and return this rank's loss, on the device."""
-        lr = self._lr(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with precision_context(self.config.precision, self.place.device):
-            logits = logits_of(self.model(images))
-        if logits.shape != (len(labels), len(self.classes)):
-            raise ConfigError(
-                f"model {self.config.model!r} returned logits of shape {tuple(logits.shape)} for "
-                f"{len(labels)} tiles and {len(self.classes)} classes; "
-                f"it must return {(len(labels), len(self.classes))}"
-            )
-        each = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        loss = (each * self.weights[labels]).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.grad_clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        return loss.detach()
-
-    def _lr(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        return lr_at(step, lr=self.config.lr, warmup_steps=self.warmup_steps, total_steps=self.total_steps)
-
-    def _check_losses(self, epoch: int, first: int, losses: torch.Tensor) -> None:
-        """Raise if a loss since the last look is not finite; the same on every rank."""
-        numbers = losses.tolist()
-        for index, number in enumerate(numbers, start=epoch * self.steps + first + 1):
-            if not math.isfinite(number):
-                raise RunError(self._not_finite(epoch, index, "loss", number))
-
-    def _not_finite(self, epoch: int, step: int, what: str, number: float) -> str:
-        """Return the message for a loss that is not a finite number."""
-        kept = f"epoch {epoch} is kept in {self.folder.last}" if epoch else "no epoch is whole yet"
-        return (
-            f"epoch {epoch + 1}, step {step}: the {what} is {number}; {kept}; "
-            f"start another run with a lower --lr (it is {self.config.lr:g}) or with --precision fp32"
-        )
-
-    def _average_running_statistics(self) -> None:
-        """Average batch norm's running statistics over ranks, so that all hold the same network."""
-        if self.place.world_size == 1:
-            return
-        for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                dist.average(module.running_mean, self.place)
-                assert module.running_var is not None
-                dist.average(module.running_var, self.place)
-
-    def _validate(self) -> Predictions | None:
-        """Predict every validation tile once over all ranks; return them all on rank 0."""
-        place = self.place
-        mine = predict_rows(
-            self.network,
-            self.loader,
-            self.rows.val[place.rank :: place.world_size],
-            self.config.batch_size_per_rank,
-            self.standard,
-            self.config.precision,
-            place.device,
-            len(self.classes),
-        )
-        parts = [dist.gather(array, place) for array in (mine.rows, mine.labels, mine.log_probabilities)]
-        rows, labels, log_probabilities = parts
-        if rows is None or labels is None or log_probabilities is None:
-            return None
-        joined = [Predictions(*part) for part in zip(rows, labels, log_probabilities, strict=True)]
-        return collect(joined, self.rows.val)
 
     def _commit(self, line: dict[str, Any], predictions: Predictions) -> None:
         """Save the epoch; rank 0 only. The checkpoint comes first, the rest can be made from it."""
@@ -423,15 +244,12 @@ class _Training:
         """Return the checkpoint: all that resuming, evaluating and predicting need."""
         return {
             "epoch": epoch,
-            "step": epoch * self.steps,
-            "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "step": epoch * self.data.steps,
+            **self.learner.state(),
             "config": self.config.to_dict(),
             "world_size": self.place.world_size,
-            "classes": self.classes,
-            "image": self.image,
-            "beton": beton_facts(self.beton, self.sidecar),
+            "classes": self.data.classes,
+            "beton": self.data.facts,
             "best": self.best,
             "history": self.history,
             "versions": versions(),
@@ -441,7 +259,7 @@ class _Training:
         """Write the files of the best epoch."""
         self.folder.write_best(state)
         facts = {"epoch": str(state["epoch"]), "run": self.folder.path.name}
-        write_predictions(self.folder.predictions, predictions, self.sidecar, self.classes, facts)
+        write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
         """Write the files of the best epoch where a kill came before them."""
@@ -450,31 +268,29 @@ class _Training:
                 f"{self.folder.best} or {self.folder.predictions.name} of epoch {self.best['epoch']} "
                 "is missing; put it back, or train again with another --run"
             )
-        predictions = self._validate()
+        predictions = self.learner.validate()
         if predictions is not None:
             self._write_best(state, predictions)
 
     def _draw(self) -> None:
         """Draw the curves; rank 0 only."""
         if self.place.is_first and self.history:
-            title = f"{self.folder.path.name}: {self.config.model} on {self.beton.name}"
-            draw_curves(self.history, self.classes, self.best["epoch"], self.folder.curves, title)
+            title = f"{self.folder.path.name}: {self.config.model} on {self.data.beton.name}"
+            draw_curves(self.history, self.data.classes, self.best["epoch"], self.folder.curves, title)
 
     def _say_start(self) -> None:
         """Tell what is about to be trained, and what cannot be learnt."""
-        rows = self.rows
+        data = self.data
         self._tell(
-            f"training {self.config.model} on {len(rows.train):,} tiles, validating on {len(rows.val):,}, "
-            f"{len(self.classes)} classes ({', '.join(self.classes)}); "
+            f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
+            f"{len(data.rows.val):,}, {len(data.classes)} classes ({', '.join(data.classes)}); "
             f"{self.place.world_size} x {self.place.device.type}, "
-            f"{self.steps} steps of {self.batch_size * self.place.world_size} tiles an epoch"
+            f"{data.steps} steps of {data.batch_size * self.place.world_size} tiles an epoch"
         )
-        if rows.unlabelled:
-            self._tell(f"{rows.unlabelled:,} tiles without a label are left out")
-        counts = np.bincount(self.sidecar.class_number[rows.train], minlength=len(self.classes))
-        absent = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
-        if absent:
-            self._tell(f"warning: no training tile is of class {', '.join(absent)}: it cannot be learnt")
+        if data.rows.unlabelled:
+            self._tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
+        if data.absent_classes:
+            self._tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
 
     def _summary(self) -> dict[str, Any]:
         """Return what a caller wants to know, on rank 0; nothing elsewhere."""

@@ -56,11 +56,16 @@ class TrainedModel:
     standard: Standard
     device: torch.device
 
+    @property
+    def precision(self) -> str:
+        """Precision to predict in: what trained in bf16 still runs where there is none."""
+        return "fp32" if self.config.precision == "fp32" else "auto"
+
     def log_probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return log probabilities, (n, classes), of RGB tiles, (n, tile_px, tile_px, 3)."""
         images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
         with evaluating(self.network):
-            result = log_probabilities(self.network, images_BCHW, self.standard, self.config.precision)
+            result = log_probabilities(self.network, images_BCHW, self.standard, self.precision)
         return result.cpu().numpy()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -91,10 +92,7 @@ def test_two_ranks_learn_what_one_learns_with_twice_the_batch(odd_beton: Path, t
 def test_one_process_with_twice_the_batch_goes_on_with_the_run_of_two(
     odd_beton: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    for path in two_ranks.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    run = shutil.copytree(two_ranks, tmp_path / "run")
     more = replace(CONFIG, epochs=3)
     with pytest.raises(RunError, match="batch size of all processes: 32 there, 16 here"):
         train(odd_beton, run, more, nproc=1, progress=False)

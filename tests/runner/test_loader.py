@@ -12,8 +12,8 @@ import torch
 
 from slideduck.beton import decode_jpeg, encode_jpeg
 from slideduck.errors import BetonError, RunError
+from slideduck.runner.data import open_beton
 from slideduck.runner.loader import TileLoader, epoch_rows, steps_and_batch, to_device
-from slideduck.runner.train import open_beton
 from tests.runner.betons import two_textures, write_beton
 
 CPU = torch.device("cpu")

@@ -140,7 +140,7 @@ def test_statistics_are_those_of_the_training_tiles(beton: Path, uninterrupted: 
     assert image["std"] == pytest.approx(images.std(axis=(0, 1, 2)), rel=1e-9)
 
 
-@pytest.mark.parametrize("step", [1, STEPS, STEPS + 1, 3 * STEPS - 1])
+@pytest.mark.parametrize("step", [1, STEPS + 1, 3 * STEPS - 1])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
     step: int, beton: Path, tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +348,7 @@ def test_one_class_and_too_few_tiles_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resnet18_learns_and_its_weights_load_into_transformers(beton: Path, tmp_path: Path) -> None:
-    summary = train(beton, tmp_path / "run", TrainConfig(epochs=2, batch_size_per_rank=32), progress=False)
+    summary = train(beton, tmp_path / "run", TrainConfig(epochs=1, batch_size_per_rank=32), progress=False)
     assert summary["metrics"]["val/balanced_accuracy"] > 0.9
     from transformers import ResNetConfig, ResNetForImageClassification
 

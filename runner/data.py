@@ -1,0 +1,133 @@
+"""The tiles of a run: a beton with its side-car, the rows of each side, and how they make up steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slideduck.beton import Sidecar, check_beton, read_sidecar
+from slideduck.errors import BetonError, ConfigError
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.dist import Place
+from slideduck.runner.loader import TileLoader, steps_and_batch
+from slideduck.runner.rows import RunRows, run_rows
+
+__all__ = ["TrainingData", "image_statistics", "open_beton", "open_data"]
+
+#: Tiles whose mean and deviation stand for those of all.
+_TILES_FOR_STATISTICS = 2048
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains and validates on.
+
+    Attributes
+    ----------
+    beton : Path
+        The beton.
+    sidecar : Sidecar
+        What its tiles are.
+    loader : TileLoader
+        Reads them.
+    rows : RunRows
+        Rows of each side.
+    steps, batch_size : int
+        Steps of an epoch, and tiles that each rank takes in one.
+    """
+
+    beton: Path
+    sidecar: Sidecar
+    loader: TileLoader
+    rows: RunRows
+    steps: int
+    batch_size: int
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order of their numbers."""
+        return list(self.sidecar.classes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps of the beton it was trained on."""
+        return {
+            "path": str(self.beton),
+            "sidecar_sha256": self.sidecar.sha256,
+            "metadata_sha256": self.sidecar.raw["beton"]["metadata_sha256"],
+            "samples": self.sidecar.samples,
+            "image": dict(self.sidecar.raw["beton"]["image"]),
+            "grid": dict(self.sidecar.raw["grid"]),
+        }
+
+    @property
+    def absent_classes(self) -> list[str]:
+        """Classes that no training tile has: they cannot be learnt."""
+        counts = np.bincount(self.sidecar.class_number[self.rows.train], minlength=len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
+
+
+def open_beton(beton: Path, threads: int) -> tuple[Sidecar, TileLoader]:
+    """Return a beton's side-car and a loader of its tiles.
+
+    Raises
+    ------
+    BetonError
+        If either is damaged, or they do not belong together.
+    """
+    info = check_beton(beton)
+    sidecar = read_sidecar(beton, info)
+    loader = TileLoader(beton, threads, info=info)
+    if not np.array_equal(loader.labels, sidecar.class_number):
+        raise BetonError(f"{beton}: its side-car is of another beton: labels differ; export the beton again")
+    return sidecar, loader
+
+
+def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
+    """Open a beton for training and check that it can be trained on.
+
+    Raises
+    ------
+    BetonError
+        If the beton or its side-car is damaged.
+    ConfigError
+        If it has a single class, a side has no tiles, or there are too few for a step.
+    RunError
+        If a patient is on both sides.
+    """
+    sidecar, loader = open_beton(beton, place.threads)
+    if len(sidecar.classes) < 2:
+        raise ConfigError(f"{beton}: its only class is {sidecar.classes[0]!r}; a network needs two or more")
+    rows = run_rows(sidecar, config, beton)
+    steps, batch_size = steps_and_batch(len(rows.train), config.batch_size_per_rank, place.world_size)
+    # Batch norm cannot take the deviation of one tile.
+    if batch_size < 2:
+        raise ConfigError(
+            f"{beton}: {len(rows.train)} training tiles for {place.world_size} processes with "
+            f"batches of {config.batch_size_per_rank}; each process needs two tiles a step: "
+            "give fewer with --nproc, or a larger --batch-size"
+        )
+    return TrainingData(beton, sidecar, loader, rows, steps, batch_size)
+
+
+def image_statistics(data: TrainingData, seed: int) -> dict[str, list[float]]:
+    """Return ``mean`` and ``std`` of the training tiles, one number a channel, on the scale of 0 to 255.
+
+    They are exact for the tiles looked at, which are at most 2,048, chosen by the seed.
+    """
+    rows = data.rows.train
+    if len(rows) > _TILES_FOR_STATISTICS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _TILES_FOR_STATISTICS, replace=False))
+    counts = np.zeros((3, 256), np.int64)
+    with data.loader.epoch(rows, 64) as batches:
+        for images, _labels, _rows in batches:
+            for channel in range(3):
+                counts[channel] += np.bincount(images[..., channel].reshape(-1), minlength=256)
+    values = np.arange(256)
+    n = counts.sum(axis=1)
+    mean = counts @ values / n
+    deviation = np.sqrt(counts @ values**2 / n - mean**2)
+    return {"mean": mean.tolist(), "std": np.maximum(deviation, 1.0).tolist()}
