@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -60,7 +64,7 @@ class _Commands(click.Group):
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
             # On its own click makes an interrupt an abort, which ends with 1.
-            with translated():
+            with _interrupts_kept(), translated():
                 status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
             error.show()
@@ -84,6 +88,36 @@ class _Commands(click.Group):
             # The reader, such as `head`, has what it wanted.
             sys.stderr.close()
             ctx.exit(0)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Let an interrupt end the block as one, whatever a library that it struck makes of it.
+
+    An extension module that is interrupted while it is imported raises ImportError or AttributeError.
+    """
+    struck = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal struck
+        struck = True
+        signal.default_int_handler(number, frame)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield  # Whoever set a handler of its own wants it kept.
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if struck:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _registered() -> dict[str, EntryPoint]:

@@ -38,10 +38,10 @@ class TrainConfig:
     )
     epochs: int = _setting(10, "epochs", "How often the training tiles are gone through.")
     batch_size_per_rank: int = _setting(64, "tiles", "Tiles in a step of one process.")
-    lr: float = _setting(1e-3, "per step", "Highest learning rate, at the end of the warm-up.")
+    lr: float = _setting(1e-3, "rate", "Highest learning rate, at the end of the warm-up.")
     warmup_epochs: float = _setting(0.5, "epochs", "Linear warm-up before the cosine decay.")
-    weight_decay: float = _setting(0.01, "per step", "AdamW's decay of weights; not of norms and biases.")
-    grad_clip: float = _setting(1.0, "L2 norm", "Longest gradient that is let through; 0 does not clip.")
+    weight_decay: float = _setting(0.01, "rate", "AdamW's decay of weights; not of norms and biases.")
+    grad_clip: float = _setting(1.0, "norm", "Longest gradient that is let through; 0 does not clip.")
     balance: str = _setting(
         "loss", "way", "loss weighs each tile by the rarity of its class.", choices=("none", "loss")
     )

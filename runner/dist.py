@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -163,7 +164,7 @@ def joined() -> Iterator[Place]:
             time.sleep(2.0)
         raise
     else:
-        torch_dist.barrier()
+        torch_dist.barrier(device_ids=[device.index] if gpus else None)
         torch_dist.destroy_process_group()
 
 
@@ -227,6 +228,22 @@ def distribute(network: nn.Module, place: Place) -> nn.Module:
     )
 
 
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put the signal handlers back that torch's launcher replaces and leaves behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None is a handler that Python did not set, and cannot put back.
+                signal.signal(number, handler)
+
+
 def launch(nproc: int, function: Callable[..., Any], *args: Any) -> Any:
     """Run ``function(*args)`` in `nproc` new processes of this machine and return what rank 0 returns.
 
@@ -256,7 +273,7 @@ def launch(nproc: int, function: Callable[..., Any], *args: Any) -> Any:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="slideduck-") as folder:
+    with tempfile.TemporaryDirectory(prefix="slideduck-") as folder, _own_signal_handlers():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
