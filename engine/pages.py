@@ -203,7 +203,9 @@ class BetonWriter:
             digest.update(table.tobytes())
         with self._writing():
             _write_at(self._part_fd, allocations.tobytes(), end)
-            _write_at(self._part_fd, self._fields.tobytes() + self._metadata.tobytes(), HEADER.itemsize)
+            # Up to the first page: what a power cut left between the tables and it is in no checksum.
+            tables = self._fields.tobytes() + self._metadata.tobytes()
+            _write_at(self._part_fd, tables.ljust(self._start - HEADER.itemsize, b"\0"), HEADER.itemsize)
             # The header comes last: until it is there, the file is of version 0 for every reader.
             os.fsync(self._part_fd)
             _write_at(self._part_fd, header.tobytes(), 0)

@@ -192,6 +192,7 @@ def test_part_of_another_export_is_started_anew_and_said(tmp_path: Path, change:
         max_size=4,
     ),
 )
+@example(stops=[22], damage=[("part", "flip", 0.21875)])  # between the tables and the first page
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bytes_do_not_depend_on_what_was_left(
     tmp_path: Path,
