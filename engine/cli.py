@@ -16,7 +16,7 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.console import Output, message, output_options, print_rows
+from slideduck.console import Output, counted, message, output_options, print_rows
 from slideduck.db import translated
 from slideduck.errors import SlideduckError
 
@@ -139,10 +139,6 @@ def cli() -> None:
     """
 
 
-def _count(n: int, noun: str, plural: str | None = None) -> str:
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
-
-
 def _list(title: str, names: Sequence[str], most: int = 20) -> None:
     """Print names under a title, where there are any."""
     if names:
@@ -197,13 +193,13 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
     with slideduck.open(study, progress=True) as opened:
         report = opened.add_slides(paths, mpp=named or (defaults[0] if defaults else None))
     click.echo(
-        f"{_count(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
+        f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
         f"{len(report.failed):,} of them cannot be used"
     )
     _list("warnings:", report.warnings)
     if report.failed:
         raise SlideduckError(
-            f"{_count(len(report.failed), 'slide')} cannot be used:\n"
+            f"{counted(len(report.failed), 'slide')} cannot be used:\n"
             + "\n".join(f"  {text}" for text in report.failed.values())
         )
 
@@ -224,13 +220,13 @@ def add_rois(study: Path, paths: tuple[str, ...], holes: str) -> None:
     with slideduck.open(study, progress=True) as opened:
         report = opened.add_rois(paths, holes=holes)
     click.echo(
-        f"{_count(report.rois, 'ROI')} ({_count(report.holes, 'hole')}) on {_count(report.slides, 'slide')} "
-        f"from {_count(report.files, 'file')}"
+        f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
+        f"from {counted(report.files, 'file')}"
     )
-    _list(f"{_count(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
-    _list(f"{_count(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
-    _list(f"{_count(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
-    _list(f"{_count(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    _list(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
+    _list(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
+    _list(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
+    _list(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
 
 
 @cli.command(epilog=_example("slideduck add-patients study.duckdb patients.csv"))
@@ -240,10 +236,10 @@ def add_patients(study: Path, table: Path) -> None:
     """Read a table of patients: CSV or Parquet with slide, patient, optional site, and further columns."""
     with slideduck.open(study) as opened:
         report = opened.add_patients(table)
-    click.echo(f"{_count(report.patients, 'patient')} in {_count(report.rows, 'row')}")
-    _list(f"{_count(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
+    click.echo(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
+    _list(f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
     _list(
-        f"{_count(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
+        f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
         report.slides_without,
     )
     if report.split_removed:
@@ -268,15 +264,15 @@ def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tup
     with slideduck.open(study, progress=True) as opened:
         report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
     if report.slides:
-        click.echo(f"grid {report.grid}: {_count(report.tiles, 'tile')} on {_count(report.slides, 'slide')}")
+        click.echo(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
     else:
         click.echo(
-            f"grid {report.grid} is there already: {_count(report.total_tiles, 'tile')} "
-            f"on {_count(report.total_slides, 'slide')}; nothing to do"
+            f"grid {report.grid} is there already: {counted(report.total_tiles, 'tile')} "
+            f"on {counted(report.total_slides, 'slide')}; nothing to do"
         )
-    _list(f"{_count(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
+    _list(f"{counted(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
     _list(
-        f"{_count(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
+        f"{counted(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
         report.enlarged,
     )
 
@@ -314,13 +310,13 @@ def label(
             artifact_labels=artifact_label,
         )  # fmt: skip
     message(
-        f"labelled {_count(report.slides, 'slide and grid', 'slides and grids')}"
+        f"labelled {counted(report.slides, 'slide and grid', 'slides and grids')}"
         if report.slides
         else "nothing changed since the last labelling; the rule is in force"
     )
     print_rows(report.counts, output, title="Tiles by label")
     _list(
-        f"{_count(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
+        f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
         [
             f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
             for r in report.empty_rois.to_pylist()
@@ -387,9 +383,9 @@ def export(
     for note in report.notes:
         message(note)
     if report.unlabelled:
-        message(f"{_count(report.unlabelled, 'tile')} without a label, as class -1")
+        message(f"{counted(report.unlabelled, 'tile')} without a label, as class -1")
     table = pa.table({"label": list(report.tiles_per_class), "tiles": list(report.tiles_per_class.values())})
-    print_rows(table, output, title=f"{_count(report.samples, 'tile')} in {report.path}")
+    print_rows(table, output, title=f"{counted(report.samples, 'tile')} in {report.path}")
     message(f"side-car: {report.sidecar}")
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from slideduck.errors import SlideduckError
 
-__all__ = ["Output", "message", "output_options", "print_rows", "replacing"]
+__all__ = ["Output", "counted", "message", "output_options", "print_rows", "replacing"]
 
 #: Rows that a table shows at most; the other forms always give all.
 _MAX_TABLE_ROWS = 200
@@ -84,12 +84,7 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
     """
     match output.kind:
         case "json":
-            rows = table.to_pylist()
-            click.echo(
-                json.dumps(rows, indent=1, default=str, ensure_ascii=False, allow_nan=False)
-                if _finite(rows)
-                else json.dumps(_null_for_nan(rows), indent=1, default=str, ensure_ascii=False)
-            )
+            click.echo(json.dumps(_null_for_nan(table.to_pylist()), indent=1, default=str, ensure_ascii=False))
         case "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(table.column_names)
@@ -101,10 +96,6 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             message(f"wrote {table.num_rows:,} rows to {output.path}")
         case _:
             _print_table(table, title)
-
-
-def _finite(rows: list[dict[str, Any]]) -> bool:
-    return not any(isinstance(v, float) and (v != v or abs(v) == float("inf")) for row in rows for v in row.values())
 
 
 def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -152,6 +143,11 @@ def _cell(value: Any) -> str:
 def message(text: str) -> None:
     """Tell the user something that is not data, on standard error."""
     click.echo(text, err=True)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class replacing:

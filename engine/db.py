@@ -13,7 +13,7 @@ import duckdb
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 
-__all__ = ["atomic", "connect", "load_spatial", "translated"]
+__all__ = ["atomic", "connect", "identifier", "load_spatial", "translated"]
 
 
 def connect(path: Path, *, read_only: bool = False, threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -89,6 +89,11 @@ def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
             f"DuckDB {duckdb.__version__} has no spatial extension here; "
             f"install it with: pip install duckdb-extension-spatial=={duckdb.__version__}"
         ) from error
+
+
+def identifier(name: str) -> str:
+    """Return the name of a column or table as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 @contextmanager

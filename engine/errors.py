@@ -6,9 +6,11 @@ exits with 1; anything else that escapes is a bug of ours and keeps its tracebac
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 __all__ = [
+    "FULL_ERRNOS",
     "BetonError",
     "ConfigError",
     "DiskFullError",
@@ -21,6 +23,10 @@ __all__ = [
     "SplitError",
     "StudyError",
 ]
+
+
+#: What the operating system calls a disk, a quota or a limit on files that is reached.
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class SlideduckError(Exception):

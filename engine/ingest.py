@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic
+from slideduck.db import atomic, identifier
 from slideduck.errors import InputError, ResolutionError, SlideError, StudyError
 from slideduck.grid import GridSpec, lay
 from slideduck.patients import parse_patients
@@ -459,7 +459,7 @@ def add_patients(con: duckdb.DuckDBPyConnection, path: str | Path) -> PatientsRe
         )
         columns = con.execute("SELECT column_name, column_type FROM (DESCRIBE merged_patient)").fetchall()
         keys = {"slide": " PRIMARY KEY", "patient": " NOT NULL"}
-        described = ", ".join(f"{_quoted(name)} {kind}{keys.get(name, '')}" for name, kind in columns)
+        described = ", ".join(f"{identifier(name)} {kind}{keys.get(name, '')}" for name, kind in columns)
         con.execute(f"CREATE OR REPLACE TABLE patients ({described})")
         con.execute("INSERT INTO patients BY NAME SELECT * FROM merged_patient ORDER BY slide")
         con.execute("DROP TABLE merged_patient")
@@ -481,11 +481,6 @@ def add_patients(con: duckdb.DuckDBPyConnection, path: str | Path) -> PatientsRe
             slides_without=tuple(name for (name,) in without.fetchall()),
             split_removed=split_removed,
         )
-
-
-def _quoted(name: str) -> str:
-    """Return a column's name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 # -------------------------------------------------------------------------------------------- grids

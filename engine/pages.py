@@ -6,7 +6,6 @@ of each whole page, with checksums. The next writer of the same plan goes on aft
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +19,7 @@ from types import TracebackType
 
 import numpy as np
 
-from slideduck.errors import BetonError, DiskFullError
+from slideduck.errors import FULL_ERRNOS, BetonError, DiskFullError
 from slideduck.layout import (
     ALLOCATION,
     FIELDS,
@@ -39,9 +38,6 @@ _JOURNAL_FORMAT = "slideduck journal 1"
 _RECORD = np.dtype([("magic", "<u4"), ("samples", "<u4"), ("page_crc", "<u4"), ("record_crc", "<u4")])
 _MAGIC = 0x45474150
 _SIZE = np.dtype("<u8")
-
-#: What the operating system says when there is no room: disk, quota, or the limit on a file's size.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -323,7 +319,7 @@ def writing(path: Path, kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL_ERRNOS:
             raise DiskFullError(f"no space left for {path} ({error.strerror}): {kept()}") from error
         raise BetonError(f"{path} cannot be written: {error.strerror}; give another place for it") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import errno
 import json
 import math
 import os
@@ -16,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.console import replacing
-from slideduck.errors import DiskFullError, StudyError
+from slideduck.console import counted, replacing
+from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
 from slideduck.sqlfiles import read_query
 from slideduck.tiles import thumbnail
 
@@ -147,7 +146,7 @@ def save_figure(figure: Figure, out_png: Path) -> None:
     try:
         _save(figure, out_png)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL_ERRNOS:
             raise DiskFullError(
                 f"no space left for {out_png} ({error.strerror}); free some, and draw it again"
             ) from error
@@ -284,19 +283,14 @@ def _draw_legend(
             facecolor=colours[label] + "61",
             edgecolor=colours[label],
             linewidth=1.5,
-            label=f"{label}\n{_count(tiles[label], 'tile')}, {_count(rois[label], 'ROI')}",
+            label=f"{label}\n{counted(tiles[label], 'tile')}, {counted(rois[label], 'ROI')}",
         )
         for label in colours
         if tiles[label] or rois[label]
     ]
     rest = n_tiles - sum(tiles.values())
-    entries.append(Patch(facecolor="none", edgecolor="none", label=f"no label\n{_count(rest, 'tile')}"))
+    entries.append(Patch(facecolor="none", edgecolor="none", label=f"no label\n{counted(rest, 'tile')}"))
     if rois[None]:
-        text = f"without a label\n{_count(rois[None], 'ROI')}"
+        text = f"without a label\n{counted(rois[None], 'ROI')}"
         entries.append(Line2D([], [], color=_NO_LABEL, linewidth=1.5, linestyle=(0, (3, 1.5)), label=text))
     figure.legend(handles=entries, loc="outside right upper", frameon=False, labelspacing=0.9, handlelength=1.6)
-
-
-def _count(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from slideduck import ingest, labels, schema
-from slideduck.db import atomic, connect, translated
+from slideduck.db import atomic, connect, identifier, translated
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.export import ExportReport, export
 from slideduck.grid import GridSpec, parse_tile_um
@@ -62,24 +62,18 @@ def open_study(
     ...     study.add_slides(["slides/"])
     """
     file = Path(path).expanduser().absolute()
-    if read_only and file.exists() and _is_outdated(file):
-        # The views of an older release are brought up to date before the study is read through them.
-        open_study(file).close()
     con = connect(file, read_only=read_only, threads=threads)
     try:
+        if read_only and schema.is_outdated(con):
+            # The views of an older release are brought up to date before the study is read through them.
+            con.close()
+            open_study(file).close()
+            con = connect(file, read_only=True, threads=threads)
         schema.prepare(con, file, read_only=read_only)
     except BaseException:
         con.close()
         raise
     return Study(con, file, progress=progress)
-
-
-def _is_outdated(file: Path) -> bool:
-    con = connect(file, read_only=True)
-    try:
-        return schema.is_outdated(con)
-    finally:
-        con.close()
 
 
 class Study:
@@ -310,10 +304,9 @@ class Study:
         columns = [name for (name,) in self.con.execute("SELECT column_name FROM (DESCRIBE patients)").fetchall()]
         if column not in columns:
             raise SplitError(f"the patients' table has no column {column!r}; it has {', '.join(columns)}")
-        quoted = '"' + column.replace('"', '""') + '"'
         rows = self.con.execute(
-            f"SELECT patient, {quoted}::VARCHAR AS side, string_agg(slide, ', ' ORDER BY slide) FROM patients "
-            "SEMI JOIN slides USING (slide) GROUP BY ALL ORDER BY patient, side"
+            f"SELECT patient, {identifier(column)}::VARCHAR AS side, string_agg(slide, ', ' ORDER BY slide) "
+            "FROM patients SEMI JOIN slides USING (slide) GROUP BY ALL ORDER BY patient, side"
         ).fetchall()
         sides: dict[str, tuple[str, int | None]] = {}
         problems: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -14,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from slideduck.errors import DiskFullError, RunError
+from slideduck.errors import FULL_ERRNOS, DiskFullError, RunError
 
 __all__ = [
     "CHECKPOINTS",
@@ -33,8 +32,6 @@ CHECKPOINTS = ("best", "last")
 
 #: Of the dict that a checkpoint holds; another number is not read.
 VERSION = 1
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -100,7 +97,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL_ERRNOS:
             raise DiskFullError(
                 f"no space left for {path} ({error.strerror}); free some, and the same command goes on"
             ) from error

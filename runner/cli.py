@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from slideduck.console import counted
 from slideduck.runner.config import TrainConfig
 
 __all__ = ["demo", "evaluate", "heatmap", "main", "predict", "train"]
@@ -151,10 +152,10 @@ def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **op
     if as_json:
         click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
         return
-    amount = f"{_count(report.tiles, 'tile')} of {_count(len(report.predicted), 'slide')}"
+    amount = f"{counted(report.tiles, 'tile')} of {counted(len(report.predicted), 'slide')}"
     click.echo(f"{amount} predicted, grid {report.grid}")
     if report.skipped:
-        click.echo(f"{_count(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
+        click.echo(f"{counted(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
 
 
 @click.command(epilog=_example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
@@ -193,11 +194,6 @@ def main() -> None:
     from slideduck.cli import cli
 
     cli(prog_name="slideduck")
-
-
-def _count(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _print_metrics(metrics: dict[str, Any], title: str) -> None:

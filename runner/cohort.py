@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import tifffile
 
 from slideduck.console import replacing
-from slideduck.errors import ConfigError, DiskFullError
+from slideduck.errors import FULL_ERRNOS, ConfigError, DiskFullError
 from slideduck.progress import track
 from slideduck.runner import roifiles, tissue
 from slideduck.runner.roifiles import ROI_WRITERS, DrawnRoi, csv_text
@@ -137,7 +136,7 @@ def make_cohort(
         # Last, so that a cohort which was cut short is made again.
         _write(marker, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL_ERRNOS:
             raise DiskFullError(
                 f"no space left for the cohort in {directory} ({error.strerror}); free {2 * n_slides} MB, "
                 "and make it again"
