@@ -199,9 +199,13 @@ class BetonWriter:
             digest.update(table.tobytes())
         with self._writing():
             _write_at(self._part_fd, allocations.tobytes(), end)
-            # Up to the first page: what a power cut left between the tables and it is in no checksum.
             tables = self._fields.tobytes() + self._metadata.tobytes()
-            _write_at(self._part_fd, tables.ljust(self._start - HEADER.itemsize, b"\0"), HEADER.itemsize)
+            _write_at(self._part_fd, tables, HEADER.itemsize)
+            # What a power cut left between the tables and the first page is in no checksum. A gap of zeros is a hole
+            # in the file and takes no room; it is not filled.
+            gap = HEADER.itemsize + len(tables)
+            if os.pread(self._part_fd, self._start - gap, gap).strip(b"\0"):
+                _write_at(self._part_fd, bytes(self._start - gap), gap)
             # The header comes last: until it is there, the file is of version 0 for every reader.
             os.fsync(self._part_fd)
             _write_at(self._part_fd, header.tobytes(), 0)
