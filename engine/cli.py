@@ -16,13 +16,12 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.console import Output, counted, message, output_options, print_rows
+from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.db import translated
 from slideduck.errors import SlideduckError
 
 __all__ = ["cli"]
 
-STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
 PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
 _FLOW = (
@@ -124,11 +123,6 @@ def _registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="slideduck.commands")}
 
 
-def _example(*lines: str) -> str:
-    """Return the end of a command's help: an example that a test runs."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(slideduck.__version__, prog_name="slideduck")
 def cli() -> None:
@@ -137,16 +131,6 @@ def cli() -> None:
     A STUDY is one DuckDB file; the first command that names it makes it. The usual order is that of the
     commands below. Progress goes to standard error, data to standard output.
     """
-
-
-def _list(title: str, names: Sequence[str], most: int = 20) -> None:
-    """Print names under a title, where there are any."""
-    if names:
-        message(title)
-        for name in names[:most]:
-            message(f"  {name}")
-        if len(names) > most:
-            message(f"  and {len(names) - most:,} more")
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -169,9 +153,7 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
 
 
 @cli.command(
-    epilog=_example(
-        "slideduck add-slides study.duckdb slides/", "slideduck add-slides study.duckdb old/*.svs --mpp 0.5"
-    )
+    epilog=example("slideduck add-slides study.duckdb slides/", "slideduck add-slides study.duckdb old/*.svs --mpp 0.5")
 )
 @STUDY
 @PATHS
@@ -196,7 +178,7 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
         f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
         f"{len(report.failed):,} of them cannot be used"
     )
-    _list("warnings:", report.warnings)
+    print_names("warnings:", report.warnings)
     if report.failed:
         raise SlideduckError(
             f"{counted(len(report.failed), 'slide')} cannot be used:\n"
@@ -204,7 +186,7 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
         )
 
 
-@cli.command(epilog=_example("slideduck add-rois study.duckdb rois/"))
+@cli.command(epilog=example("slideduck add-rois study.duckdb rois/"))
 @STUDY
 @PATHS
 @click.option(
@@ -223,13 +205,13 @@ def add_rois(study: Path, paths: tuple[str, ...], holes: str) -> None:
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
     )
-    _list(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
-    _list(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
-    _list(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
-    _list(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
+    print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
+    print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
+    print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
 
 
-@cli.command(epilog=_example("slideduck add-patients study.duckdb patients.csv"))
+@cli.command(epilog=example("slideduck add-patients study.duckdb patients.csv"))
 @STUDY
 @click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
 def add_patients(study: Path, table: Path) -> None:
@@ -237,8 +219,8 @@ def add_patients(study: Path, table: Path) -> None:
     with slideduck.open(study) as opened:
         report = opened.add_patients(table)
     click.echo(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
-    _list(f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
-    _list(
+    print_names(f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
+    print_names(
         f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
         report.slides_without,
     )
@@ -247,7 +229,7 @@ def add_patients(study: Path, table: Path) -> None:
 
 
 @cli.command(
-    epilog=_example(
+    epilog=example(
         "slideduck tile study.duckdb --tile-px 256 --tile-um 256",
         "slideduck tile study.duckdb --tile-px 256 --tile-um 20x --stride-div 2",
     )
@@ -270,8 +252,8 @@ def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tup
             f"grid {report.grid} is there already: {counted(report.total_tiles, 'tile')} "
             f"on {counted(report.total_slides, 'slide')}; nothing to do"
         )
-    _list(f"{counted(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
-    _list(
+    print_names(f"{counted(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
+    print_names(
         f"{counted(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
         report.enlarged,
     )
@@ -281,7 +263,7 @@ def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tup
 
 
 @cli.command(
-    epilog=_example(
+    epilog=example(
         "slideduck label study.duckdb",
         "slideduck label study.duckdb --rule coverage --threshold 0.75 --artifact-label pen",
     )
@@ -315,18 +297,18 @@ def label(
         else "nothing changed since the last labelling; the rule is in force"
     )
     print_rows(report.counts, output, title="Tiles by label")
-    _list(
+    print_names(
         f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
         [
             f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
             for r in report.empty_rois.to_pylist()
         ],
     )
-    _list("labels of the rule that no ROI has:", report.unknown_labels)
+    print_names("labels of the rule that no ROI has:", report.unknown_labels)
 
 
 @cli.command(
-    epilog=_example(
+    epilog=example(
         "slideduck split study.duckdb --val-fraction 0.3 --seed 0",
         "slideduck split study.duckdb --folds 2 --val-fold 1",
     )
@@ -353,7 +335,7 @@ def split(
 
 
 @cli.command(
-    epilog=_example(
+    epilog=example(
         "slideduck export study.duckdb tiles.beton --grid 256px_256um",
         "slideduck export study.duckdb train.beton --grid 256px_256um \\",
         "    --where \"label IS NOT NULL AND split = 'train'\"",
@@ -393,7 +375,7 @@ def export(
 
 
 @cli.command(
-    epilog=_example(
+    epilog=example(
         'slideduck sql study.duckdb "SELECT label, count(*) AS tiles FROM labels GROUP BY ALL ORDER BY ALL"',
         'slideduck sql study.duckdb "FROM labels" --parquet labels.parquet',
     )
@@ -410,7 +392,7 @@ def sql(study: Path, query: str, write: bool, output: Output) -> None:
         print_rows(opened.sql(query).to_arrow_table(), output)
 
 
-@cli.command(epilog=_example("slideduck info study.duckdb"))
+@cli.command(epilog=example("slideduck info study.duckdb"))
 @STUDY
 @output_options
 def info(study: Path, output: Output) -> None:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,20 @@ from rich.table import Table
 
 from slideduck.errors import SlideduckError
 
-__all__ = ["Output", "counted", "message", "output_options", "print_rows", "replacing"]
+__all__ = [
+    "STUDY",
+    "Output",
+    "counted",
+    "example",
+    "message",
+    "output_options",
+    "print_names",
+    "print_rows",
+    "replacing",
+]
+
+#: The first argument of every command.
+STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
 
 #: Rows that a table shows at most; the other forms always give all.
 _MAX_TABLE_ROWS = 200
@@ -143,6 +156,21 @@ def _cell(value: Any) -> str:
 def message(text: str) -> None:
     """Tell the user something that is not data, on standard error."""
     click.echo(text, err=True)
+
+
+def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
+    """Print names under a title, where there are any, on standard error; how many more where there are many."""
+    if names:
+        message(title)
+        for name in names[:most]:
+            message(f"  {name}")
+        if len(names) > most:
+            message(f"  and {len(names) - most:,} more")
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: an example that a test runs."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -36,6 +36,9 @@ __all__ = [
 
 _HEADER_THREADS = 4
 
+#: What labelling fills, by slide.
+_LABEL_TABLES = ("tile_rois", "labelled", "label_counts", "roi_counts")
+
 
 @dataclass(frozen=True)
 class SlidesReport:
@@ -228,7 +231,7 @@ def add_slides(
             con.execute(read_query("upsert_slides"))
             names = [row["slide"] for row in changed]
             ids = con.execute("SELECT slide_id FROM slides WHERE list_contains($s, slide)", {"s": names}).fetchall()
-            for large in ("grid_slides", "tiles", "tile_rois", "labelled"):
+            for large in ("grid_slides", "tiles", *_LABEL_TABLES):
                 con.execute(f"DELETE FROM {large} WHERE list_contains($ids, slide_id)", {"ids": [i for (i,) in ids]})
     return SlidesReport(len(new), len(changed), len(rows) - len(new) - len(changed), failed, tuple(warnings))
 
@@ -353,7 +356,7 @@ def drop_rois(con: duckdb.DuckDBPyConnection, roi_set: str, slides: Sequence[str
     ids = con.execute(
         "SELECT slide_id FROM slides WHERE list_contains($slides, slide)", {"slides": list(slides)}
     ).fetchall()
-    for large in ("tile_rois", "labelled"):
+    for large in _LABEL_TABLES:
         con.execute(f"DELETE FROM {large} WHERE list_contains($ids, slide_id)", {"ids": [i for (i,) in ids]})
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -83,6 +85,10 @@ class LabelRule:
         if not self.roi_sets:
             raise StudyError("no set of ROIs is given; the default set is called 'default'")
 
+    def text(self) -> str:
+        """Return the rule as text that is equal for equal rules alone."""
+        return json.dumps(asdict(self), sort_keys=True)
+
 
 @dataclass(frozen=True)
 class LabelReport:
@@ -140,19 +146,23 @@ def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False
             f"the study has {', '.join(map(repr, sorted(sets)))}"
         )
     extend_grids(con)
-    todo = con.execute(read_query("list_unlabelled")).fetchall()
     _set_rule(con, rule)
+    todo = con.execute(read_query("list_unlabelled")).fetchall()
     with track("Labelling", len(todo), "slides", show=show) as advance:
-        for grid_id, slide_ids in _batches(todo):
+        for values in _batches(todo):
             with atomic(con):
-                values = {"grid_id": grid_id, "slide_ids": slide_ids}
-                # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
-                con.execute(
-                    "DELETE FROM tile_rois WHERE grid_id = $grid_id AND list_contains($slide_ids, slide_id)", values
-                )
                 con.execute(read_query("insert_tile_rois"), {**values, "epsilon": EPSILON})
                 con.execute(read_query("mark_labelled"), values)
-            advance(len(slide_ids))
+                _count(con, rule, values)
+            advance(len(values["slide_ids"]))
+    uncounted = con.execute(read_query("list_uncounted"), {"rule": rule.text()}).fetchall()
+    with track("Counting", len(uncounted), "slides", show=show) as advance:
+        for values in _batches(uncounted):
+            with atomic(con):
+                for table in ("label_counts", "roi_counts"):
+                    con.execute(f"DELETE FROM {table} WHERE grid_id = $grid_id AND slide_id IN $slide_ids", values)
+                _count(con, rule, values)
+            advance(len(values["slide_ids"]))
     labels = {name for (name,) in con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()}
     return LabelReport(
         slides=len(todo),
@@ -166,6 +176,13 @@ def stale_slides(con: duckdb.DuckDBPyConnection) -> list[str]:
     """Return the slides whose labels are missing or out of date in any grid, in order of name."""
     rows = con.execute(read_query("list_unlabelled")).fetchall()
     return sorted({row[3] for row in rows})
+
+
+def _count(con: duckdb.DuckDBPyConnection, rule: LabelRule, values: dict[str, Any]) -> None:
+    """Count the tiles of a batch of slides by label and by ROI, inside a transaction."""
+    con.execute(read_query("insert_label_counts"), values)
+    con.execute(read_query("insert_roi_counts"), values)
+    con.execute(read_query("mark_counted"), {**values, "rule": rule.text()})
 
 
 def _set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
@@ -185,17 +202,17 @@ def _set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
         )
 
 
-def _batches(todo: Iterable[tuple[int, int, str, str, int, int]]) -> Iterator[tuple[int, list[int]]]:
+def _batches(todo: Iterable[tuple[int, int, str, str, int, int]]) -> Iterator[dict[str, Any]]:
     """Cut the slides to be labelled into batches of one grid and bounded work."""
     for grid_id, rows in itertools.groupby(todo, key=lambda row: row[0]):
         batch: list[int] = []
         tiles = vertices = 0
         for _, slide_id, _, _, n_tiles, n_vertices in rows:
             if batch and (tiles + n_tiles > _MAX_TILES or vertices + n_vertices > _MAX_VERTICES):
-                yield grid_id, batch
+                yield {"grid_id": grid_id, "slide_ids": batch}
                 batch, tiles, vertices = [], 0, 0
             batch.append(slide_id)
             tiles += n_tiles
             vertices += n_vertices
         if batch:
-            yield grid_id, batch
+            yield {"grid_id": grid_id, "slide_ids": batch}

@@ -17,6 +17,7 @@ VIEWS = (
     "macros.sql",
     "views/slide_roi_set.sql",
     "views/ranked_roi.sql",
+    "views/held_roi.sql",
     "views/tile_winner.sql",
     "views/labels.sql",
 )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from slideduck.console import counted
+from slideduck.console import STUDY, counted, example
 from slideduck.runner.config import TrainConfig
 
 __all__ = ["demo", "evaluate", "heatmap", "main", "predict", "train"]
@@ -19,7 +19,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _RUN = click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 _BETON = click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
-_STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
 _GRID = click.option("--grid", metavar="NAME", help="Grid of the study; default the one trained on.")
 _CHECKPOINT = click.option(
     "--checkpoint",
@@ -35,11 +34,6 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in plac
 
 #: Settings whose option has another name than the field.
 _OPTION_NAMES = {"batch_size_per_rank": "batch-size"}
-
-
-def _example(*lines: str) -> str:
-    """Return the end of a command's help: an example that a test runs."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _settings(command: F) -> F:
@@ -60,7 +54,7 @@ def _settings(command: F) -> F:
     return command
 
 
-@click.command(epilog=_example("slideduck train tiles.beton --run runs/first --epochs 20"))
+@click.command(epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
 @_BETON
 @click.option(
     "--run",
@@ -103,7 +97,7 @@ def train(beton: Path, run: Path, nproc: str, as_json: bool, **settings: Any) ->
     click.echo(f"run: {run}")
 
 
-@click.command(epilog=_example("slideduck evaluate runs/first tiles.beton --split val"))
+@click.command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
 @_RUN
 @_BETON
 @click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
@@ -129,9 +123,9 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     click.echo(f"predictions: {result['predictions']}")
 
 
-@click.command(epilog=_example("slideduck predict runs/first study.duckdb --slide A12"))
+@click.command(epilog=example("slideduck predict runs/first study.duckdb --slide A12"))
 @_RUN
-@_STUDY
+@STUDY
 @_GRID
 @click.option("--slide", "slides", multiple=True, metavar="NAME", help="Slide; may be repeated; default all.")
 @_CHECKPOINT
@@ -158,9 +152,9 @@ def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **op
         click.echo(f"{counted(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
 
 
-@click.command(epilog=_example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
+@click.command(epilog=example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
 @_RUN
-@_STUDY
+@STUDY
 @click.argument("slide")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @_GRID
@@ -177,7 +171,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
         click.echo(draw_heatmap(run, opened, slide, out, **options))
 
 
-@click.command(epilog=_example("slideduck demo demo"))
+@click.command(epilog=example("slideduck demo demo"))
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"))
 def demo(directory: Path) -> None:
     """Make a small cohort in DIRECTORY and run every step on it: slides to heatmap.

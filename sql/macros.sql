@@ -12,3 +12,13 @@ CREATE OR REPLACE MACRO clamp(value, low, high) AS least(greatest(value, low), h
 
 CREATE OR REPLACE MACRO make_tile_id(slide, loc_x, loc_y) AS
 slide || '-' || loc_x || '-' || loc_y;
+
+-- Whether the method keeps a tile: in_roi and in_artifact are of the tile, has_regions of its slide.
+CREATE OR REPLACE MACRO is_kept(method, in_roi, in_artifact, has_regions) AS
+NOT in_artifact
+AND CASE method
+    WHEN 'ignore' THEN true
+    WHEN 'inside' THEN in_roi
+    WHEN 'outside' THEN NOT in_roi
+    ELSE in_roi OR NOT has_regions
+END;

@@ -194,12 +194,46 @@ CREATE TABLE labelled (
     grid_id INTEGER NOT NULL,
     slide_id INTEGER NOT NULL,
     inputs VARCHAR NOT NULL,
+    counted_by VARCHAR,
     PRIMARY KEY (grid_id, slide_id)
 );
 COMMENT ON TABLE labelled IS 'The slides of each grid whose tile_rois are complete.';
 COMMENT ON COLUMN labelled.grid_id IS 'The grid.';
 COMMENT ON COLUMN labelled.slide_id IS 'The slide.';
 COMMENT ON COLUMN labelled.inputs IS 'Fingerprint of the grid, slide and ROIs that they were computed from.';
+COMMENT ON COLUMN labelled.counted_by IS 'The rule by which label_counts and roi_counts count the slide, as text.';
+
+CREATE TABLE label_counts (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    label VARCHAR,
+    tiles BIGINT NOT NULL,
+    kept BIGINT NOT NULL,
+    in_no_roi BIGINT NOT NULL,
+    in_several_rois BIGINT NOT NULL
+);
+COMMENT ON TABLE label_counts IS 'Tiles of each slide by label, as the last labelling counted them.';
+COMMENT ON COLUMN label_counts.grid_id IS 'The grid.';
+COMMENT ON COLUMN label_counts.slide_id IS 'The slide.';
+COMMENT ON COLUMN label_counts.label IS 'The label, or NULL.';
+COMMENT ON COLUMN label_counts.tiles IS 'Tiles with it.';
+COMMENT ON COLUMN label_counts.kept IS 'Those of them that the method and the artifacts keep.';
+COMMENT ON COLUMN label_counts.in_no_roi IS 'Those of them that are in no ROI.';
+COMMENT ON COLUMN label_counts.in_several_rois IS 'Those of them that are in more than one ROI.';
+
+CREATE TABLE roi_counts (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    roi_id INTEGER NOT NULL,
+    held BIGINT NOT NULL,
+    won BIGINT NOT NULL
+);
+COMMENT ON TABLE roi_counts IS 'Tiles of each ROI of the set in force, as the last labelling counted them.';
+COMMENT ON COLUMN roi_counts.grid_id IS 'The grid.';
+COMMENT ON COLUMN roi_counts.slide_id IS 'The slide.';
+COMMENT ON COLUMN roi_counts.roi_id IS 'The ROI; holes are not here.';
+COMMENT ON COLUMN roi_counts.held IS 'Tiles that are in it by the rule; 0 for an ROI without tiles.';
+COMMENT ON COLUMN roi_counts.won IS 'Tiles whose name of an ROI is its.';
 
 CREATE TABLE label_rule (
     rule VARCHAR NOT NULL CHECK (rule IN ('centre', 'coverage')),

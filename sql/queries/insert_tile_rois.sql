@@ -49,8 +49,9 @@ ring AS (
     ) AS polygon
 ),
 
--- Edges in the frame of the grid: its origin is (0, 0).
-edge AS (
+-- Edges in the frame of the grid: its origin is (0, 0). Materialised, because all threads then share what follows:
+-- the few rows of rois are read by one.
+edge AS MATERIALIZED (
     SELECT
         pair.* EXCLUDE (a, b, origin_x, origin_y),
         pair.a.x - pair.origin_x AS x1,
@@ -82,7 +83,7 @@ edge_band AS (
 ),
 
 -- The part of each edge in each band, from (xa, ya) to (xb, yb).
-clipped AS (
+clipped AS NOT MATERIALIZED (
     SELECT
         cut.*,
         CASE cut.ya

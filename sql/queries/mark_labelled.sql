@@ -1,5 +1,5 @@
 -- mark_labelled: that the pairs of the grid $grid_id and the slides $slide_ids are complete, and from what.
-INSERT INTO labelled
+INSERT INTO labelled BY NAME
 SELECT
     grid_slides.grid_id,
     grid_slides.slide_id,

@@ -19,13 +19,12 @@ WITH judged AS (
         tile_winner.roi_id,
         coalesce(tile_winner.n_rois, 0) AS n_rois,
         coalesce(tile_winner.in_conflict, false) AS in_conflict,
-        NOT coalesce(tile_winner.in_artifact, false)
-        AND CASE label_rule.method
-            WHEN 'ignore' THEN true
-            WHEN 'inside' THEN tile_winner.roi_id IS NOT NULL
-            WHEN 'outside' THEN tile_winner.roi_id IS NULL
-            ELSE tile_winner.roi_id IS NOT NULL OR NOT coalesce(slide_roi_set.has_regions, false)
-        END AS kept,
+        is_kept(
+            label_rule.method,
+            tile_winner.roi_id IS NOT NULL,
+            coalesce(tile_winner.in_artifact, false),
+            coalesce(slide_roi_set.has_regions, false)
+        ) AS kept,
     FROM tiles
     INNER JOIN labelled ON tiles.grid_id = labelled.grid_id AND tiles.slide_id = labelled.slide_id
     INNER JOIN grids ON tiles.grid_id = grids.grid_id
@@ -36,6 +35,7 @@ WITH judged AS (
         ON
             tiles.grid_id = tile_winner.grid_id
             AND tiles.slide_id = tile_winner.slide_id
+            AND slides.slide = tile_winner.slide
             AND tiles.grid_x = tile_winner.grid_x
             AND tiles.grid_y = tile_winner.grid_y
     LEFT JOIN slide_roi_set ON slides.slide = slide_roi_set.slide
