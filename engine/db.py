@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,10 @@ import duckdb
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 
-__all__ = ["atomic", "connect", "identifier", "load_spatial", "translated"]
+__all__ = ["atomic", "connect", "identifier", "limited_memory", "load_spatial", "machine_memory", "translated"]
+
+#: Less does not hold what DuckDB keeps per thread, bytes.
+_LEAST_MEMORY = 64_000_000
 
 
 def connect(path: Path, *, read_only: bool = False, threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -128,3 +132,58 @@ def translated() -> Iterator[None]:
                 f"the disk is full: {text}; nothing of this step was kept: free some space and run it again"
             ) from error
         raise
+
+
+@contextmanager
+def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = None) -> Iterator[int]:
+    """Bound the memory of DuckDB for the length of a block; what does not fit goes to temporary files.
+
+    Parameters
+    ----------
+    con : duckdb.DuckDBPyConnection
+        The connection.
+    memory : str or int, optional
+        The bound: bytes, or such as ``"4GB"`` or ``"512MiB"``; by default a quarter of the machine's memory.
+
+    Yields
+    ------
+    int
+        The bound, bytes.
+
+    Raises
+    ------
+    StudyError
+        If the bound cannot be read, or the block needs more.
+    """
+    limit = machine_memory() // 4 if memory is None else _parse_bytes(memory)
+    (before,) = con.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
+    con.execute(f"SET memory_limit = '{limit}B'")
+    try:
+        yield limit
+    except duckdb.OutOfMemoryException as error:
+        raise StudyError(
+            f"{limit / 1e9:.2g} GB of memory are too few, even with temporary files: {error}; give more with --memory"
+        ) from error
+    finally:
+        con.execute(f"SET memory_limit = '{before}'")
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such control group, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
+
+
+def _parse_bytes(memory: str | int) -> int:
+    """Return a number of bytes from text such as ``4GB``."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
+    limit = 0
+    if found:
+        number, unit, binary = found.groups()
+        limit = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
+    if limit < _LEAST_MEMORY:
+        raise StudyError(f"memory is {memory!r}; give an amount of 64 MB or more, such as 4GB")
+    return limit

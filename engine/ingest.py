@@ -32,9 +32,13 @@ __all__ = [
     "add_slides",
     "extend_grids",
     "registered",
+    "runs",
 ]
 
 _HEADER_THREADS = 4
+
+#: Tiles that one transaction writes, unless a single slide has more.
+_TILES_AT_A_TIME = 4_000_000
 
 #: What labelling fills, by slide.
 _LABEL_TABLES = ("tile_rois", "labelled", "label_counts", "roi_counts")
@@ -489,8 +493,10 @@ def add_patients(con: duckdb.DuckDBPyConnection, path: str | Path) -> PatientsRe
 # -------------------------------------------------------------------------------------------- grids
 
 
-def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport:
+def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec, *, show: bool = False) -> GridReport:
     """Lay a grid on every slide that can be used and does not have it yet.
+
+    Some slides at a time are one transaction: a call that was stopped goes on where it was.
 
     Parameters
     ----------
@@ -498,6 +504,8 @@ def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport:
         Connection to the study.
     spec : GridSpec
         The grid; one of the same name that is there already is extended to new slides.
+    show : bool
+        Show progress.
 
     Returns
     -------
@@ -513,39 +521,36 @@ def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport:
     usable = con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
     if usable == (0,):
         raise StudyError("the study has no slide that can be used; add some with add-slides")
-    with atomic(con):
-        con.execute(
-            "INSERT INTO grids (grid, tile_px, tile_um, magnification, stride_div, origin_x, origin_y) "
-            "VALUES ($name, $tile_px, $tile_um, $magnification, $stride_div, $origin_x, $origin_y) "
-            "ON CONFLICT (grid) DO NOTHING",
-            {"name": spec.name, **asdict(spec)},
-        )
-        return _lay_on_slides(con, spec)
+    laid = _lay(con, spec)
+    con.execute(
+        "INSERT INTO grids (grid, tile_px, tile_um, magnification, stride_div, origin_x, origin_y) "
+        "VALUES ($name, $tile_px, $tile_um, $magnification, $stride_div, $origin_x, $origin_y) "
+        "ON CONFLICT (grid) DO NOTHING",
+        {"name": spec.name, **asdict(spec)},
+    )
+    return _insert_tiles(con, spec, laid, show=show)
 
 
-def extend_grids(con: duckdb.DuckDBPyConnection) -> list[GridReport]:
+def extend_grids(con: duckdb.DuckDBPyConnection, *, show: bool = False) -> list[GridReport]:
     """Lay every grid of the study on the slides that lack it; return those that grew."""
-    rows = con.execute(
+    specs = con.execute(
         "SELECT tile_px, tile_um, magnification, stride_div, origin_x, origin_y FROM grids ORDER BY grid"
     ).fetchall()
     reports = []
-    for row in rows:
-        with atomic(con):
-            report = _lay_on_slides(con, GridSpec(*row))
-        if report.slides:
-            reports.append(report)
+    for spec in (GridSpec(*row) for row in specs):
+        laid = _lay(con, spec)
+        if laid:
+            reports.append(_insert_tiles(con, spec, laid, show=show))
     return reports
 
 
-def _lay_on_slides(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport:
-    """Lay a grid that is in the table ``grids`` on the slides that lack it, inside a transaction."""
-    name = {"grid": spec.name}
-    (grid_id,) = con.execute("SELECT grid_id FROM grids WHERE grid = $grid", name).fetchone() or (None,)
+def _lay(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> list[dict[str, Any]]:
+    """Return how a grid lies on each of the slides that lack it, in order of name."""
     slides = con.execute(
         "SELECT slide_id, slide, width, height, mpp, level_downsamples FROM slides "
-        "ANTI JOIN (SELECT slide_id FROM grid_slides WHERE grid_id = $id) USING (slide_id) "
+        "ANTI JOIN (SELECT slide_id FROM grid_slides JOIN grids USING (grid_id) WHERE grid = $grid) USING (slide_id) "
         "WHERE error IS NULL ORDER BY slide",
-        {"id": grid_id},
+        {"grid": spec.name},
     ).fetchall()
     laid: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -555,13 +560,28 @@ def _lay_on_slides(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport
         except ResolutionError as error:
             problems.append(str(error))
         else:
-            laid.append({"grid_id": grid_id, "slide_id": slide_id, "slide": slide, **asdict(on_slide)})
+            laid.append({"slide_id": slide_id, "slide": slide, **asdict(on_slide)})
     if problems:
         raise ResolutionError("\n".join(problems))
-    if laid:
-        with registered(con, "incoming_grid", pa.Table.from_pylist(laid)):
-            con.execute("INSERT INTO grid_slides BY NAME SELECT * EXCLUDE (slide) FROM incoming_grid")
-        con.execute(read_query("insert_tiles"), {"grid_id": grid_id, "slide_ids": [row["slide_id"] for row in laid]})
+    return laid
+
+
+def _insert_tiles(
+    con: duckdb.DuckDBPyConnection, spec: GridSpec, laid: Sequence[dict[str, Any]], *, show: bool
+) -> GridReport:
+    """Write a grid that is in the table ``grids`` on slides that lack it."""
+    name = {"grid": spec.name}
+    (grid_id,) = con.execute("SELECT grid_id FROM grids WHERE grid = $grid", name).fetchone() or (None,)
+    tiles = [row["n_columns"] * row["n_rows"] for row in laid]
+    with track("Laying the grid", len(laid), "slides", show=show) as advance:
+        for first, past in runs(tiles, _TILES_AT_A_TIME):
+            rows = [{"grid_id": grid_id, **row} for row in laid[first:past]]
+            with atomic(con):
+                with registered(con, "incoming_grid", pa.Table.from_pylist(rows)):
+                    con.execute("INSERT INTO grid_slides BY NAME SELECT * EXCLUDE (slide) FROM incoming_grid")
+                ids = [row["slide_id"] for row in rows]
+                con.execute(read_query("insert_tiles"), {"grid_id": grid_id, "slide_ids": ids})
+            advance(past - first)
     total = con.execute(
         "SELECT count(*), coalesce(sum(n_columns::BIGINT * n_rows), 0)::BIGINT FROM grid_slides WHERE grid_id = $id",
         {"id": grid_id},
@@ -569,9 +589,21 @@ def _lay_on_slides(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> GridReport
     return GridReport(
         grid=spec.name,
         slides=len(laid),
-        tiles=sum(row["n_columns"] * row["n_rows"] for row in laid),
+        tiles=sum(tiles),
         total_slides=total[0],
         total_tiles=total[1],
-        without_tiles=tuple(row["slide"] for row in laid if row["n_columns"] * row["n_rows"] == 0),
+        without_tiles=tuple(row["slide"] for row, n in zip(laid, tiles, strict=True) if n == 0),
         enlarged=tuple(row["slide"] for row in laid if row["read_px"] < spec.tile_px),
     )
+
+
+def runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Cut a sequence into runs whose sizes sum to at most a number, where a single one is not more."""
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and total + size > most:
+            yield first, i
+            first, total = i, 0
+        total += size
+    if first < len(sizes):
+        yield first, len(sizes)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic
+from slideduck.db import atomic, limited_memory
 from slideduck.errors import StudyError
-from slideduck.ingest import extend_grids
+from slideduck.ingest import extend_grids, runs
 from slideduck.progress import track
 from slideduck.sqlfiles import read_query
 
@@ -24,9 +24,10 @@ __all__ = ["LabelReport", "LabelRule", "label", "stale_slides"]
 #: of coordinates up to 2^20 (2e-10), far below any distance that is drawn.
 EPSILON = 1e-6
 
-#: What one transaction labels at most, unless a single slide is more: bounds the memory of the pass.
-_MAX_VERTICES = 600_000
-_MAX_TILES = 4_000_000
+#: Memory that a row of the largest step takes, all its copies together, bytes; 130 were measured.
+_BYTES_A_ROW = 400
+#: Rows of that step that one transaction has at most, unless a single slide has more: larger ones are no faster.
+_MOST_WORK = 500_000
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,14 @@ class LabelReport:
     unknown_labels: tuple[str, ...]
 
 
-def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False) -> LabelReport:
+def label(
+    con: duckdb.DuckDBPyConnection, rule: LabelRule, *, memory: str | int | None = None, show: bool = False
+) -> LabelReport:
     """Bring the labels of every grid up to date, under a rule.
 
-    Only slides whose grid, header or ROIs changed are computed anew; a change of the rule alone computes
-    nothing. Each batch of slides is one transaction: a call that was stopped goes on where it was.
+    Only slides whose grid, header or ROIs changed are computed anew; a change of the rule alone computes no pair.
+    A few slides at a time are one transaction: a call that was stopped goes on where it was, and the labels of
+    each slide are there whole or not at all.
 
     Parameters
     ----------
@@ -124,6 +128,9 @@ def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False
         Connection to the study.
     rule : LabelRule
         The rule that the view ``labels`` follows from now on.
+    memory : str or int, optional
+        What DuckDB may use meanwhile, such as ``"4GB"`` or bytes; by default a quarter of the machine's. Work
+        beyond it goes to temporary files beside the study.
     show : bool
         Show progress.
 
@@ -134,35 +141,35 @@ def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False
     Raises
     ------
     StudyError
-        If there is no grid, or no ROI, or the rule names sets that do not exist.
+        If there is no grid, the rule names sets that do not exist, or a slide needs more memory.
     """
     if con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
         raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
-    sets = {name for (name,) in con.execute("SELECT DISTINCT roi_set FROM roi_files").fetchall()}
-    missing = [name for name in rule.roi_sets if name not in sets]
-    if sets and missing:
-        raise StudyError(
-            f"no ROIs are in the set{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
-            f"the study has {', '.join(map(repr, sorted(sets)))}"
-        )
-    extend_grids(con)
-    _set_rule(con, rule)
-    todo = con.execute(read_query("list_unlabelled")).fetchall()
-    with track("Labelling", len(todo), "slides", show=show) as advance:
-        for values in _batches(todo):
-            with atomic(con):
-                con.execute(read_query("insert_tile_rois"), {**values, "epsilon": EPSILON})
-                con.execute(read_query("mark_labelled"), values)
-                _count(con, rule, values)
-            advance(len(values["slide_ids"]))
-    uncounted = con.execute(read_query("list_uncounted"), {"rule": rule.text()}).fetchall()
-    with track("Counting", len(uncounted), "slides", show=show) as advance:
-        for values in _batches(uncounted):
-            with atomic(con):
-                for table in ("label_counts", "roi_counts"):
-                    con.execute(f"DELETE FROM {table} WHERE grid_id = $grid_id AND slide_id IN $slide_ids", values)
-                _count(con, rule, values)
-            advance(len(values["slide_ids"]))
+    _require_sets(con, rule.roi_sets)
+    values = {"rule": rule.text()}
+    with limited_memory(con, memory) as limit:
+        extend_grids(con, show=show)
+        _set_rule(con, rule)
+        todo = con.execute(read_query("list_unlabelled")).fetchall()
+        with track("Labelling", len(todo), "slides", show=show) as advance:
+            for batch in _batches(todo, limit):
+                with atomic(con):
+                    con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
+                    con.execute(read_query("mark_labelled"), {**batch, **values})
+                    _count(con, batch)
+                advance(len(batch["slide_ids"]))
+        uncounted = con.execute(read_query("list_uncounted"), values).fetchall()
+        with track("Counting", len(uncounted), "slides", show=show) as advance:
+            for batch in _batches(uncounted, limit):
+                with atomic(con):
+                    for table in ("label_counts", "roi_counts"):
+                        con.execute(
+                            f"DELETE FROM {table} WHERE grid_id = $grid_id AND list_contains($slide_ids, slide_id)",
+                            batch,
+                        )
+                    con.execute(read_query("mark_counted"), {**batch, **values})
+                    _count(con, batch)
+                advance(len(batch["slide_ids"]))
     labels = {name for (name,) in con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()}
     return LabelReport(
         slides=len(todo),
@@ -172,47 +179,44 @@ def label(con: duckdb.DuckDBPyConnection, rule: LabelRule, *, show: bool = False
     )
 
 
+def _require_sets(con: duckdb.DuckDBPyConnection, roi_sets: Sequence[str]) -> None:
+    """Refuse sets of ROIs that the study does not have, where it has any ROI."""
+    sets = {name for (name,) in con.execute("SELECT DISTINCT roi_set FROM roi_files").fetchall()}
+    missing = [name for name in roi_sets if name not in sets]
+    if sets and missing:
+        raise StudyError(
+            f"no ROIs are in the set{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
+            f"the study has {', '.join(map(repr, sorted(sets)))}"
+        )
+
+
 def stale_slides(con: duckdb.DuckDBPyConnection) -> list[str]:
     """Return the slides whose labels are missing or out of date in any grid, in order of name."""
     rows = con.execute(read_query("list_unlabelled")).fetchall()
     return sorted({row[3] for row in rows})
 
 
-def _count(con: duckdb.DuckDBPyConnection, rule: LabelRule, values: dict[str, Any]) -> None:
+def _count(con: duckdb.DuckDBPyConnection, batch: dict[str, Any]) -> None:
     """Count the tiles of a batch of slides by label and by ROI, inside a transaction."""
-    con.execute(read_query("insert_label_counts"), values)
-    con.execute(read_query("insert_roi_counts"), values)
-    con.execute(read_query("mark_counted"), {**values, "rule": rule.text()})
+    for name in ("stage_winners", "insert_label_counts", "insert_roi_counts"):
+        con.execute(read_query(name), batch)
 
 
 def _set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
+    """Put a rule in force; nothing is written where it is so already."""
+    columns = asdict(rule)
+    row = tuple(list(value) if isinstance(value, tuple) else value for value in columns.values())
+    if con.execute(f"SELECT {', '.join(columns)} FROM label_rule").fetchall() == [row]:
+        return
     with atomic(con):
         con.execute("DELETE FROM label_rule")
-        con.execute(
-            "INSERT INTO label_rule VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            [
-                rule.rule,
-                rule.threshold,
-                rule.overlap,
-                list(rule.priority),
-                rule.method,
-                list(rule.artifact_labels),
-                list(rule.roi_sets),
-            ],
-        )
+        con.execute(f"INSERT INTO label_rule ({', '.join(columns)}) VALUES ({', '.join('?' * len(row))})", list(row))
 
 
-def _batches(todo: Iterable[tuple[int, int, str, str, int, int]]) -> Iterator[dict[str, Any]]:
-    """Cut the slides to be labelled into batches of one grid and bounded work."""
-    for grid_id, rows in itertools.groupby(todo, key=lambda row: row[0]):
-        batch: list[int] = []
-        tiles = vertices = 0
-        for _, slide_id, _, _, n_tiles, n_vertices in rows:
-            if batch and (tiles + n_tiles > _MAX_TILES or vertices + n_vertices > _MAX_VERTICES):
-                yield {"grid_id": grid_id, "slide_ids": batch}
-                batch, tiles, vertices = [], 0, 0
-            batch.append(slide_id)
-            tiles += n_tiles
-            vertices += n_vertices
-        if batch:
-            yield {"grid_id": grid_id, "slide_ids": batch}
+def _batches(todo: Iterable[tuple[int, int, str, str, int]], memory: int) -> Iterator[dict[str, Any]]:
+    """Cut slides into batches of one grid and bounded work, as the queries take them."""
+    most = min(_MOST_WORK, memory // 4 // _BYTES_A_ROW)
+    for grid_id, group in itertools.groupby(todo, key=lambda row: row[0]):
+        rows = list(group)
+        for first, past in runs([row[-1] for row in rows], most):
+            yield {"grid_id": grid_id, "slide_ids": [row[1] for row in rows[first:past]]}

@@ -169,7 +169,7 @@ class Study:
         if tile_um is not None and magnification is None:
             tile_um, magnification = parse_tile_um(tile_um)
         spec = GridSpec(tile_px, tile_um, magnification, float(stride_div), *origin)  # type: ignore[arg-type]
-        return ingest.add_grid(self.con, spec)
+        return ingest.add_grid(self.con, spec, show=self.progress)
 
     # ----------------------------------------------------------------------------------- labelling
 
@@ -183,16 +183,17 @@ class Study:
         method: str = "auto",
         artifact_labels: Sequence[str] = (),
         roi_sets: Sequence[str] = ("default",),
+        memory: str | int | None = None,
     ) -> labels.LabelReport:
         """Bring the view ``labels`` up to date, under a rule.
 
-        The parameters are those of `slideduck.labels.LabelRule`; what is done, and the errors, those of
-        `slideduck.labels.label`.
+        The parameters are those of `slideduck.labels.LabelRule`; what is done, ``memory``, and the errors are those
+        of `slideduck.labels.label`.
         """
         chosen = labels.LabelRule(
             rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets)
         )
-        return labels.label(self.con, chosen, show=self.progress)
+        return labels.label(self.con, chosen, memory=memory, show=self.progress)
 
     def split(
         self,

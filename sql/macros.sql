@@ -22,3 +22,7 @@ AND CASE method
     WHEN 'outside' THEN NOT in_roi
     ELSE in_roi OR NOT has_regions
 END;
+
+-- The whole numbers from first up to, not including, past: range(), and quicker where there is one.
+CREATE OR REPLACE MACRO numbers_from(first, past) AS
+CASE WHEN past = first + 1 THEN [first] ELSE range(first, past) END;

@@ -1,16 +1,13 @@
 -- insert_roi_counts: tiles of each ROI of the slides $slide_ids of the grid $grid_id, by the rule in force.
 --
--- Grain: one row per ROI of the set in force that is no hole, those without a tile included.
+-- Grain: one row per ROI of the set in force that is no hole, those without a tile included. Source: staged_winner.
 INSERT INTO roi_counts
 WITH won AS (
     SELECT
-        tile_winner.roi_id,
-        count(*) AS tiles,
-    FROM tile_winner
-    WHERE
-        tile_winner.grid_id = $grid_id
-        AND tile_winner.slide_id BETWEEN list_min($slide_ids) AND list_max($slide_ids)
-    GROUP BY tile_winner.roi_id
+        staged_winner.roi_id,
+        sum(staged_winner.tiles)::BIGINT AS tiles,
+    FROM staged_winner
+    GROUP BY staged_winner.roi_id
 ),
 
 held AS (

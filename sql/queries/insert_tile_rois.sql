@@ -67,14 +67,14 @@ edge AS MATERIALIZED (
     ) AS pair
 ),
 
-edge_band AS (
+edge_band AS NOT MATERIALIZED (
     SELECT
         banded.*,
         banded.grid_y * banded.stride AS top,
     FROM (
         SELECT
             edge.*,
-            unnest(range(
+            unnest(numbers_from(
                 greatest(ceil((least(edge.y1, edge.y2) - edge.side) / edge.stride), 0)::BIGINT,
                 least(floor(greatest(edge.y1, edge.y2) / edge.stride), edge.n_rows - 1)::BIGINT + 1
             )) AS grid_y,
@@ -150,7 +150,7 @@ event AS (
     FROM (
         SELECT
             piece.*,
-            unnest(range(
+            unnest(numbers_from(
                 least(piece.first_x, piece.last_x, coalesce(piece.centre_column, piece.last_x)),
                 least(greatest(piece.last_x, coalesce(piece.centre_column, piece.last_x)), piece.n_columns - 1) + 1
             )) AS grid_x,
@@ -226,7 +226,7 @@ touched AS (
     WHERE run.grid_x >= 0
 ),
 
--- Centres so near an edge that rounding could put them on the wrong side.
+-- Centres so near an edge that rounding could put them on the wrong side. Few edges reach a line of centres.
 doubtful AS (
     SELECT DISTINCT
         near.roi_id,
@@ -242,23 +242,42 @@ doubtful AS (
     FROM (
         -- The part of the edge that is as near the line of centres; a level edge is near it all along.
         SELECT
-            clipped.*,
+            reaching.*,
             CASE
-                WHEN clipped.y1 = clipped.y2 THEN clipped.x1
-                ELSE clipped.x1 + clipped.slope * (
-                    clamp(clipped.y1, clipped.centre_y - $epsilon, clipped.centre_y + $epsilon) - clipped.y1
+                WHEN reaching.y1 = reaching.y2 THEN reaching.x1
+                ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
+                    clamp(reaching.y1, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
                 )
             END AS x_start,
             CASE
-                WHEN clipped.y1 = clipped.y2 THEN clipped.x2
-                ELSE clipped.x1 + clipped.slope * (
-                    clamp(clipped.y2, clipped.centre_y - $epsilon, clipped.centre_y + $epsilon) - clipped.y1
+                WHEN reaching.y1 = reaching.y2 THEN reaching.x2
+                ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
+                    clamp(reaching.y2, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
                 )
             END AS x_end,
-        FROM clipped
-        WHERE
-            least(clipped.y1, clipped.y2) <= clipped.centre_y + $epsilon
-            AND greatest(clipped.y1, clipped.y2) >= clipped.centre_y - $epsilon
+        FROM (
+            SELECT
+                lined.*,
+                lined.grid_y * lined.stride + lined.side / 2 AS centre_y,
+            FROM (
+                SELECT
+                    spanning.*,
+                    unnest(range(spanning.first_y, spanning.last_y + 1)) AS grid_y,
+                FROM (
+                    SELECT
+                        edge.*,
+                        greatest(
+                            ceil((least(edge.y1, edge.y2) - $epsilon - edge.side / 2) / edge.stride), 0
+                        )::BIGINT AS first_y,
+                        least(
+                            floor((greatest(edge.y1, edge.y2) + $epsilon - edge.side / 2) / edge.stride),
+                            edge.n_rows - 1
+                        )::BIGINT AS last_y,
+                    FROM edge
+                ) AS spanning
+                WHERE spanning.first_y <= spanning.last_y
+            ) AS lined
+        ) AS reaching
     ) AS near
 ),
 
