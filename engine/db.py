@@ -11,10 +11,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 
-__all__ = ["atomic", "connect", "identifier", "limited_memory", "load_spatial", "machine_memory", "translated"]
+__all__ = [
+    "atomic",
+    "connect",
+    "identifier",
+    "limited_memory",
+    "load_spatial",
+    "machine_memory",
+    "registered",
+    "translated",
+]
 
 #: Less does not hold what DuckDB keeps per thread, bytes.
 _LEAST_MEMORY = 64_000_000
@@ -113,6 +123,16 @@ def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         with suppress(duckdb.Error):
             con.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
+    """Make an Arrow table readable in SQL under a name, for the length of a block."""
+    con.register(name, table)
+    try:
+        yield
+    finally:
+        con.unregister(name)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from slideduck.db import atomic, limited_memory
 from slideduck.errors import StudyError
-from slideduck.ingest import extend_grids, runs
+from slideduck.grid_table import extend_grids, runs
 from slideduck.progress import track
 from slideduck.sqlfiles import read_query
 

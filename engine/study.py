@@ -12,8 +12,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from slideduck import ingest, labels, schema
-from slideduck.db import atomic, connect, identifier, translated
+from slideduck import grid_table, ingest, labels, roi_table, schema
+from slideduck.db import atomic, connect, identifier, registered, translated
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.export import ExportReport, export
 from slideduck.grid import GridSpec, parse_tile_um
@@ -125,9 +125,20 @@ class Study:
 
     def add_rois(
         self, paths: str | Path | Sequence[str | Path], *, holes: str = "auto", roi_set: str = "default"
-    ) -> ingest.RoisReport:
-        """Read ROI files; see `slideduck.ingest.add_rois`."""
-        return ingest.add_rois(self.con, _listed(paths), holes=holes, roi_set=roi_set, show=self.progress)
+    ) -> roi_table.RoisReport:
+        """Read ROI files; see `slideduck.roi_table.add_rois`."""
+        return roi_table.add_rois(self.con, _listed(paths), holes=holes, roi_set=roi_set, show=self.progress)
+
+    def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> ingest.SlidesRemoved:
+        """Remove slides with all that the study knows of them; see `slideduck.ingest.remove_slides`."""
+        names = [slides] if isinstance(slides, str) else list(slides)
+        return ingest.remove_slides(self.con, names, dry_run=dry_run)
+
+    def remove_rois(
+        self, paths: str | Path | Sequence[str | Path], *, roi_set: str = "default", dry_run: bool = False
+    ) -> roi_table.RoisRemoved:
+        """Take ROI files out of the study; see `slideduck.roi_table.remove_rois`."""
+        return roi_table.remove_rois(self.con, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
     def add_patients(self, path: str | Path) -> ingest.PatientsReport:
         """Read a table of patients; see `slideduck.ingest.add_patients`."""
@@ -141,7 +152,7 @@ class Study:
         magnification: float | None = None,
         stride_div: float = 1,
         origin: tuple[int, int] = (0, 0),
-    ) -> ingest.GridReport:
+    ) -> grid_table.GridReport:
         """Lay a grid of tiles on every slide.
 
         Parameters
@@ -164,12 +175,12 @@ class Study:
         Raises
         ------
         ResolutionError, StudyError
-            See `slideduck.ingest.add_grid`.
+            See `slideduck.grid_table.add_grid`.
         """
         if tile_um is not None and magnification is None:
             tile_um, magnification = parse_tile_um(tile_um)
         spec = GridSpec(tile_px, tile_um, magnification, float(stride_div), *origin)  # type: ignore[arg-type]
-        return ingest.add_grid(self.con, spec, show=self.progress)
+        return grid_table.add_grid(self.con, spec, show=self.progress)
 
     # ----------------------------------------------------------------------------------- labelling
 
@@ -252,7 +263,7 @@ class Study:
                 "fold": pa.array([fold for _, fold in sides.values()], pa.int32()),
             }
         )
-        with self.atomic(), ingest.registered(self.con, "incoming_split", table):
+        with self.atomic(), registered(self.con, "incoming_split", table):
             self.con.execute("DELETE FROM splits")
             self.con.execute("DELETE FROM split_rule")
             self.con.execute("INSERT INTO splits SELECT * FROM incoming_split ORDER BY patient")

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 import slideduck
 from slideduck.beton import decode_jpeg, encode_jpeg
 from slideduck.console import message
+from slideduck.db import registered
 from slideduck.errors import RunError, SlideError, StudyError
 from slideduck.grid import SlideGrid
-from slideduck.ingest import registered
 from slideduck.progress import track
 from slideduck.runner import dist
 from slideduck.runner.trained import TrainedModel, load_trained

@@ -1,0 +1,168 @@
+"""Lays grids of tiles on slides, in the tables of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from slideduck.db import atomic, registered
+from slideduck.errors import ResolutionError, StudyError
+from slideduck.grid import GridSpec, lay
+from slideduck.progress import track
+from slideduck.sqlfiles import read_query
+
+__all__ = ["GridReport", "add_grid", "extend_grids", "runs"]
+
+#: Tiles that one transaction writes, unless a single slide has more.
+_TILES_AT_A_TIME = 4_000_000
+
+
+@dataclass(frozen=True)
+class GridReport:
+    """What `add_grid` did.
+
+    Attributes
+    ----------
+    grid : str
+        Name of the grid.
+    slides, tiles : int
+        Slides that the grid was laid on now, and tiles on them.
+    total_slides, total_tiles : int
+        The same for the whole grid.
+    without_tiles : tuple of str
+        Slides that are smaller than one tile.
+    enlarged : tuple of str
+        Slides whose tiles have fewer base pixels than ``tile_px``, so that reading them makes detail up.
+    """
+
+    grid: str
+    slides: int
+    tiles: int
+    total_slides: int
+    total_tiles: int
+    without_tiles: tuple[str, ...]
+    enlarged: tuple[str, ...]
+
+
+def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec, *, show: bool = False) -> GridReport:
+    """Lay a grid on every slide that can be used and does not have it yet.
+
+    Some slides at a time are one transaction: a call that was stopped goes on where it was.
+
+    Parameters
+    ----------
+    con : duckdb.DuckDBPyConnection
+        Connection to the study.
+    spec : GridSpec
+        The grid; one of the same name that is there already is extended to new slides.
+    show : bool
+        Show progress.
+
+    Returns
+    -------
+    GridReport
+
+    Raises
+    ------
+    StudyError
+        If the study has no slide that can be used.
+    ResolutionError
+        With every slide that the grid cannot be laid on; nothing is kept then.
+    """
+    usable = con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
+    if usable == (0,):
+        raise StudyError("the study has no slide that can be used; add some with add-slides")
+    return _insert_tiles(con, spec, _lay(con, spec), show=show)
+
+
+def extend_grids(con: duckdb.DuckDBPyConnection, *, show: bool = False) -> list[GridReport]:
+    """Lay every grid of the study on the slides that lack it; return those that grew."""
+    specs = con.execute(
+        "SELECT tile_px, tile_um, magnification, stride_div, origin_x, origin_y FROM grids ORDER BY grid"
+    ).fetchall()
+    reports = []
+    for spec in (GridSpec(*row) for row in specs):
+        laid = _lay(con, spec)
+        if laid:
+            reports.append(_insert_tiles(con, spec, laid, show=show))
+    return reports
+
+
+def _lay(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> list[dict[str, Any]]:
+    """Return how a grid lies on each of the slides that lack it, in order of name."""
+    slides = con.execute(
+        "SELECT slide_id, slide, width, height, mpp, level_downsamples FROM slides "
+        "ANTI JOIN (SELECT slide_id FROM grid_slides JOIN grids USING (grid_id) WHERE grid = $grid) USING (slide_id) "
+        "WHERE error IS NULL ORDER BY slide",
+        {"grid": spec.name},
+    ).fetchall()
+    laid: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for slide_id, slide, width, height, mpp, downsamples in slides:
+        try:
+            on_slide = lay(spec, slide, width, height, mpp, downsamples)
+        except ResolutionError as error:
+            problems.append(str(error))
+        else:
+            laid.append({"slide_id": slide_id, "slide": slide, **asdict(on_slide)})
+    if problems:
+        raise ResolutionError("\n".join(problems))
+    return laid
+
+
+def _insert_tiles(
+    con: duckdb.DuckDBPyConnection, spec: GridSpec, laid: Sequence[dict[str, Any]], *, show: bool
+) -> GridReport:
+    """Write a grid on slides that lack it; a new grid comes with its first tiles."""
+    tiles = [row["n_columns"] * row["n_rows"] for row in laid]
+    with track("Laying the grid", len(laid), "slides", show=show) as advance:
+        for first, past in runs(tiles, _TILES_AT_A_TIME):
+            with atomic(con):
+                grid_id = _grid_id(con, spec)
+                rows = [{"grid_id": grid_id, **row} for row in laid[first:past]]
+                with registered(con, "incoming_grid", pa.Table.from_pylist(rows)):
+                    con.execute("INSERT INTO grid_slides BY NAME SELECT * EXCLUDE (slide) FROM incoming_grid")
+                ids = [row["slide_id"] for row in rows]
+                con.execute(read_query("insert_tiles"), {"grid_id": grid_id, "slide_ids": ids})
+            advance(past - first)
+    total = con.execute(
+        "SELECT count(*), coalesce(sum(n_columns::BIGINT * n_rows), 0)::BIGINT FROM grid_slides WHERE grid_id = $id",
+        {"id": _grid_id(con, spec)},
+    ).fetchone() or (0, 0)
+    return GridReport(
+        grid=spec.name,
+        slides=len(laid),
+        tiles=sum(tiles),
+        total_slides=total[0],
+        total_tiles=total[1],
+        without_tiles=tuple(row["slide"] for row, n in zip(laid, tiles, strict=True) if n == 0),
+        enlarged=tuple(row["slide"] for row in laid if row["read_px"] < spec.tile_px),
+    )
+
+
+def _grid_id(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> int:
+    """Return the key of a grid, which is put into the table ``grids`` where it is not there yet."""
+    con.execute(
+        "INSERT INTO grids (grid, tile_px, tile_um, magnification, stride_div, origin_x, origin_y) "
+        "VALUES ($name, $tile_px, $tile_um, $magnification, $stride_div, $origin_x, $origin_y) "
+        "ON CONFLICT (grid) DO NOTHING",
+        {"name": spec.name, **asdict(spec)},
+    )
+    (grid_id,) = con.execute("SELECT grid_id FROM grids WHERE grid = $grid", {"grid": spec.name}).fetchone() or (0,)
+    return int(grid_id)
+
+
+def runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Cut a sequence into runs whose sizes sum to at most a number, where a single one is not more."""
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and total + size > most:
+            yield first, i
+            first, total = i, 0
+        total += size
+    if first < len(sizes):
+        yield first, len(sizes)
