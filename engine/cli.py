@@ -19,13 +19,14 @@ import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.db import translated
 from slideduck.errors import SlideduckError
+from slideduck.label_cli import label, split
 
 __all__ = ["cli"]
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
 _FLOW = (
-    "add-slides", "add-rois", "add-patients", "tile", "label", "split", "export",
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "split", "export",
     "train", "evaluate", "predict", "heatmap", "sql", "info", "demo",
 )  # fmt: skip
 
@@ -186,29 +187,75 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
         )
 
 
-@cli.command(epilog=example("slideduck add-rois study.duckdb rois/"))
+@cli.command(
+    epilog=example(
+        "slideduck add-rois study.duckdb rois/", "slideduck add-rois study.duckdb second/ --set second_reader"
+    )
+)
 @STUDY
 @PATHS
+@click.option(
+    "--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to, such as a reader's."
+)
 @click.option(
     "--holes", type=click.Choice(["auto", "nested", "explicit"]), default="auto", show_default=True,
     help="nested: an ROI within another of its label is a hole; explicit: what the file marks. "
     "auto: nested for CSV, explicit for GeoJSON and XML.",
 )  # fmt: skip
-def add_rois(study: Path, paths: tuple[str, ...], holes: str) -> None:
+def add_rois(study: Path, paths: tuple[str, ...], holes: str, roi_set: str) -> None:
     """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, told apart by content.
 
-    All files are checked before anything is kept. A file that is added again replaces what it gave before.
+    All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
+    did not change is left alone. Sets keep the ROIs of several readers or versions apart.
     """
     with slideduck.open(study, progress=True) as opened:
-        report = opened.add_rois(paths, holes=holes)
+        report = opened.add_rois(paths, holes=holes, roi_set=roi_set)
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
+        + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
     )
     print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
     print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
     print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
     print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+
+
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+
+
+@cli.command(epilog=example("slideduck remove-rois study.duckdb second/ --set second_reader --dry-run"))
+@STUDY
+@PATHS
+@click.option("--set", "roi_set", default="default", show_default=True, help="Set of ROIs to take from.")
+@_DRY_RUN
+def remove_rois(study: Path, paths: tuple[str, ...], roi_set: str, dry_run: bool) -> None:
+    """Take ROI files out of a study: files, folders or globs; the files themselves stay.
+
+    The slides that they are of are labelled anew by the next `slideduck label`.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.remove_rois(paths, roi_set=roi_set, dry_run=dry_run)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {counted(report.rois, 'ROI')} "
+        f"on {counted(len(report.slides), 'slide')}, from {counted(len(report.paths), 'file')}"
+    )
+    print_names("files:", report.paths)
+
+
+@cli.command(epilog=example("slideduck remove-slides study.duckdb o1 --dry-run"))
+@STUDY
+@click.argument("slides", nargs=-1, required=True)
+@_DRY_RUN
+def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
+    """Remove slides, by name, with their ROIs, tiles, labels and predictions; the files themselves stay."""
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.remove_slides(slides, dry_run=dry_run)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {counted(len(report.slides), 'slide')}, "
+        f"{counted(report.rois, 'ROI')} ({counted(report.roi_files, 'file')}), {counted(report.tiles, 'tile')} "
+        f"and {counted(report.predictions, 'prediction')}"
+    )
 
 
 @cli.command(epilog=example("slideduck add-patients study.duckdb patients.csv"))
@@ -257,81 +304,6 @@ def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tup
         f"{counted(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
         report.enlarged,
     )
-
-
-# ---------------------------------------------------------------------------------------- labelling
-
-
-@cli.command(
-    epilog=example(
-        "slideduck label study.duckdb",
-        "slideduck label study.duckdb --rule coverage --threshold 0.75 --artifact-label pen",
-    )
-)
-@STUDY
-@click.option("--rule", type=click.Choice(["centre", "coverage"]), default="centre", show_default=True,
-              help="A tile is in an ROI by its centre, or by the area covered.")  # fmt: skip
-@click.option(
-    "--threshold", type=float, default=0.5, show_default=True, help="Least part covered, for --rule coverage."
-)
-@click.option("--overlap", type=click.Choice(["smallest", "priority", "largest", "exclude"]), default="smallest",
-              show_default=True, help="Which of several ROIs gives the label.")  # fmt: skip
-@click.option("--priority", multiple=True, help="A label, in order, the first wins; for --overlap priority. Repeat it.")
-@click.option("--method", type=click.Choice(["auto", "inside", "outside", "ignore"]), default="auto", show_default=True,
-              help="Which tiles are kept, as Slideflow's roi_method.")  # fmt: skip
-@click.option("--artifact-label", multiple=True, help="A label whose ROIs remove their tiles. Repeat it for more.")
-@output_options
-def label(
-    study: Path, rule: str, threshold: float, overlap: str, priority: tuple[str, ...], method: str,
-    artifact_label: tuple[str, ...], output: Output,
-) -> None:  # fmt: skip
-    """Label the tiles of every grid, in the view `labels`, and print how many got which label."""
-    with slideduck.open(study, progress=True) as opened:
-        report = opened.label(
-            rule=rule, threshold=threshold, overlap=overlap, priority=priority, method=method,
-            artifact_labels=artifact_label,
-        )  # fmt: skip
-    message(
-        f"labelled {counted(report.slides, 'slide and grid', 'slides and grids')}"
-        if report.slides
-        else "nothing changed since the last labelling; the rule is in force"
-    )
-    print_rows(report.counts, output, title="Tiles by label")
-    print_names(
-        f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
-        [
-            f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
-            for r in report.empty_rois.to_pylist()
-        ],
-    )
-    print_names("labels of the rule that no ROI has:", report.unknown_labels)
-
-
-@cli.command(
-    epilog=example(
-        "slideduck split study.duckdb --val-fraction 0.3 --seed 0",
-        "slideduck split study.duckdb --folds 2 --val-fold 1",
-    )
-)
-@STUDY
-@click.option("--val-fraction", type=float, default=0.3, show_default=True, help="Part that validates.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives another split.")
-@click.option("--folds", type=int, help="Number of folds, in place of a fraction.")
-@click.option("--val-fold", type=int, default=0, show_default=True, help="The fold that validates.")
-@click.option("--preserve-site", is_flag=True, help="Keep each site within one fold.")
-@click.option("--column", help="Take the split from this column of the patients' table.")
-@output_options
-def split(
-    study: Path, val_fraction: float, seed: int, folds: int | None, val_fold: int, preserve_site: bool,
-    column: str | None, output: Output,
-) -> None:  # fmt: skip
-    """Split the patients into train and validation, balanced over labels; no patient is on both sides."""
-    with slideduck.open(study) as opened:
-        table = opened.split(
-            val_fraction=val_fraction, seed=seed, folds=folds, val_fold=val_fold, preserve_site=preserve_site,
-            column=column,
-        )  # fmt: skip
-    print_rows(table, output, title="Split by patient (label –: all labels)")
 
 
 @cli.command(
@@ -399,3 +371,7 @@ def info(study: Path, output: Output) -> None:
     """Print what a study holds."""
     with slideduck.open(study, read_only=True) as opened:
         print_rows(opened.info(), output, title=str(study))
+
+
+for command in (label, split):
+    cli.add_command(command)

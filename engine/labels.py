@@ -114,7 +114,12 @@ class LabelReport:
 
 
 def label(
-    con: duckdb.DuckDBPyConnection, rule: LabelRule, *, memory: str | int | None = None, show: bool = False
+    con: duckdb.DuckDBPyConnection,
+    rule: LabelRule,
+    *,
+    memory: str | int | None = None,
+    anew: bool = False,
+    show: bool = False,
 ) -> LabelReport:
     """Bring the labels of every grid up to date, under a rule.
 
@@ -131,6 +136,8 @@ def label(
     memory : str or int, optional
         What DuckDB may use meanwhile, such as ``"4GB"`` or bytes; by default a quarter of the machine's. Work
         beyond it goes to temporary files beside the study.
+    anew : bool
+        Compute every slide, also those that are up to date.
     show : bool
         Show progress.
 
@@ -150,10 +157,14 @@ def label(
     with limited_memory(con, memory) as limit:
         extend_grids(con, show=show)
         _set_rule(con, rule)
+        if anew:
+            con.execute("DELETE FROM labelled")
         todo = con.execute(read_query("list_unlabelled")).fetchall()
         with track("Labelling", len(todo), "slides", show=show) as advance:
             for batch in _batches(todo, limit):
                 with atomic(con):
+                    # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
+                    _delete(con, ("tile_rois", "label_counts", "roi_counts"), batch)
                     con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
                     con.execute(read_query("mark_labelled"), {**batch, **values})
                     _count(con, batch)
@@ -162,11 +173,7 @@ def label(
         with track("Counting", len(uncounted), "slides", show=show) as advance:
             for batch in _batches(uncounted, limit):
                 with atomic(con):
-                    for table in ("label_counts", "roi_counts"):
-                        con.execute(
-                            f"DELETE FROM {table} WHERE grid_id = $grid_id AND list_contains($slide_ids, slide_id)",
-                            batch,
-                        )
+                    _delete(con, ("label_counts", "roi_counts"), batch)
                     con.execute(read_query("mark_counted"), {**batch, **values})
                     _count(con, batch)
                 advance(len(batch["slide_ids"]))
@@ -194,6 +201,19 @@ def stale_slides(con: duckdb.DuckDBPyConnection) -> list[str]:
     """Return the slides whose labels are missing or out of date in any grid, in order of name."""
     rows = con.execute(read_query("list_unlabelled")).fetchall()
     return sorted({row[3] for row in rows})
+
+
+def _delete(con: duckdb.DuckDBPyConnection, tables: Sequence[str], batch: dict[str, Any]) -> None:
+    """Delete the rows of a batch of slides, inside a transaction."""
+    ids = batch["slide_ids"]
+    values = {**batch, "low": min(ids), "high": max(ids)}
+    for table in tables:
+        # The bounds let DuckDB pass over the blocks of other slides, which the list alone does not.
+        con.execute(
+            f"DELETE FROM {table} WHERE grid_id = $grid_id AND slide_id BETWEEN $low AND $high "
+            "AND list_contains($slide_ids, slide_id)",
+            values,
+        )
 
 
 def _count(con: duckdb.DuckDBPyConnection, batch: dict[str, Any]) -> None:

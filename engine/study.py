@@ -19,6 +19,7 @@ from slideduck.export import ExportReport, export
 from slideduck.grid import GridSpec, parse_tile_um
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.sqlfiles import read_query
+from slideduck.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,16 +196,28 @@ class Study:
         artifact_labels: Sequence[str] = (),
         roi_sets: Sequence[str] = ("default",),
         memory: str | int | None = None,
+        anew: bool = False,
     ) -> labels.LabelReport:
         """Bring the view ``labels`` up to date, under a rule.
 
-        The parameters are those of `slideduck.labels.LabelRule`; what is done, ``memory``, and the errors are those
-        of `slideduck.labels.label`.
+        The parameters are those of `slideduck.labels.LabelRule`; what is done, ``memory``, ``anew`` and the errors
+        are those of `slideduck.labels.label`.
         """
         chosen = labels.LabelRule(
             rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets)
         )
-        return labels.label(self.con, chosen, memory=memory, show=self.progress)
+        return labels.label(self.con, chosen, memory=memory, anew=anew, show=self.progress)
+
+    def verify(self, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
+        """Compare labels with a plain spatial join; see `slideduck.verify.verify`.
+
+        Raises
+        ------
+        StudyError
+            If labels are missing or out of date.
+        """
+        self._require_labels()
+        return verify(self.con, tiles, seed=seed, show=self.progress)
 
     def split(
         self,

@@ -21,7 +21,10 @@ import slideduck as sd
 from slideduck.cli import cli
 from tests.slides import write_slide
 
-ENGINE = ("add-slides", "add-rois", "add-patients", "tile", "label", "split", "export", "sql", "info")
+ENGINE = (
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "split", "export", "sql",
+    "info",
+)  # fmt: skip
 
 
 def run(*words: str | Path) -> Result:
@@ -35,6 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "slides").mkdir()
     (tmp_path / "old").mkdir()
     (tmp_path / "rois").mkdir()
+    (tmp_path / "second").mkdir()
     rows = ["slide,patient,site"]
     for i in range(4):
         write_slide(tmp_path / "slides" / f"s{i}.tiff", i, size=(1024, 768), mpp=0.5, levels=2, tile=64)
@@ -42,6 +46,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "roi_name,x_base,y_base,label\n"
             + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (600, 0), (600, 768), (0, 768)])
             + "".join(f"b,{x},{y},stroma\n" for x, y in [(600, 0), (1024, 0), (1024, 768), (600, 768)])
+        )
+        (tmp_path / "second" / f"s{i}.csv").write_text(
+            "roi_name,x_base,y_base,label\n"
+            + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (500, 0), (500, 768), (0, 768)])
         )
         rows.append(f"s{i},p{i},site{i % 2}")
     write_slide(tmp_path / "old" / "o1.svs", 9, size=(1024, 768), mpp=None, levels=1, tile=64)
