@@ -28,6 +28,8 @@ EPSILON = 1e-6
 _BYTES_A_ROW = 400
 #: Rows of that step that one transaction has at most, unless a single slide has more: larger ones are no faster.
 _MOST_WORK = 500_000
+#: What DuckDB is left in any case, where the user's bound allows it, bytes.
+_ENOUGH = 512_000_000
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def label(
         if anew:
             con.execute("DELETE FROM labelled")
         todo = con.execute(read_query("list_unlabelled")).fetchall()
+        _keep_small(con, limit, todo)
         with track("Labelling", len(todo), "slides", show=show) as advance:
             for batch in _batches(todo, limit):
                 with atomic(con):
@@ -214,6 +217,13 @@ def _delete(con: duckdb.DuckDBPyConnection, tables: Sequence[str], batch: dict[s
             "AND list_contains($slide_ids, slide_id)",
             values,
         )
+
+
+def _keep_small(con: duckdb.DuckDBPyConnection, limit: int, todo: Sequence[tuple[int, int, str, str, int]]) -> None:
+    """Lower DuckDB's bound to what the largest slide can use: the rest it would fill with blocks of the file."""
+    largest = max((row[-1] for row in todo), default=0)
+    bound = min(limit, max(_ENOUGH, 4 * _BYTES_A_ROW * max(largest, _MOST_WORK)))
+    con.execute(f"SET memory_limit = '{bound}B'")
 
 
 def _count(con: duckdb.DuckDBPyConnection, batch: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -82,7 +81,8 @@ def verify(
     rng = np.random.default_rng(seed)
     chosen = laid if tiles is None else _drawn_slides(laid, rng)
     share = None if tiles is None else -(-tiles // len(chosen))
-    compared = largest = pairs = 0
+    compared = pairs = 0
+    largest = 0.0
     differing: list[pa.Table] = []
     with track("Verifying", len(chosen), "slides", show=show) as advance:
         for grid_id, slide_id, grid, slide, n_tiles in chosen:
@@ -122,12 +122,13 @@ def _drawn_places(
     con: duckdb.DuckDBPyConnection, keys: dict[str, int], n_tiles: int, share: int, rng: np.random.Generator
 ) -> list[int]:
     """Draw tiles of a slide: half where an edge runs through them, as far as there are, and the rest anywhere."""
-    edges: npt.NDArray[np.int64] = con.execute(
+    rows = con.execute(
         "SELECT DISTINCT grid_y::BIGINT * n_columns + grid_x AS place FROM tile_rois "
         "JOIN grid_slides USING (grid_id, slide_id) WHERE grid_id = $grid_id AND slide_id = $slide_id "
         "AND coverage > 0 AND coverage < 1 ORDER BY place",
         keys,
-    ).fetchnumpy()["place"]
+    ).fetchall()
+    edges = np.array([place for (place,) in rows], np.int64)
     on_edge = rng.choice(edges, min(share // 2, len(edges)), replace=False)
     anywhere = rng.choice(n_tiles, min(share - len(on_edge), n_tiles), replace=False)
-    return np.union1d(on_edge, anywhere).astype(np.int64).tolist()
+    return [int(place) for place in np.union1d(on_edge, anywhere)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from slideduck.grid import SlideGrid
 
@@ -70,24 +72,39 @@ def without_nested_holes(regions: Sequence[Region]) -> list[Effective]:
     return result
 
 
+def touched_tiles(
+    shape: shapely.Geometry, grid: SlideGrid, origin: tuple[int, int] = (0, 0)
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Return grid_x, grid_y, whether the centre is in, and the coverage of each tile that a shape touches."""
+    side = grid.extract_px
+
+    def numbers(low: float, high: float, first: int, count: int) -> NDArray[np.int64]:
+        past = int((high - first) // grid.stride) + 1
+        return np.arange(max(0, int((low - first - side) // grid.stride)), min(count, past), dtype=np.int64)
+
+    left, top, right, bottom = shape.bounds
+    x, y = np.meshgrid(
+        numbers(left, right, origin[0], grid.n_columns), numbers(top, bottom, origin[1], grid.n_rows), indexing="ij"
+    )
+    base_x, base_y = origin[0] + x * grid.stride, origin[1] + y * grid.stride
+    tiles = shapely.box(base_x, base_y, base_x + side, base_y + side)
+    shapely.prepare(shape)
+    centre = shapely.intersects_xy(shape, base_x + side / 2, base_y + side / 2)
+    coverage = shapely.covers(shape, tiles).astype(np.float64)
+    cut = shapely.intersects(shape, tiles) & (coverage == 0)
+    coverage[cut] = shapely.area(shapely.intersection(shape, tiles[cut])) / side**2
+    held = centre | (coverage > 0)
+    return x[held], y[held], centre[held], coverage[held]
+
+
 def pairs(
     rois: Sequence[Effective], grid: SlideGrid, origin: tuple[int, int] = (0, 0)
 ) -> dict[tuple[int, int], list[tuple[Effective, bool, float]]]:
     """Return for each tile the ROIs that touch it: whether its centre is in, and how much is covered."""
     found: dict[tuple[int, int], list[tuple[Effective, bool, float]]] = {}
-    side = grid.extract_px
     for roi in rois:
-        shapely.prepare(roi.shape)
-        for x in range(grid.n_columns):
-            for y in range(grid.n_rows):
-                left, top = origin[0] + x * grid.stride, origin[1] + y * grid.stride
-                tile = shapely.box(left, top, left + side, top + side)
-                if not roi.shape.intersects(tile):
-                    continue
-                centre = roi.shape.intersects(shapely.Point(left + side / 2, top + side / 2))
-                coverage = roi.shape.intersection(tile).area / side**2
-                if centre or coverage > 0:
-                    found.setdefault((x, y), []).append((roi, centre, coverage))
+        for x, y, centre, coverage in zip(*(a.tolist() for a in touched_tiles(roi.shape, grid, origin)), strict=True):
+            found.setdefault((x, y), []).append((roi, centre, coverage))
     return found
 
 

@@ -159,7 +159,8 @@ event AS (
     ) AS struck
 ),
 
--- The tile's share of the area right of the piece is height × the mean of clamp(right_x - x, 0, side).
+-- The tile's share of the area right of the piece is height × the mean of clamp(right_x - x, 0, side). The width of the
+-- piece within the tile is a difference of two of its own ends: that of two distances would cancel where it is narrow.
 cell AS (
     SELECT
         event.roi_id,
@@ -171,7 +172,7 @@ cell AS (
                 WHEN event.x_max = event.x_min
                     THEN round(event.height * least(greatest(event.right_x - event.x_min, 0), event.side))::BIGINT
                 ELSE round(event.height * (
-                    (least(event.right_x - event.x_min, event.side) - greatest(event.right_x - event.x_max, 0))
+                    (least(event.x_max, event.right_x) - greatest(event.x_min, event.right_x - event.side))
                     * (least(event.right_x - event.x_min, event.side) + greatest(event.right_x - event.x_max, 0)) / 2
                     + greatest(event.right_x - event.side - event.x_min, 0) * event.side
                 ) / (event.x_max - event.x_min))::BIGINT
