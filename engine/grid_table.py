@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, registered
+from slideduck.db import atomic, limited_memory, registered
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.grid import GridSpec, lay
 from slideduck.progress import track
@@ -19,6 +19,9 @@ __all__ = ["GridReport", "add_grid", "extend_grids", "runs"]
 
 #: Tiles that one transaction writes, unless a single slide has more.
 _TILES_AT_A_TIME = 4_000_000
+
+#: What DuckDB may use meanwhile: several times what those tiles are. It would fill more with blocks that it wrote.
+_MEMORY = "512MB"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _insert_tiles(
 ) -> GridReport:
     """Write a grid on slides that lack it; a new grid comes with its first tiles."""
     tiles = [row["n_columns"] * row["n_rows"] for row in laid]
-    with track("Laying the grid", len(laid), "slides", show=show) as advance:
+    with limited_memory(con, _MEMORY), track("Laying the grid", len(laid), "slides", show=show) as advance:
         for first, past in runs(tiles, _TILES_AT_A_TIME):
             with atomic(con):
                 grid_id = _grid_id(con, spec)

@@ -30,9 +30,9 @@ __all__ = [
 
 _HEADER_THREADS = 4
 
-#: What labelling fills, by slide, and what tiling does.
+#: What labelling fills, by slide, and what tiling and measuring do.
 _LABEL_TABLES = ("tile_rois", "labelled", "label_counts", "roi_counts")
-_TILE_TABLES = ("grid_slides", "tiles")
+_TILE_TABLES = ("grid_slides", "tiles", "tile_qc", "qc_slides")
 
 
 @dataclass(frozen=True)

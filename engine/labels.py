@@ -222,7 +222,7 @@ def _delete(con: duckdb.DuckDBPyConnection, tables: Sequence[str], batch: dict[s
 def _keep_small(con: duckdb.DuckDBPyConnection, limit: int, todo: Sequence[tuple[int, int, str, str, int]]) -> None:
     """Lower DuckDB's bound to what the largest slide can use: the rest it would fill with blocks of the file."""
     largest = max((row[-1] for row in todo), default=0)
-    bound = min(limit, max(_ENOUGH, 4 * _BYTES_A_ROW * max(largest, _MOST_WORK)))
+    bound = min(limit, max(_ENOUGH, 2 * _BYTES_A_ROW * max(largest, _MOST_WORK)))
     con.execute(f"SET memory_limit = '{bound}B'")
 
 

@@ -19,7 +19,14 @@ VIEWS = (
     "views/ranked_roi.sql",
     "views/held_roi.sql",
     "views/tile_winner.sql",
+    "views/measured_tile.sql",
     "views/labels.sql",
+    "views/grid_on_slide.sql",
+    "views/counts.sql",
+    "views/conflicts.sql",
+    "views/roi_tiles.sql",
+    "views/label_areas.sql",
+    "questions.sql",
 )
 
 

@@ -77,7 +77,7 @@ COMMENT ON TABLE roi_files IS 'One row per ROI file that the study holds.';
 COMMENT ON COLUMN roi_files.roi_file_id IS 'Key.';
 COMMENT ON COLUMN roi_files.roi_set IS 'Set of ROIs that the file belongs to, such as a reader''s.';
 COMMENT ON COLUMN roi_files.path IS 'Absolute path of the file.';
-COMMENT ON COLUMN roi_files.format IS 'csv, geojson or xml.';
+COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml or geoparquet.';
 COMMENT ON COLUMN roi_files.holes IS 'nested or explicit: how its holes are told.';
 COMMENT ON COLUMN roi_files.sha256 IS 'Fingerprint of the file''s bytes.';
 
@@ -252,6 +252,54 @@ COMMENT ON COLUMN label_rule.priority IS 'Labels in order of priority, for overl
 COMMENT ON COLUMN label_rule.method IS 'Which tiles are kept: Slideflow''s roi_method.';
 COMMENT ON COLUMN label_rule.artifact_labels IS 'Labels of ROIs whose tiles are removed.';
 COMMENT ON COLUMN label_rule.roi_sets IS 'Sets of ROIs, the first that a slide has is the one used.';
+
+CREATE TABLE tile_qc (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    grid_x INTEGER NOT NULL,
+    grid_y INTEGER NOT NULL,
+    brightness DOUBLE,
+    saturation DOUBLE,
+    white_fraction DOUBLE,
+    grey_fraction DOUBLE,
+    blur DOUBLE,
+    tissue DOUBLE,
+    pen DOUBLE
+);
+COMMENT ON TABLE tile_qc IS 'What is measured of tiles, for filters; NULL where it is not measured. A slide is whole.';
+COMMENT ON COLUMN tile_qc.grid_id IS 'The grid.';
+COMMENT ON COLUMN tile_qc.slide_id IS 'The slide.';
+COMMENT ON COLUMN tile_qc.grid_x IS 'Column of the tile.';
+COMMENT ON COLUMN tile_qc.grid_y IS 'Row of the tile.';
+COMMENT ON COLUMN tile_qc.brightness IS 'Mean of red, green and blue, 0 to 255.';
+COMMENT ON COLUMN tile_qc.saturation IS 'Mean saturation (HSV), 0 to 1.';
+COMMENT ON COLUMN tile_qc.white_fraction IS 'Part of the pixels whose mean of red, green and blue is above 230.';
+COMMENT ON COLUMN tile_qc.grey_fraction IS 'Part of the pixels whose saturation is below 0.05.';
+COMMENT ON COLUMN tile_qc.blur IS 'Variance of the Laplacian of the grey tile; low where it is blurred or empty.';
+COMMENT ON COLUMN tile_qc.tissue IS 'Part of the tile that Otsu''s mask of the slide covers, 0 to 1.';
+COMMENT ON COLUMN tile_qc.pen IS 'Part of the pixels with a colour of red, green, blue or black ink.';
+
+CREATE TABLE qc_slides (
+    grid_id INTEGER NOT NULL,
+    slide_id INTEGER NOT NULL,
+    measure VARCHAR NOT NULL,
+    measured_at VARCHAR NOT NULL CHECK (measured_at IN ('low', 'full', 'tile', 'picture')),
+    level INTEGER,
+    downsample DOUBLE NOT NULL,
+    settings VARCHAR NOT NULL,
+    versions VARCHAR NOT NULL,
+    PRIMARY KEY (grid_id, slide_id, measure)
+);
+COMMENT ON TABLE qc_slides IS 'The measures of each slide and grid that are complete in tile_qc.';
+COMMENT ON COLUMN qc_slides.grid_id IS 'The grid.';
+COMMENT ON COLUMN qc_slides.slide_id IS 'The slide.';
+COMMENT ON COLUMN qc_slides.measure IS 'Name of the column of tile_qc.';
+COMMENT ON COLUMN qc_slides.measured_at IS
+'low: a low level; full: the pixels that the tile is read from; tile: as the model sees it; picture: of the slide.';
+COMMENT ON COLUMN qc_slides.level IS 'Level that was read; NULL for a picture of the whole slide.';
+COMMENT ON COLUMN qc_slides.downsample IS 'Base pixels per pixel that was measured.';
+COMMENT ON COLUMN qc_slides.settings IS 'Thresholds and definition, as JSON; equal for equal definitions alone.';
+COMMENT ON COLUMN qc_slides.versions IS 'What it was measured with, as JSON.';
 
 CREATE TABLE split_rule (
     kind VARCHAR NOT NULL CHECK (kind IN ('fraction', 'folds', 'site_folds', 'column')),

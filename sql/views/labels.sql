@@ -25,6 +25,13 @@ WITH judged AS (
             coalesce(tile_winner.in_artifact, false),
             coalesce(slide_roi_set.has_regions, false)
         ) AS kept,
+        measured_tile.brightness,
+        measured_tile.saturation,
+        measured_tile.white_fraction,
+        measured_tile.grey_fraction,
+        measured_tile.blur,
+        measured_tile.tissue,
+        measured_tile.pen,
     FROM tiles
     INNER JOIN labelled ON tiles.grid_id = labelled.grid_id AND tiles.slide_id = labelled.slide_id
     INNER JOIN grids ON tiles.grid_id = grids.grid_id
@@ -39,6 +46,13 @@ WITH judged AS (
             AND tiles.grid_x = tile_winner.grid_x
             AND tiles.grid_y = tile_winner.grid_y
     LEFT JOIN slide_roi_set ON slides.slide = slide_roi_set.slide
+    LEFT JOIN measured_tile
+        ON
+            tiles.grid_id = measured_tile.grid_id
+            AND tiles.slide_id = measured_tile.slide_id
+            AND slides.slide = measured_tile.slide
+            AND tiles.grid_x = measured_tile.grid_x
+            AND tiles.grid_y = measured_tile.grid_y
 )
 
 SELECT
@@ -67,6 +81,13 @@ SELECT
     tile_origin(judged.grid_y, judged.stride, judged.origin_y) AS base_y,
     judged.extract_px,
     judged.tile_px,
+    judged.brightness,
+    judged.saturation,
+    judged.white_fraction,
+    judged.grey_fraction,
+    judged.blur,
+    judged.tissue,
+    judged.pen,
 FROM judged
 LEFT JOIN rois ON judged.roi_id = rois.roi_id
 LEFT JOIN patients ON judged.slide = patients.slide
@@ -93,3 +114,10 @@ COMMENT ON COLUMN labels.base_x IS 'Left edge of the tile, base pixels.';
 COMMENT ON COLUMN labels.base_y IS 'Top edge of the tile, base pixels.';
 COMMENT ON COLUMN labels.extract_px IS 'Side of the tile, base pixels.';
 COMMENT ON COLUMN labels.tile_px IS 'Side of the tile as the model sees it, pixels.';
+COMMENT ON COLUMN labels.brightness IS 'Mean of red, green and blue, 0 to 255; NULL where not measured.';
+COMMENT ON COLUMN labels.saturation IS 'Mean saturation (HSV), 0 to 1; NULL where not measured.';
+COMMENT ON COLUMN labels.white_fraction IS 'Part of the pixels whose mean is above 230; NULL where not measured.';
+COMMENT ON COLUMN labels.grey_fraction IS 'Part of the pixels with a saturation below 0.05; NULL where not measured.';
+COMMENT ON COLUMN labels.blur IS 'Variance of the Laplacian, low where blurred or empty; NULL where not measured.';
+COMMENT ON COLUMN labels.tissue IS 'Part of the tile in the mask of tissue, 0 to 1; NULL where not measured.';
+COMMENT ON COLUMN labels.pen IS 'Part of the pixels with a colour of ink; NULL where not measured.';

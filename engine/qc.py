@@ -1,0 +1,325 @@
+"""Measures tiles, so that conditions can filter them: brightness, white, grey, blur, tissue, pen marks.
+
+The numbers are columns of the table ``tile_qc``, and through it of the view ``labels``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from slideduck.db import atomic, registered
+from slideduck.errors import ConfigError, SlideError, StudyError
+from slideduck.grid import SlideGrid
+from slideduck.progress import track
+from slideduck.qc_measures import MEASURES, PIXEL_MEASURES, settings
+from slideduck.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
+from slideduck.sqlfiles import read_query
+
+if TYPE_CHECKING:
+    from slideduck.study import Study
+
+__all__ = ["QcReport", "qc"]
+
+
+@dataclass(frozen=True)
+class QcReport:
+    """What `qc` did.
+
+    Attributes
+    ----------
+    grid : str
+        The grid.
+    measures : tuple of str
+        What was asked for.
+    slides, tiles : int
+        Slides that were measured now, and tiles on them.
+    unchanged : int
+        Slides that had all of it already.
+    failed : dict of str to str
+        The error of each slide that could not be measured, by name.
+    summary : pyarrow.Table
+        A row for each measure of the grid: the slides and tiles that have it, and its least, median, mean and
+        greatest value.
+    seconds : float
+        Time that it took.
+    """
+
+    grid: str
+    measures: tuple[str, ...]
+    slides: int
+    tiles: int
+    unchanged: int
+    failed: dict[str, str]
+    summary: pa.Table
+    seconds: float
+
+
+def qc(
+    study: Study,
+    measures: Sequence[str] | None = None,
+    *,
+    grid: str | None = None,
+    slides: Sequence[str] | None = None,
+    level: str | None = None,
+    threads: int | None = None,
+) -> QcReport:
+    """Measure the tiles of a grid on the slides that lack it; each slide is kept whole, or not at all.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    measures : sequence of str, optional
+        Some of ``brightness`` (mean of red, green and blue, 0 to 255), ``saturation`` (HSV's, mean, 0 to 1),
+        ``white_fraction`` and ``grey_fraction`` (Slideflow's, by its thresholds of 230 and 0.05), ``blur``
+        (variance of the Laplacian: low is blurred), ``tissue`` (part of the tile in Otsu's mask of the slide) and
+        ``pen`` (part of the tile with colours of ink); default all. `slideduck.qc_measures` defines each.
+    grid : str, optional
+        The grid; needed where the study has several.
+    slides : sequence of str, optional
+        Only these slides.
+    level : {"low", "full"}, optional
+        Where averages over pixels are taken from. ``low``: the smallest level on which a tile has 32 pixels or more
+        a side, by exact area; ``full``: the pixels that the tile is read from, as Slideflow does without
+        ``enable_downsample``. White and grey fractions differ, since a low level averages white into what is
+        beside it. By default slides that lack a measure get it from a low level, and those that have it are left
+        alone; a level that is named replaces the other.
+        ``blur`` is always of the tile as the model sees it, ``tissue`` of a picture of 8 microns per pixel.
+    threads : int, optional
+        Threads that read and measure; default one a core. The numbers do not depend on it.
+
+    Returns
+    -------
+    QcReport
+
+    Raises
+    ------
+    StudyError
+        If the study has no such grid or slide, or a measure is unknown.
+    ConfigError
+        If a setting is impossible.
+
+    Notes
+    -----
+    A slide that cannot be read is reported, and the others go on. Stopped at any moment, the same call goes on with
+    the slides that lack something.
+    """
+    started = time.monotonic()
+    chosen = _checked(measures, level, threads)
+    threads = len(os.sched_getaffinity(0)) if threads is None else threads
+    name = study.only_grid(grid)
+    todo = _todo(study.con, name, chosen, slides, level)
+    lacking = [item for item in todo if item.measures]
+    failed: dict[str, str] = {}
+    measured = tiles = 0
+    total = sum(item.slide.tiles for item in lacking)
+    with track("Measuring", total, "tiles", show=study.progress) as advance:
+        for slide, result in _measured(lacking, level or "low", threads, advance):
+            if isinstance(result, SlideError):
+                failed[slide.slide] = str(result)
+                continue
+            _store(study.con, slide, result.measures, result.table(), level or "low")
+            measured += 1
+            tiles += slide.tiles
+    return QcReport(
+        grid=name,
+        measures=chosen,
+        slides=measured,
+        tiles=tiles,
+        unchanged=len(todo) - len(lacking),
+        failed=failed,
+        summary=study.con.execute(read_query("summarise_qc"), {"grid": name}).to_arrow_table(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _checked(measures: Sequence[str] | None, level: str | None, threads: int | None) -> tuple[str, ...]:
+    """Refuse settings that are impossible; return the measures in their order."""
+    asked = list(MEASURES if measures is None else measures)
+    unknown = [repr(name) for name in asked if name not in MEASURES]
+    if unknown or not asked:
+        raise StudyError(
+            f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}"
+            if unknown
+            else f"no measure is named; name some of {', '.join(MEASURES)}"
+        )
+    if level is not None and level not in LEVELS:
+        raise ConfigError(f"level is {level!r}; give one of {', '.join(LEVELS)}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}; give 1 or more")
+    return tuple(name for name in MEASURES if name in asked)
+
+
+# ------------------------------------------------------------------------------------ what is to be done
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """A slide, and the measures that it lacks."""
+
+    slide: QcSlide
+    measures: tuple[str, ...]
+
+
+def _todo(
+    con: duckdb.DuckDBPyConnection, grid: str, measures: Sequence[str], slides: Sequence[str] | None, level: str | None
+) -> list[_Todo]:
+    """Return the slides of a grid that are meant, in the order of their names."""
+    rows: list[dict[str, Any]] = con.execute(read_query("list_qc_slides"), {"grid": grid}).to_arrow_table().to_pylist()
+    known = {row["slide"] for row in rows}
+    strangers = [repr(name) for name in dict.fromkeys(slides or ()) if name not in known]
+    if strangers:
+        raise StudyError(
+            f"grid {grid!r} does not lie on slide {', '.join(strangers)}; it lies on {len(known):,} others: lay it "
+            "again with slideduck tile if slides were added since"
+        )
+    todo = []
+    for row in rows:
+        if slides is not None and row["slide"] not in slides:
+            continue
+        have = {(name, at) for name, at, found in row["found"] if found == settings(name)}
+        lacking = tuple(name for name in measures if have.isdisjoint(_enough(name, level)))
+        todo.append(_Todo(_slide(row), lacking))
+    return todo
+
+
+def _enough(measure: str, level: str | None) -> set[tuple[str, str]]:
+    """Return the ways of taking a measure that make it unnecessary to take it now."""
+    if measure in PIXEL_MEASURES:
+        return {(measure, at) for at in (LEVELS if level is None else (level,))}
+    return {(measure, "tile"), (measure, "picture")}
+
+
+def _slide(row: dict[str, Any]) -> QcSlide:
+    """Return a slide from its row."""
+    own = {name: row[name] for name in (f.name for f in fields(QcSlide)) if name in row}
+    own.update(
+        path=Path(row["path"]),
+        level_sizes=tuple(zip(row["level_widths"], row["level_heights"], strict=True)),
+        level_downsamples=tuple(row["level_downsamples"]),
+        grid=SlideGrid(**{f.name: row[f.name] for f in fields(SlideGrid)}),
+    )
+    return QcSlide(**own)
+
+
+# ------------------------------------------------------------------------------------------- doing it
+
+
+@dataclass
+class _Job:
+    """A slide that is being measured."""
+
+    slide: QcSlide
+    measurement: SlideMeasurement
+    at_work: int = 0
+    submitted: bool = False
+    shown: int = 0
+    error: SlideError | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def _measured(
+    todo: Sequence[_Todo], level: str, threads: int, advance: Any
+) -> Iterator[tuple[QcSlide, SlideMeasurement | SlideError]]:
+    """Yield each slide with what was measured of it, or why it could not be.
+
+    Pieces of several slides are in flight at once, as many as keep the threads busy, so that small slides do not
+    wait for each other, and memory and the number of open files are bounded.
+    """
+    pending: deque[tuple[_Job, Piece, Future[list[Part]]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="slideduck-qc")
+
+    def oldest() -> _Job:
+        job, piece, future = pending.popleft()
+        job.at_work -= 1
+        try:
+            parts = future.result()
+            if job.error is None:
+                job.measurement.add(parts)
+                job.shown += piece.tiles
+                advance(piece.tiles)
+        except SlideError as error:
+            job.error = job.error or error
+            job.stop.set()
+        return job
+
+    def ended(job: _Job) -> Iterator[tuple[QcSlide, SlideMeasurement | SlideError]]:
+        if not job.submitted or job.at_work:
+            return
+        job.measurement.close()
+        if job.slide.tiles > job.shown:
+            advance(job.slide.tiles - job.shown)
+        yield job.slide, job.error or job.measurement
+
+    try:
+        for item in todo:
+            job = _Job(item.slide, SlideMeasurement(item.slide, item.measures, level))
+            try:
+                for piece in job.measurement.pieces():
+                    if job.stop.is_set():
+                        break
+                    job.at_work += 1
+                    pending.append((job, piece, pool.submit(_work, piece, job.stop)))
+                    while len(pending) >= 2 * threads + 2:
+                        yield from ended(oldest())
+            except SlideError as error:
+                job.error = job.error or error
+                job.stop.set()
+            job.submitted = True
+            yield from ended(job)
+        while pending:
+            yield from ended(oldest())
+    finally:
+        for job, _, _ in pending:
+            job.stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for job, _, _ in pending:
+            job.measurement.close()
+
+
+def _work(piece: Piece, stop: threading.Event) -> list[Part]:
+    return [] if stop.is_set() else piece.work()
+
+
+# -------------------------------------------------------------------------------------- keeping it
+
+
+def _store(
+    con: duckdb.DuckDBPyConnection, slide: QcSlide, measures: Sequence[str], table: pa.Table, level: str
+) -> None:
+    """Keep the measures of one slide beside those that it has, in one transaction."""
+    key = {"grid_id": slide.grid_id, "slide_id": slide.slide_id}
+    rows = [{**key, **source(slide, measure, level)} for measure in measures]
+    with atomic(con):
+        with registered(con, "incoming_qc", table):
+            con.execute(read_query("stage_tile_qc"), {**key, "measures": list(measures)})
+        con.execute("DELETE FROM tile_qc WHERE grid_id = $grid_id AND slide_id = $slide_id", key)
+        con.execute("INSERT INTO tile_qc BY NAME SELECT * FROM merged_tile_qc ORDER BY grid_y, grid_x")
+        con.execute("DROP TABLE merged_tile_qc")
+        with registered(con, "incoming_qc_slide", pa.Table.from_pylist(rows, schema=_QC_SLIDE_SCHEMA)):
+            con.execute("INSERT OR REPLACE INTO qc_slides BY NAME SELECT * FROM incoming_qc_slide ORDER BY measure")
+
+
+_QC_SLIDE_SCHEMA = pa.schema(
+    [
+        ("grid_id", pa.int32()),
+        ("slide_id", pa.int32()),
+        ("measure", pa.string()),
+        ("measured_at", pa.string()),
+        ("level", pa.int32()),
+        ("downsample", pa.float64()),
+        ("settings", pa.string()),
+        ("versions", pa.string()),
+    ]
+)
