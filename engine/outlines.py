@@ -42,7 +42,7 @@ class RoiOutline:
         True if the file marks the whole ROI as a hole (ImageScope's ``NegativeROA``).
     row : int
         Where it stands, for messages: the line of its first point (CSV) or of its region (XML), or the
-        number of its feature (GeoJSON), from 1. `RoiFile.place` writes it out.
+        number of its feature (GeoJSON) or row (GeoParquet), from 1. `RoiFile.place` writes it out.
     """
 
     slide: str
@@ -82,7 +82,7 @@ class RoiFile:
     ----------
     path : Path
         The file, absolute.
-    format : {"csv", "geojson", "xml"}
+    format : {"csv", "geojson", "xml", "geoparquet"}
         Its form, told by its content.
     holes : {"nested", "explicit"}
         How holes are told.
@@ -95,7 +95,7 @@ class RoiFile:
     """
 
     path: Path
-    format: Literal["csv", "geojson", "xml"]
+    format: Literal["csv", "geojson", "xml", "geoparquet"]
     holes: Literal["nested", "explicit"]
     sha256: str
     outlines: tuple[RoiOutline, ...]

@@ -2,83 +2,79 @@
 
 from __future__ import annotations
 
-import colorsys
-import json
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.console import counted, replacing
-from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
-from slideduck.sqlfiles import read_query
+from slideduck.console import counted
+from slideduck.errors import StudyError
+from slideduck.plot_data import (
+    NO_LABEL,
+    PALETTE,
+    REMOVED,
+    DrawnSlide,
+    check_folder,
+    label_colours,
+    length_text,
+    read_drawn,
+    scale_bar_um,
+    writing,
+)
+from slideduck.plot_html import PAGE_PX, PAGE_SUFFIXES, page
+from slideduck.plot_layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
 from slideduck.tiles import thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
+    from matplotlib.legend import Legend
 
     from slideduck.study import Study
 
-__all__ = ["PALETTE", "label_colours", "overlay", "save_figure", "scale_bar_um"]
+__all__ = ["PALETTE", "label_colours", "overlay", "plot_labels", "save_figure", "scale_bar_um"]
 
-#: Colours that readers with any colour vision tell apart: B. Wong, Points of view: Color blindness, Nature
-#: Methods 8, 441 (2011), after M. Okabe and K. Ito; the order is ours, for tissue that is pink.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#F0E442", "#000000", "#CC79A7")
-
-_NO_LABEL = "#4D4D4D"
-_THUMBNAIL_PX = 1600
+#: Kinds of pictures by suffix, with what matplotlib would write of itself or of the day: a newer version, or
+#: another day, then changed every picture.
+_METADATA: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": None, "Date": None},
+}
 _DPI = 200
-#: Width of the picture itself on the page, inches.
-_PICTURE_INCHES = 6.5
+#: Bounds of the picture itself on the page, inches.
+_PICTURE_INCHES = (6.5, 8.0)
+_THUMBNAIL_PX = 1600
+_LONGEST_PX = 16384
+
+_TEXT_COLOUR = "#222222"
+_LEGEND_CHARACTERS = 30
+
+#: Scripts that matplotlib's own font lacks are drawn by the first of these that is installed.
+_MORE_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Arial Unicode MS", "Hiragino Sans", "SimHei")
 
 
-def label_colours(labels: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each label, the same for the same labels whatever their order.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        All labels that are to be told apart, such as those of a whole study.
-
-    Returns
-    -------
-    dict of str to str
-        ``#RRGGBB`` by label, in sorted order. After the eight of `PALETTE` they come again, paler.
-    """
-    colours = {}
-    for i, label in enumerate(sorted(set(labels))):
-        again, place = divmod(i, len(PALETTE))
-        red, green, blue = (int(PALETTE[place][at : at + 2], 16) / 255 for at in (1, 3, 5))
-        hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-        light = 1 - (1 - light) * 0.6**again
-        channels = colorsys.hls_to_rgb(hue, light, saturation)
-        colours[label] = "#" + "".join(f"{round(channel * 255):02X}" for channel in channels)
-    return colours
-
-
-def scale_bar_um(width_um: float) -> float:
-    """Return a round length, 1, 2 or 5 times a power of ten, of about a fifth of a width; both in microns."""
-    wanted = width_um / 5
-    power = 10.0 ** math.floor(math.log10(wanted))
-    return max(step * power for step in (1, 2, 5) if step * power <= wanted * 1.0001)
-
-
-def overlay(
+def plot_labels(
     study: Study,
     slide: str,
-    out_png: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     grid: str | None = None,
-    max_px: int = _THUMBNAIL_PX,
+    html: bool = False,
+    max_px: int | None = None,
+    dpi: int | None = None,
+    tiles: bool = True,
+    rois: bool = True,
 ) -> Path:
-    """Draw a slide with its ROIs and the labels of its tiles, and write it as PNG.
+    """Draw a slide with its ROIs and the labels of its tiles: a picture, or a page to zoom and pan in.
 
     Parameters
     ----------
@@ -86,12 +82,18 @@ def overlay(
         With the slide, and labels in force for it.
     slide : str
         Name of the slide.
-    out_png : path
-        File to write; one that is there is replaced once the picture is whole.
+    out : path
+        File to write, in the form that its suffix says: ``.png``, ``.pdf``, ``.svg`` or ``.html``.
     grid : str, optional
-        Name of the grid; needed where the study has several.
-    max_px : int
-        Longer side of the slide's picture, pixels.
+        Name of the grid; needed where the study has several and tiles are drawn.
+    html : bool, default False
+        Insist on the page.
+    max_px : int, optional
+        Longer side of the slide's picture, pixels; default 1600, on a page 4096.
+    dpi : int, optional
+        Dots per inch of a PNG; default 200.
+    tiles, rois : bool, default True
+        Whether tiles and ROIs are drawn.
 
     Returns
     -------
@@ -101,196 +103,258 @@ def overlay(
     Raises
     ------
     StudyError
-        If the slide or the grid is not in the study, or the slide's labels are missing or out of date.
+        If a value is impossible, the slide or the grid is not in the study, its labels are missing or out of
+        date, or the file cannot be written.
     SlideError
         If the slide does not open.
+    DiskFullError
+        If there is no room for the file.
     """
-    out_png = Path(out_png)
-    grid = study.only_grid(grid)
-    path, width, height, mpp = _slide_row(study, slide)
-    on_slide = ColumnExpression("slide") == ConstantExpression(slide)
-    (n_tiles,) = study.labels(grid=grid).filter(on_slide).aggregate("count(*)").fetchone() or (0,)
-    tiles = study.con.execute(read_query("outline_tiles"), {"slide": slide, "grid": grid}).fetchnumpy()
-    rois = study.con.execute(read_query("outline_rois"), {"slide": slide}).fetchall()
-    labels = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-    colours = label_colours(label for (label,) in labels)
-
-    picture, _ = thumbnail(path, max_px)
-    figure, axes = _slide_figure(picture, width, height, mpp)
-    # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.
-    from matplotlib.transforms import Affine2D
-
-    to_axes = Affine2D().scale(mpp / 1000) + axes.transData
-    tile_labels = [str(label) for label in tiles["label"]]
-    _draw_tiles(axes, to_axes, tiles, tile_labels, colours, width)
-    for _, label, outline in rois:
-        _draw_roi(axes, to_axes, json.loads(outline), colours.get(label, _NO_LABEL), dashed=label is None)
-    _draw_scale_bar(axes, figure, width * mpp)
-    _draw_legend(figure, n_tiles, Counter(tile_labels), Counter(label for _, label, _ in rois), colours)
-    axes.set_title(slide, loc="left", fontweight="bold")
-    axes.set_title(grid, loc="right", fontsize="small")
-    save_figure(figure, out_png)
-    return out_png
+    out = Path(out)
+    suffix = out.suffix.lower()
+    if html and suffix not in PAGE_SUFFIXES:
+        raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html, or leave --html out")
+    if max_px is not None and not 16 <= max_px <= _LONGEST_PX:
+        raise StudyError(f"max_px is {max_px}; give from 16 to {_LONGEST_PX:,} pixels")
+    if suffix in PAGE_SUFFIXES:
+        if dpi is not None:
+            raise StudyError(f"dpi is given for {out.name}, a page, which has none; give max_px, or leave dpi out")
+        return page(study, slide, out, grid=grid, max_px=max_px or PAGE_PX, tiles=tiles, rois=rois)
+    if suffix not in _METADATA:
+        raise StudyError(_suffix_problem(out, (*_METADATA, PAGE_SUFFIXES[0])))
+    return overlay(study, slide, out, grid=grid, max_px=max_px or _THUMBNAIL_PX, dpi=dpi, tiles=tiles, rois=rois)
 
 
-def save_figure(figure: Figure, out_png: Path) -> None:
-    """Write a figure as PNG under a temporary name and rename it; the same figure gives the same bytes.
+def overlay(
+    study: Study,
+    slide: str,
+    out: str | os.PathLike[str],
+    *,
+    grid: str | None = None,
+    max_px: int = _THUMBNAIL_PX,
+    dpi: int | None = None,
+    tiles: bool = True,
+    rois: bool = True,
+) -> Path:
+    """Draw a slide with its ROIs and the labels of its tiles as PNG, PDF or SVG.
+
+    The parameters, and the errors, are those of `plot_labels`. A tile is drawn as the square of a step around
+    its centre, so that each place has one colour where tiles overlap. ROIs end at the edge of the slide. In
+    PDF and SVG all but the slide itself are lines and areas. A warning names what no installed font can write.
+    """
+    out = Path(out)
+    _check_picture(out, dpi)
+    check_folder(out)
+    drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
+    picture, _ = thumbnail(drawn.path, max_px)
+    with _own_style("".join([drawn.slide, *drawn.labels])):
+        figure, axes, across = _slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
+        # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.
+        from matplotlib.transforms import Affine2D
+
+        to_axes = Affine2D().scale(drawn.mpp / 1000) + axes.transData
+        draw_tiles(axes, to_axes, drawn, across)
+        if rois:
+            for roi in drawn.rois:
+                draw_roi(axes, to_axes, roi, drawn)
+        _draw_legend(figure, axes, drawn, rois=rois)
+        save_figure(figure, out, dpi=dpi)
+    return out
+
+
+def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
+    """Write a figure under a temporary name and rename it; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    out : Path
+        The file; ``.png``, ``.pdf`` or ``.svg``.
+    dpi : int, optional
+        Dots per inch of a PNG; default 200.
 
     Raises
     ------
     SlideduckError
-        If the folder is missing, or nothing can be written there.
+        If the suffix is another, the folder is missing, or nothing can be written there.
     DiskFullError
         If there is no room; a picture that was there stays.
     """
-    try:
-        _save(figure, out_png)
-    except OSError as error:
-        if error.errno in FULL_ERRNOS:
-            raise DiskFullError(
-                f"no space left for {out_png} ({error.strerror}); free some, and draw it again"
-            ) from error
-        raise StudyError(f"{out_png} cannot be written: {error.strerror}; give another place for it") from error
+    _check_picture(out, dpi)
+    with writing(out) as temporary:
+        import matplotlib
+
+        # Ids of an SVG are hashes of what they name, salted at random unless told otherwise. Journals refuse
+        # the fonts that matplotlib puts into a PDF by itself (type 3).
+        with matplotlib.rc_context({"svg.hashsalt": "slideduck", "pdf.fonttype": 42}):
+            suffix = out.suffix.lower()
+            figure.savefig(
+                temporary,
+                format=suffix[1:],
+                dpi=dpi or _DPI,
+                bbox_inches="tight",
+                pad_inches=0.12,
+                metadata=_METADATA[suffix],
+            )
 
 
-def _save(figure: Figure, out_png: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with replacing(out_png) as temporary:
-        # Matplotlib would write its version; a newer one then changed every picture.
-        figure.savefig(
-            temporary,
-            format="png",
-            dpi=_DPI,
-            bbox_inches="tight",
-            pad_inches=0.12,
-            metadata={"Software": None},
+@contextmanager
+def _own_style(words: str) -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever the user's settings; they are theirs again afterwards.
+
+    `words` are all that will be written: other fonts are taken for characters that matplotlib's own lacks.
+    """
+    import matplotlib
+    from matplotlib.font_manager import fontManager, get_font
+
+    path_of = {font.name: font.fname for font in reversed(fontManager.ttflist) if font.weight == 400}
+    families = ["DejaVu Sans"]
+    lacking = {letter for letter in words if letter.isprintable()} - _letters(get_font(path_of["DejaVu Sans"]))
+    for name in _MORE_FONTS:
+        if name in path_of and lacking & (letters := _letters(get_font(path_of[name]))):
+            families.append(name)
+            lacking -= letters
+    if lacking:
+        warnings.warn(
+            f"no installed font has {' '.join(sorted(lacking))}, drawn as boxes; install one that has, such as "
+            "Noto Sans CJK, or write a page (.html)",
+            stacklevel=5,
         )
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["font.family"] = families
+        matplotlib.rcParams["text.color"] = _TEXT_COLOUR
+        matplotlib.rcParams["hatch.linewidth"] = 0.5
+        yield
 
 
-def _slide_row(study: Study, slide: str) -> tuple[str, int, int, float]:
-    """Return path, width, height and MPP of a slide that can be used."""
-    found = study.con.execute(
-        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
-    ).fetchone()
-    if found is None:
-        raise StudyError(
-            f"{study.path.name} has no slide {slide!r}; see which there are with: "
-            f"slideduck sql {study.path.name} 'SELECT slide FROM slides'"
-        )
-    path, width, height, mpp, error = found
-    if error is not None:
-        raise StudyError(f"slide {slide!r} cannot be used: {error}")
-    return path, width, height, mpp
+def _letters(font: FT2Font) -> set[str]:
+    return {chr(code) for code in font.get_charmap()}
 
 
-def _slide_figure(picture: npt.NDArray[np.uint8], width: int, height: int, mpp: float) -> tuple[Figure, Axes]:
-    """Return a figure with the picture of a slide on axes in millimetres."""
+def _check_picture(out: Path, dpi: int | None) -> None:
+    """Refuse what no picture can be, before the slide is read."""
+    suffix = out.suffix.lower()
+    if suffix not in _METADATA:
+        raise StudyError(_suffix_problem(out, tuple(_METADATA)))
+    if dpi is not None and suffix != ".png":
+        raise StudyError(f"dpi is given for {out.name}, which is drawn in lines and areas; leave dpi out")
+    if dpi is not None and not 20 <= dpi <= 2400:
+        raise StudyError(f"dpi is {dpi}; give from 20 to 2,400 dots per inch")
+
+
+def _suffix_problem(out: Path, suffixes: Sequence[str]) -> str:
+    """Return that a file has another suffix, and the names that it could have."""
+    has = f"has the suffix {out.suffix}" if out.suffix else "has no suffix"
+    *others, last = (out.stem + suffix for suffix in suffixes)
+    return f"{out.name} {has}; name it {', '.join(others)} or {last}"
+
+
+def _slide_figure(drawn: DrawnSlide, picture: npt.NDArray[np.uint8], interpolation: str) -> tuple[Figure, Axes, float]:
+    """Return a figure with the picture of a slide on axes in millimetres, and the width of the picture, inches."""
     # Figures are made by hand: pyplot would keep each of them, and switch the caller's backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    tall = min(max(height / width, 0.4), 2.0)
-    figure = Figure(figsize=(_PICTURE_INCHES + 2.4, _PICTURE_INCHES * tall + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.imshow(picture, extent=(0, width * mpp / 1000, height * mpp / 1000, 0), interpolation="antialiased")
-    axes.set_xlabel("x (mm)")
-    axes.set_ylabel("y (mm)")
-    return figure, axes
-
-
-def _draw_tiles(
-    axes: Axes,
-    to_axes: Any,
-    tiles: dict[str, Any],
-    labels: Sequence[str],
-    colours: dict[str, str],
-    width: int,
-) -> None:
-    """Draw a square of its label's colour for each tile; `width` is the slide's, base pixels."""
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import to_rgba
-
-    if not labels:
-        return
-    corner = np.stack([tiles["left_x"], tiles["top_y"]], axis=1)
-    unit = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], dtype=np.float64)
-    squares = corner[:, None, :] + unit * np.asarray(tiles["side"])[:, None, None]
-    # Lines as thin as the tiles are small: they must never hide the tissue.
-    across = width / float(tiles["side"][0])
-    line_points = min(0.5, _PICTURE_INCHES * 72 / across * 0.06)
-    axes.add_collection(
-        PolyCollection(
-            squares,
-            facecolors=[to_rgba(colours[label], 0.38) for label in labels],
-            edgecolors=[to_rgba(colours[label], 0.85) for label in labels],
-            linewidths=line_points,
-            transform=to_axes,
-        )
-    )
-
-
-def _draw_roi(axes: Axes, to_axes: Any, outline: dict[str, Any], colour: str, *, dashed: bool) -> None:
-    """Draw the rings of a polygon or multipolygon, white under colour, so that it shows on any tissue."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path as Outline
-    from matplotlib.patheffects import Normal, withStroke
-
-    polygons = outline["coordinates"] if outline["type"] == "MultiPolygon" else [outline["coordinates"]]
-    rings = [Outline(np.asarray(ring)[:, :2], closed=True) for polygon in polygons for ring in polygon if ring]
-    if not rings:
-        return
-    axes.add_patch(
-        PathPatch(
-            Outline.make_compound_path(*rings),
-            fill=False,
-            edgecolor=colour,
-            linewidth=1.5,
-            linestyle=(0, (3, 1.5)) if dashed else "solid",
-            joinstyle="round",
-            path_effects=[withStroke(linewidth=3.0, foreground="white", alpha=0.9), Normal()],
-            transform=to_axes,
-            clip_on=True,
-        )
-    )
-
-
-def _draw_scale_bar(axes: Axes, figure: Figure, width_um: float) -> None:
-    """Draw a bar of a round length under the right corner of the slide, where it hides nothing."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import offset_copy
 
-    length_um = scale_bar_um(width_um)
-    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-    left, right = (width_um - length_um) / 1000, width_um / 1000
-    below = offset_copy(axes.get_xaxis_transform(), fig=figure, y=-24, units="points")
-    axes.add_artist(
-        Line2D([left, right], [0, 0], transform=below, color="black", lw=3, solid_capstyle="butt", clip_on=False)
-    )
-    under_bar = offset_copy(below, fig=figure, y=-4, units="points")
-    axes.text((left + right) / 2, 0, text, transform=under_bar, ha="center", va="top", fontsize="small")
+    inches = min(most / side for most, side in zip(_PICTURE_INCHES, (drawn.width, drawn.height), strict=True))
+    across, down = drawn.width * inches, drawn.height * inches
+    figure = Figure(figsize=(across + 1, down + 1))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.5 / (across + 1), 0.5 / (down + 1), across / (across + 1), down / (down + 1)))
+    width_mm, height_mm = (side * drawn.mpp / 1000 for side in (drawn.width, drawn.height))
+    axes.imshow(picture, extent=(0, width_mm, height_mm, 0), interpolation=interpolation, aspect="auto")
+    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
+    axes.spines[:].set(color="#9A9A9A", linewidth=0.5)
+
+    above: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+        "annotation_clip": False,
+        "parse_math": False,
+    }
+    # Names are long and have no spaces; a narrow slide has room beside it.
+    name = "\n".join(textwrap.wrap(drawn.slide, max(40, int(across * 11)), break_on_hyphens=False))
+    axes.annotate(name, (0, 1), xytext=(0, 17), va="bottom", fontsize=11, fontweight="bold", **above)
+    below_name = f"grid {drawn.tiles.grid}" if drawn.tiles else "ROIs"
+    axes.annotate(below_name, (0, 1), xytext=(0, 5), va="bottom", fontsize=8, **above)
+
+    # The bar is under the slide, where it hides nothing, and about an inch long where that is wide enough.
+    width_um = drawn.width * drawn.mpp
+    length_um = scale_bar_um(min(6 * width_um / across, 5 * width_um))
+    below = offset_copy(axes.get_xaxis_transform(), fig=figure, y=-11, units="points")
+    ends = [0, length_um / 1000]
+    axes.add_artist(Line2D(ends, [0, 0], transform=below, color="black", lw=3, solid_capstyle="butt", clip_on=False))
+    beside = offset_copy(below, fig=figure, x=6, units="points")
+    axes.text(ends[1], 0, length_text(length_um), transform=beside, va="center_baseline", fontsize=9)
+    return figure, axes, across
 
 
-def _draw_legend(
-    figure: Figure, n_tiles: int, tiles: Counter[str], rois: Counter[str | None], colours: dict[str, str]
-) -> None:
-    """Say which colour is which label, and how many tiles and ROIs it has on the slide."""
+def _draw_legend(figure: Figure, axes: Axes, drawn: DrawnSlide, *, rois: bool) -> None:
+    """Say what each colour means, and how many tiles and ROIs there are of it, where there is room."""
+    entries = _legend_entries(drawn, rois=rois)
+    if not entries:
+        return
+    across, down = (side / figure.dpi for side in axes.get_window_extent().size)
+    beside = _place_legend(figure, axes, entries, (1 + 0.18 / across, 1), 1)
+    wide, high = (side / figure.dpi for side in beside.get_window_extent().size)
+    if high <= max(down, 1.5):
+        return
+    beside.remove()
+    if across >= 2 * wide:  # A wide slide has room under it.
+        _place_legend(figure, axes, entries, (0, -0.4 / down), int(across // wide))
+    else:
+        _place_legend(figure, axes, entries, (1 + 0.18 / across, 1), math.ceil(high / down))
+
+
+def _legend_entries(drawn: DrawnSlide, *, rois: bool) -> list[tuple[Any, str]]:
+    """Return the sample and the text of each entry of the legend."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    entries: list[Any] = [
-        Patch(
-            facecolor=colours[label] + "61",
-            edgecolor=colours[label],
-            linewidth=1.5,
-            label=f"{label}\n{counted(tiles[label], 'tile')}, {counted(rois[label], 'ROI')}",
-        )
-        for label in colours
-        if tiles[label] or rois[label]
-    ]
-    rest = n_tiles - sum(tiles.values())
-    entries.append(Patch(facecolor="none", edgecolor="none", label=f"no label\n{counted(rest, 'tile')}"))
-    if rois[None]:
-        text = f"without a label\n{counted(rois[None], 'ROI')}"
-        entries.append(Line2D([], [], color=_NO_LABEL, linewidth=1.5, linestyle=(0, (3, 1.5)), label=text))
-    figure.legend(handles=entries, loc="outside right upper", frameon=False, labelspacing=0.9, handlelength=1.6)
+    tiles = drawn.tiles
+    entries: list[tuple[Any, str]] = []
+    for number, label in enumerate(drawn.labels):
+        colour = drawn.colours[label]
+        fill = f"{colour}{round(FILL * 255):02X}" if tiles else "none"
+        amount = [counted(tiles.count(number), "tile")] if tiles else []
+        lines = [*textwrap.wrap(label, _LEGEND_CHARACTERS), *drawn.roi_lines(label, amount, rois=rois)]
+        entries.append((Patch(facecolor=fill, edgecolor=colour, lw=1.5), "\n".join(lines)))
+    if rois and any(roi.label is None for roi in drawn.rois):
+        line = Line2D([], [], color=LINE_COLOUR, lw=1.5, linestyle=DASHES)
+        entries.append((line, "\n".join(["ROI without a label", *drawn.roi_lines(None, [], rois=True)])))
+    if tiles and tiles.count(NO_LABEL):
+        sample = Patch(facecolor="none", edgecolor=LINE_COLOUR, lw=0.5, hatch="+++")
+        entries.append((sample, f"tile without a label\n{counted(tiles.count(NO_LABEL), 'tile')}"))
+    if tiles and tiles.count(REMOVED):
+        sample = Patch(facecolor="#E6E2E6", edgecolor="none")
+        entries.append((sample, f"not kept, drawn paler\n{counted(tiles.count(REMOVED), 'tile')}"))
+    return entries
+
+
+def _place_legend(
+    figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], anchor: tuple[float, float], columns: int
+) -> Legend:
+    """Draw the legend with its upper left corner at a point of the axes."""
+    legend = axes.legend(
+        handles=[sample for sample, _ in entries],
+        # The texts come afterwards: a name may begin with an underscore, or hold what looks like mathematics.
+        labels=["-"] * len(entries),
+        loc="upper left",
+        bbox_to_anchor=anchor,
+        borderaxespad=0,
+        borderpad=0,
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        labelspacing=0.8,
+        handlelength=1.6,
+    )
+    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(words)
+    figure.draw_without_rendering()
+    return legend

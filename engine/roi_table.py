@@ -65,7 +65,8 @@ def add_rois(
     con : duckdb.DuckDBPyConnection
         Connection to the study.
     paths : sequence of path
-        Files, folders and globs; the format of each is told by its content.
+        Files, folders and globs; the format of each is told by its content. GeoParquet is named file by file: other
+        tables have its suffix too.
     holes : {"auto", "nested", "explicit"}
         How holes are told: ``nested`` by lying within an ROI of the same label, ``explicit`` by the file's
         own marks; ``auto`` takes nested for CSV and explicit for GeoJSON and XML.

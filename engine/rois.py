@@ -1,4 +1,4 @@
-"""Reads and checks ROI files: Slideflow's CSV, QuPath's GeoJSON and ImageScope's XML, told by content.
+"""Reads and checks ROI files: Slideflow's CSV, QuPath's GeoJSON, ImageScope's XML and GeoParquet, told by content.
 
 What needs no slide is checked here; area, crossings and the slide's bounds are checked in the database.
 """
@@ -16,18 +16,20 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files import Paths, absolute, find_files, quoted, read_input
 from slideduck.geojson import parse_geojson
+from slideduck.geoparquet import parse_geoparquet
 from slideduck.imagescope import parse_imagescope
 from slideduck.outlines import RoiFile, RoiOutline, distinct_points, ring_from_points
 from slideduck.tables import Problem, Table, read_table
 
 __all__ = ["HOLES", "ROI_SUFFIXES", "RoiFile", "RoiOutline", "find_roi_files", "parse_roi_file"]
 
-#: Suffixes of the files that a folder is searched for.
+#: Suffixes of the files that a folder is searched for. Parquet is not: it holds tables of all kinds, and is named.
 ROI_SUFFIXES = (".csv", ".geojson", ".json", ".xml")
 
 #: How holes are told: as drawn inside another ROI, as marked in the file, or by what is usual for its form.
 HOLES = ("auto", "nested", "explicit")
 
+_PARSERS = {"geojson": parse_geojson, "xml": parse_imagescope, "geoparquet": parse_geoparquet}
 _REQUIRED = ("roi_name", "x_base", "y_base")
 _OPTIONAL = ("label", "slide")
 _PIXELS = "base pixels, such as 1024.5"
@@ -61,9 +63,9 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     Parameters
     ----------
     path : path-like
-        Slideflow CSV, QuPath GeoJSON or ImageScope XML.
+        Slideflow CSV, QuPath GeoJSON, ImageScope XML or GeoParquet.
     holes : {"auto", "nested", "explicit"}
-        How holes are told; ``"auto"`` is nested for CSV and explicit for GeoJSON and XML.
+        How holes are told; ``"auto"`` is nested for CSV and explicit for the others.
 
     Returns
     -------
@@ -77,8 +79,8 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     Notes
     -----
     In a CSV the rows of an ROI stand together, in drawing order. The slide is named by the column
-    ``slide``, or by the file's stem where there is no such column, and always by the stem for
-    GeoJSON and XML. A point that closes an outline by repeating its first is dropped.
+    ``slide``, or by the file's stem where there is no such column; so it is in GeoParquet, and always by
+    the stem for GeoJSON and XML. A point that closes an outline by repeating its first is dropped.
     """
     if holes not in HOLES:
         raise InputError([f"holes is {quoted(holes)}; give auto, nested or explicit"])
@@ -89,8 +91,7 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     if form == "csv":
         outlines, problems = _parse_csv(read_table(path, _REQUIRED, _OPTIONAL, data=data))
     else:
-        parse = parse_geojson if form == "geojson" else parse_imagescope
-        outlines, skipped, problems = parse(path, data)
+        outlines, skipped, problems = _PARSERS[form](path, data)
     if problems:
         raise InputError([message for _, message in sorted(problems, key=lambda problem: problem[0])])
     if not outlines:
@@ -102,8 +103,10 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     return RoiFile(path, form, "nested" if nested else "explicit", digest, tuple(outlines), tuple(skipped))
 
 
-def _tell_form(data: bytes) -> Literal["csv", "geojson", "xml"]:
-    """Tell the form of a file by its first character."""
+def _tell_form(data: bytes) -> Literal["csv", "geojson", "xml", "geoparquet"]:
+    """Tell the form of a file by its first character, that of Parquet by its mark."""
+    if data.startswith(b"PAR1"):
+        return "geoparquet"
     # The zeros are those of UTF-16, whose mark comes first.
     head = data[:1000].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
     if head == b"<":

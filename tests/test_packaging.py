@@ -23,7 +23,7 @@ PACKAGES = {"engine": "slideduck", "sql": "slideduck/sql", "runner": "slideduck/
 
 def tree_files(folder: str) -> list[str]:
     """Return the files of a folder that belong in the package, by their path in it."""
-    suffixes = {".py", ".sql"}
+    suffixes = {".py", ".sql", ".html"}
     return [
         path.relative_to(ROOT / folder).as_posix()
         for path in sorted((ROOT / folder).rglob("*"))

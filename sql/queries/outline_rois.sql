@@ -5,8 +5,10 @@
 SELECT
     rois.roi_name,
     rois.label,
+    ranked_roi.is_artifact,
+    rois.leaves_slide,
     ST_AsGeoJSON(rois.geom) AS outline,
-FROM rois
-INNER JOIN slide_roi_set ON rois.slide = slide_roi_set.slide AND rois.roi_set = slide_roi_set.roi_set
-WHERE rois.slide = $slide AND rois.parent IS NULL
+FROM ranked_roi
+INNER JOIN rois ON ranked_roi.roi_id = rois.roi_id
+WHERE ranked_roi.slide = $slide AND ranked_roi.in_force
 ORDER BY rois.area DESC, rois.roi_name ASC

@@ -1,0 +1,249 @@
+"""Reads and writes ROIs as GeoParquet 1.1, in base pixels, for GeoPandas and whatever else knows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slideduck.db import load_spatial
+from slideduck.errors import InputError
+from slideduck.files import quoted
+from slideduck.outlines import Polygon, RoiOutline, distinct_points, with_names
+from slideduck.roi_layout import StudyRoi
+from slideduck.sqlfiles import read_query
+from slideduck.tables import Problem
+from slideduck.wkb import polygons_from_wkb
+
+__all__ = ["geoparquet_table", "parse_geoparquet"]
+
+_VERSION = "1.1.0"
+_AREAS = ("Polygon", "MultiPolygon")
+_TEXTS = ("slide", "roi_name", "label", "parent")
+#: A column without any text is of type null.
+_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+
+
+def geoparquet_table(rois: Sequence[StudyRoi], roi_set: str) -> pa.Table:
+    """Return ROIs as a table with the metadata of GeoParquet.
+
+    Parameters
+    ----------
+    rois : sequence of StudyRoi
+        In the order of the rows.
+    roi_set : str
+        The set that they belong to.
+
+    Returns
+    -------
+    pyarrow.Table
+        A row for each ROI, holes included, with the columns ``slide``, ``roi_set``, ``roi_name``, ``label``,
+        ``parent`` (for a hole the ROI that it is a hole of, else null), ``roi_desc``, ``area_um2`` (of geometry,
+        square microns), ``geometry`` (what labels tiles: holes are taken out; for a hole its own area) and
+        ``outline`` (what was drawn, where holes are taken out of it, else null).
+    """
+    outlines = [None if roi.drawn_wkb == roi.labelled_wkb else roi.drawn_wkb for roi in rois]
+    columns = {
+        "slide": pa.array([roi.slide for roi in rois], pa.string()),
+        "roi_set": pa.array([roi_set] * len(rois), pa.string()),
+        "roi_name": pa.array([roi.roi_name for roi in rois], pa.string()),
+        "label": pa.array([roi.label for roi in rois], pa.string()),
+        "parent": pa.array([roi.parent for roi in rois], pa.string()),
+        "roi_desc": pa.array([roi.roi_desc for roi in rois], pa.string()),
+        "area_um2": pa.array([roi.area_um2 for roi in rois], pa.float64()),
+        "geometry": pa.array([roi.labelled_wkb for roi in rois], pa.binary()),
+        "outline": pa.array(outlines, pa.binary()),
+    }
+    described = {
+        "geometry": _described([roi.labelled_wkb for roi in rois]),
+        "outline": _described([wkb for wkb in outlines if wkb is not None]),
+    }
+    geo = {"version": _VERSION, "primary_column": "geometry", "columns": described}
+    return pa.table(columns).replace_schema_metadata({"geo": json.dumps(geo)})
+
+
+def _described(geometries: Sequence[bytes]) -> dict[str, Any]:
+    """Return what GeoParquet says of a column of geometries."""
+    read = [polygons_from_wkb(wkb) for wkb in geometries]
+    # No coordinate reference system: without the key they would be degrees.
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted({kind for kind, _ in read}), "crs": None}
+    outer = [polygon[0] for _, polygons in read for polygon in polygons]
+    if outer:
+        points = np.concatenate(outer)
+        column["bbox"] = [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+    return column
+
+
+def parse_geoparquet(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
+    """Read the ROIs of a GeoParquet file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its stem is the slide's name where there is no column ``slide``.
+    data : bytes
+        Its content. The primary geometry is what was drawn, in base pixels, unless a column ``outline`` holds
+        something; a row with a ``parent`` is a hole. ``roi_name`` and ``label`` may be missing.
+
+    Returns
+    -------
+    outlines : list of RoiOutline
+        Rows without a name are ``ROI_1`` and so on, by their number in the file.
+    skipped : list of str
+        A message for each row without an area.
+    problems : list of Problem
+        Messages for each row that is refused, by its number, from 1.
+
+    Raises
+    ------
+    InputError
+        If the file as a whole is no GeoParquet in pixels.
+    """
+    file = path.name
+    table, primary = _read(file, data)
+    n = table.num_rows
+    texts = {name: _text(file, table, name) for name in _TEXTS}
+    geometries = _geometries(file, table, primary)
+    drawn = _geometries(file, table, "outline") if "outline" in table.column_names else [None] * n
+    outlines: list[RoiOutline] = []
+    skipped: list[str] = []
+    problems: list[Problem] = []
+    first_of: dict[tuple[str, str], int] = {}
+    for row in range(1, n + 1):
+        slide, name, label, parent = (texts[column][row - 1] for column in _TEXTS)
+        called = f"ROI {name!r}" if name else "a row without a name"
+        geometry, place = drawn[row - 1] or geometries[row - 1], f"{file}:{row}"
+        if geometry is None:
+            skipped.append(f"{place}: {called} has no geometry")
+            continue
+        if "slide" not in table.column_names:
+            slide = path.stem
+        wrong = [] if slide else ["slide is empty; write the slide's name"]
+        if name and first_of.setdefault((slide, name), row) != row:
+            wrong.append(
+                f"{called} of slide {slide!r} is there already (row {first_of[slide, name]}); "
+                "names are unique in a slide: rename one"
+            )
+        try:
+            kind, polygons = polygons_from_wkb(geometry)
+        except ValueError as error:
+            wrong.append(f"the geometry of {called} is broken: {error}; write the file again")
+        else:
+            if kind not in _AREAS:
+                skipped.append(f"{place}: {called} is a {kind}, not a Polygon or MultiPolygon")
+                continue
+            wrong += _wrong_rings(called, polygons)
+        if wrong:
+            problems += [(row, f"{place}: {what}") for what in wrong]
+        else:
+            outlines.append(RoiOutline(slide, name, label or None, polygons, bool(parent), row))
+    if not problems:
+        problems = _edited(file, texts, geometries, drawn)
+    return with_names(outlines, [f"ROI_{outline.row}" for outline in outlines]), skipped, problems
+
+
+def _read(file: str, data: bytes) -> tuple[pa.Table, str]:
+    """Return the table of a file, and the name of its primary geometry."""
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        metadata = (table.schema.metadata or {}).get(b"geo")
+        # Damaged bytes are not always noticed in reading.
+        table.validate(full=True)
+        geo = None if metadata is None else json.loads(metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        what = str(error).partition("\n")[0].rstrip(".")
+        raise InputError([f"{file}: broken Parquet: {what}; write it again"]) from error
+    if geo is None:
+        raise InputError([f"{file}: Parquet, but not GeoParquet: no metadata 'geo'; write it with GeoPandas"])
+    primary = geo.get("primary_column") if isinstance(geo, dict) else None
+    columns = geo.get("columns") if isinstance(geo, dict) else None
+    column = columns.get(primary) if isinstance(columns, dict) else None
+    if not isinstance(primary, str) or primary not in table.column_names or not isinstance(column, dict):
+        raise InputError([f"{file}: the metadata 'geo' names no geometry column of the file; write it again"])
+    if column.get("encoding") != "WKB":
+        raise InputError(
+            [f"{file}: column {primary!r} is encoded as {quoted(column.get('encoding'))}; write it as WKB"]
+        )
+    if column.get("crs", "") is not None:
+        raise InputError(
+            [
+                f"{file}: column {primary!r} has a coordinate reference system; ROIs are in level-0 pixels and have "
+                "none: take it off with set_crs(None, allow_override=True)"
+            ]
+        )
+    return table, primary
+
+
+def _text(file: str, table: pa.Table, name: str) -> list[str]:
+    """Return a column of texts without outer spaces, empty for null; all empty where it is missing."""
+    if name not in table.column_names:
+        return [""] * table.num_rows
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not any(is_type(column.type) for is_type in _TEXT_TYPES):
+        raise InputError([f"{file}: column {name!r} is {column.type}, not text; store it as text"])
+    return [(text or "").strip() for text in column.cast(pa.string()).to_pylist()]
+
+
+def _geometries(file: str, table: pa.Table, name: str) -> list[bytes | None]:
+    """Return a column of well-known binary."""
+    column = table.column(name)
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    try:
+        values: list[bytes | None] = column.cast(pa.binary()).to_pylist()
+    except pa.ArrowException as error:
+        raise InputError([f"{file}: column {name!r} is {column.type}, not WKB; write it as WKB"]) from error
+    return values
+
+
+def _wrong_rings(called: str, polygons: Sequence[Polygon]) -> list[str]:
+    """Say what is wrong with the rings of an ROI."""
+    if not polygons:
+        return [f"the geometry of {called} is empty; draw it again or remove it"]
+    wrong = []
+    for polygon in polygons:
+        for i, ring in enumerate(polygon):
+            part = "hole" if i else "outline"
+            n = distinct_points(ring) if len(ring) else 0
+            if not np.isfinite(ring).all():
+                wrong.append(f"the {part} of {called} has a point that is not finite; draw it again")
+            elif n < 3:
+                points = f"{n} distinct point{'s' * (n != 1)}"
+                wrong.append(f"the {part} of {called} has {points}; an area needs three or more")
+    return wrong
+
+
+def _edited(
+    file: str, texts: dict[str, list[str]], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
+) -> list[Problem]:
+    """Return the rows whose geometry and outline contradict each other: it is not told which of them is meant."""
+    if not any(drawn):
+        return []
+    both = pa.table(
+        {
+            "row_no": pa.array(range(1, len(drawn) + 1), pa.int64()),
+            **{name: pa.array(texts[name], pa.string()) for name in ("slide", "roi_name", "parent")},
+            "geometry": pa.array(geometries, pa.binary()),
+            "outline": pa.array(drawn, pa.binary()),
+        }
+    )
+    with duckdb.connect() as con:
+        load_spatial(con)
+        con.register("stored_roi", both)
+        rows = con.execute(read_query("find_edited_rois")).fetchall()
+    return [
+        (
+            row,
+            f"{file}:{row}: geometry of ROI {name!r} is not its outline without its holes, so that one of them was "
+            "changed; leave out the column outline to take geometry as it is",
+        )
+        for row, name in rows
+    ]

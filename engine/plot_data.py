@@ -1,0 +1,342 @@
+"""What is drawn over the picture of a slide: its ROIs, the states of its tiles, and the colours of labels."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from slideduck.console import counted, replacing
+from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
+from slideduck.sqlfiles import read_query
+
+if TYPE_CHECKING:
+    from slideduck.study import Study
+
+__all__ = [
+    "ABSENT",
+    "NO_LABEL",
+    "PALETTE",
+    "REMOVED",
+    "DrawnRoi",
+    "DrawnSlide",
+    "TileMap",
+    "check_folder",
+    "label_colours",
+    "length_text",
+    "read_drawn",
+    "scale_bar_um",
+    "writing",
+]
+
+#: The first eight are colours that readers with any colour vision tell apart: B. Wong, Points of view: Color
+#: blindness, Nature Methods 8, 441 (2011), after M. Okabe and K. Ito; the order is ours, for tissue that is pink.
+#: The others are those that differ most from them, and from each other, in CIELAB: as they are, thin over pink
+#: tissue, and as readers without green cones see them.
+PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#F0E442", "#000000", "#CC79A7",
+    "#332288", "#DDCC77", "#882255", "#00E5E5", "#556B2F", "#FFC9A3", "#7B4FD0", "#5B2C0C",
+)  # fmt: skip
+
+#: States of a tile that are no number of a label: kept without a label, not kept, not in the study.
+NO_LABEL, REMOVED, ABSENT = -1, -2, -3
+
+
+def label_colours(labels: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each label, the same for the same labels whatever their order.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        All labels that are to be told apart, such as those of a whole study.
+
+    Returns
+    -------
+    dict of str to str
+        ``#RRGGBB`` by label, in sorted order. After those of `PALETTE` they come again, paler.
+    """
+    colours = {}
+    for i, label in enumerate(sorted(set(labels))):
+        again, place = divmod(i, len(PALETTE))
+        red, green, blue = (int(PALETTE[place][at : at + 2], 16) / 255 for at in (1, 3, 5))
+        hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+        light = 1 - (1 - light) * 0.6**again
+        channels = colorsys.hls_to_rgb(hue, light, saturation)
+        colours[label] = "#" + "".join(f"{round(channel * 255):02X}" for channel in channels)
+    return colours
+
+
+def scale_bar_um(width_um: float) -> float:
+    """Return a round length, 1, 2 or 5 times a power of ten, of about a fifth of a width; both in microns."""
+    wanted = width_um / 5
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return max(step * power for step in (1, 2, 5) if step * power <= wanted * 1.0001)
+
+
+def length_text(length_um: float) -> str:
+    """Return a length in microns, or in millimetres from one on."""
+    return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+
+
+def check_folder(out: Path) -> None:
+    """Refuse to write into a folder that is missing, before the slide is read.
+
+    Raises
+    ------
+    SlideduckError
+        If there is no such folder.
+    """
+    replacing(out).__enter__()  # Makes nothing; what it checks is to be said in one place.
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file, and rename it over the file if the block ends well.
+
+    Raises
+    ------
+    SlideduckError
+        If the folder is missing, or nothing can be written there.
+    DiskFullError
+        If there is no room; a picture that was there stays.
+    """
+    try:
+        with replacing(out) as temporary:
+            yield temporary
+    except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            raise DiskFullError(f"no space left for {out} ({error.strerror}); free some, and draw it again") from error
+        raise StudyError(f"{out} cannot be written: {error.strerror}; give another place for it") from error
+
+
+@dataclass(frozen=True)
+class DrawnRoi:
+    """An ROI as it is drawn.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    label : str, optional
+        Its label.
+    is_artifact : bool
+        True if the rule names its label as an artifact.
+    leaves_slide : bool
+        True if part of it lies outside the slide.
+    rings : tuple of ndarray of float64, shape (points, 2)
+        Outer rings and holes, x before y, base pixels; each ends where it begins.
+    """
+
+    name: str
+    label: str | None
+    is_artifact: bool
+    leaves_slide: bool
+    rings: tuple[npt.NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True)
+class TileMap:
+    """The tiles of one grid on one slide.
+
+    Attributes
+    ----------
+    grid : str
+        Name of the grid.
+    extract_px, stride, origin_x, origin_y : int
+        Side of a tile, the step to the next, and the corner of tile (0, 0), base pixels.
+    state : ndarray of int32, shape (rows, columns)
+        Number of the tile's label in `DrawnSlide.labels`, or `NO_LABEL`, `REMOVED` or `ABSENT`.
+    roi : ndarray of int32, shape (rows, columns)
+        Number of the ROI that wins the tile in `DrawnSlide.rois`, or -1.
+    coverage : ndarray of float64, shape (rows, columns)
+        Part of the tile that this ROI covers, 0 to 1; NaN without an ROI.
+    """
+
+    grid: str
+    extract_px: int
+    stride: int
+    origin_x: int
+    origin_y: int
+    state: npt.NDArray[np.int32]
+    roi: npt.NDArray[np.int32]
+    coverage: npt.NDArray[np.float64]
+
+    @property
+    def cell_corner(self) -> tuple[float, float]:
+        """Left and top of the square that stands for tile (0, 0), base pixels.
+
+        A tile is drawn as the square of a step around its centre, so that each place has one colour where
+        tiles overlap.
+        """
+        inset = (self.extract_px - self.stride) / 2
+        return self.origin_x + inset, self.origin_y + inset
+
+    def count(self, state: int) -> int:
+        """Return how many tiles are in a state."""
+        return int(np.count_nonzero(self.state == state))
+
+
+@dataclass(frozen=True)
+class DrawnSlide:
+    """A slide with all that is drawn over its picture.
+
+    Attributes
+    ----------
+    slide : str
+        Its name.
+    path : Path
+        Its file.
+    width, height : int
+        Its size, base pixels.
+    mpp : float
+        Microns per base pixel.
+    labels : tuple of str
+        Labels of its tiles and ROIs, sorted.
+    colours : dict of str to str
+        Colour of each of them, the same on every slide of the study.
+    rois : tuple of DrawnRoi
+        ROIs of the set in force, holes as their rings; large ones first.
+    tiles : TileMap, optional
+        The tiles, or None where they are not asked for.
+    """
+
+    slide: str
+    path: Path
+    width: int
+    height: int
+    mpp: float
+    labels: tuple[str, ...]
+    colours: dict[str, str]
+    rois: tuple[DrawnRoi, ...]
+    tiles: TileMap | None
+
+    def roi_lines(self, label: str | None, tiles: Sequence[str], *, rois: bool) -> list[str]:
+        """Return what a legend says of a label below its name.
+
+        Parameters
+        ----------
+        label : str or None
+            The label, or None for ROIs without one.
+        tiles : sequence of str
+            What it says of tiles, first.
+        rois : bool
+            Whether it speaks of ROIs.
+
+        Returns
+        -------
+        list of str
+            The amounts, and where there are any how many ROIs leave the slide.
+        """
+        mine = [roi for roi in self.rois if roi.label == label]
+        if any(roi.is_artifact for roi in mine):
+            tiles = ["artifact"]  # It removes its tiles: none has the label.
+        leaving = sum(roi.leaves_slide for roi in mine) if rois else 0
+        amounts = ", ".join([*tiles, counted(len(mine), "ROI")] if rois else tiles)
+        return [line for line in (amounts, f"{counted(leaving, 'ROI')} leaving the slide" if leaving else "") if line]
+
+
+def read_drawn(study: Study, slide: str, *, grid: str | None = None, tiles: bool = True) -> DrawnSlide:
+    """Read what is drawn over the picture of a slide.
+
+    Parameters
+    ----------
+    study : Study
+        With the slide, and labels in force for it.
+    slide : str
+        Name of the slide.
+    grid : str, optional
+        Name of the grid; needed where the study has several and tiles are asked for.
+    tiles : bool
+        Whether tiles are asked for.
+
+    Returns
+    -------
+    DrawnSlide
+
+    Raises
+    ------
+    StudyError
+        If the slide or the grid is not in the study, or labels are missing or out of date.
+    """
+    study._require_labels()
+    path, width, height, mpp = _slide_row(study, slide)
+    rois = tuple(
+        DrawnRoi(name, label, is_artifact, leaves_slide, _rings(outline))
+        for name, label, is_artifact, leaves_slide, outline in study.con.execute(
+            read_query("outline_rois"), {"slide": slide}
+        ).fetchall()
+    )
+    names = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
+    colours = label_colours(label for (label,) in names)
+    here = {roi.label for roi in rois}
+    labels = tuple(label for label in colours if label in here)
+    return DrawnSlide(
+        slide,
+        Path(path),
+        width,
+        height,
+        mpp,
+        labels,
+        {label: colours[label] for label in labels},
+        rois,
+        _read_tiles(study, slide, study.only_grid(grid), labels, rois) if tiles else None,
+    )
+
+
+def _slide_row(study: Study, slide: str) -> tuple[str, int, int, float]:
+    """Return path, width, height and MPP of a slide that can be used."""
+    found = study.con.execute(
+        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
+    ).fetchone()
+    if found is None:
+        raise StudyError(
+            f"{study.path.name} has no slide {slide!r}; see which there are with: "
+            f"slideduck sql {study.path.name} 'SELECT slide FROM slides'"
+        )
+    path, width, height, mpp, error = found
+    if error is not None:
+        raise StudyError(f"slide {slide!r} cannot be used: {error}")
+    return path, width, height, mpp
+
+
+def _rings(outline: str) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return the rings of a polygon or multipolygon in GeoJSON."""
+    shape = json.loads(outline)
+    polygons = shape["coordinates"] if shape["type"] == "MultiPolygon" else [shape["coordinates"]]
+    return tuple(np.asarray(ring, np.float64)[:, :2] for polygon in polygons for ring in polygon if ring)
+
+
+def _read_tiles(study: Study, slide: str, grid: str, labels: Sequence[str], rois: Sequence[DrawnRoi]) -> TileMap:
+    """Read the tiles of a slide into the shape of their grid."""
+    where = {"slide": slide, "grid": grid}
+    laid = study.con.execute(read_query("find_slide_grid"), where).fetchone()
+    assert laid is not None  # Labels that are up to date are of every slide on every grid.
+    n_columns, n_rows, extract_px, stride, origin_x, origin_y = laid
+    rows = study.con.execute(read_query("outline_tiles"), where).to_arrow_table()
+    at = rows["grid_y"].to_numpy(), rows["grid_x"].to_numpy()
+    label = _numbers(rows["label"], labels)
+    state = np.full((n_rows, n_columns), ABSENT, np.int32)
+    state[at] = np.where(rows["kept"].to_numpy(), label, REMOVED)
+    roi = np.full((n_rows, n_columns), -1, np.int32)
+    roi[at] = _numbers(rows["roi_name"], [roi.name for roi in rois])
+    coverage = np.full((n_rows, n_columns), np.nan)
+    coverage[at] = rows["coverage"].to_numpy()
+    return TileMap(grid, extract_px, stride, origin_x, origin_y, state, roi, coverage)
+
+
+def _numbers(names: pa.ChunkedArray, known: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Return the place of each name among those that are known, -1 for NULL."""
+    encoded = names.combine_chunks().dictionary_encode()
+    place = {name: number for number, name in enumerate(known)}
+    numbers = np.array([place[name] for name in encoded.dictionary.to_pylist()] + [-1], np.int32)
+    found: npt.NDArray[np.int32] = numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)]
+    return found
