@@ -19,7 +19,7 @@ import openslide
 from slideduck.errors import SlideError
 from slideduck.grid import SlideGrid
 
-__all__ = ["TileReader", "thumbnail"]
+__all__ = ["TileReader", "resized", "thumbnail"]
 
 RGB = npt.NDArray[np.uint8]
 
@@ -53,6 +53,8 @@ class TileReader:
     cache of decoded tiles, which was as fast as a handle a thread and holds each tile once. The
     pixels do not depend on threads, or on what was read before.
     """
+
+    name = "openslide"
 
     def __init__(
         self, path: str | PathLike[str], slide_grid: SlideGrid, tile_px: int, *, background: str = WHITE
@@ -118,7 +120,20 @@ class TileReader:
                         f"{self.slide_grid.extract_px} px wide, cannot be read from {self.path}: {error}; "
                         f"get the file again, or leave the tile or the slide out"
                     ) from error
-        return _resized(_on_background(np.asarray(image), self.background), self.tile_px)
+        return resized(_on_background(np.asarray(image), self.background), self.tile_px)
+
+    def stored_jpeg(self, base_x: int, base_y: int) -> bytes | None:
+        """Return None: OpenSlide gives pixels alone."""
+        return None
+
+    def is_stored(self, base_x: int, base_y: int) -> bool:
+        """Return False: OpenSlide gives pixels alone."""
+        return False
+
+    def level_size(self) -> tuple[int, int]:
+        """Return width and height of the level that tiles are read from, pixels of the level."""
+        width, height = self._shared().level_dimensions[self.slide_grid.level]
+        return int(width), int(height)
 
     def _shared(self) -> openslide.OpenSlide:
         """Return the handle that all threads use, opened if there is none."""
@@ -263,8 +278,8 @@ def _on_background(rgba: RGB, background: RGB) -> RGB:
     return (own + behind).astype(np.uint8)
 
 
-def _resized(rgb: RGB, tile_px: int) -> RGB:
-    """Bring a square to ``tile_px`` pixels."""
+def resized(rgb: RGB, tile_px: int) -> RGB:
+    """Bring a square to ``tile_px`` pixels: by averaging areas, or bilinearly where it has to grow."""
     if rgb.shape[0] == tile_px:
         return rgb
     how = cv2.INTER_AREA if rgb.shape[0] > tile_px else cv2.INTER_LINEAR
