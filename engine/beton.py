@@ -1,27 +1,34 @@
 """Betons: FFCV files of tiles with a side-car that says what the tiles are.
 
 What other modules use of them is gathered here: `slideduck.layout` has the file format and its check,
-`slideduck.pages` the writer, `slideduck.sidecar` the side-car, and `slideduck.jpeg` the images.
+`slideduck.pages` the writer, `slideduck.sidecar` the side-car, `slideduck.jpeg` the images, `slideduck.merge` what
+makes one of shards, and `slideduck.check` the check against side-car and slides.
 """
 
 from __future__ import annotations
 
+from slideduck.check import BetonReport, verify_beton
 from slideduck.jpeg import decode_jpeg, encode_jpeg
 from slideduck.layout import BetonInfo, check_beton, page_size_for
+from slideduck.merge import MergeReport, merge_betons
 from slideduck.pages import BetonWriter, WrittenBeton
 from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path, write_sidecar
 
 __all__ = [
     "BetonInfo",
+    "BetonReport",
     "BetonWriter",
+    "MergeReport",
     "Sidecar",
     "SlideInfo",
     "WrittenBeton",
     "check_beton",
     "decode_jpeg",
     "encode_jpeg",
+    "merge_betons",
     "page_size_for",
     "read_sidecar",
     "sidecar_path",
+    "verify_beton",
     "write_sidecar",
 ]

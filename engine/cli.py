@@ -13,21 +13,26 @@ from types import FrameType
 from typing import Any
 
 import click
-import pyarrow as pa
 
 import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.db import translated
 from slideduck.errors import SlideduckError
+from slideduck.export_cli import BETON_COMMANDS
 from slideduck.label_cli import label, split
+from slideduck.plot_cli import plot
+from slideduck.qc_cli import qc
+from slideduck.query_cli import QUERY_COMMANDS
+from slideduck.roi_export_cli import EXPORT_COMMANDS
 
 __all__ = ["cli"]
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
 _FLOW = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "split", "export",
-    "train", "evaluate", "predict", "heatmap", "sql", "info", "demo",
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "export",
+    "merge", "verify", "export-rois", "export-tiles", "train", "evaluate", "predict", "heatmap", "plot", "sql", "info",
+    "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements", "demo",
 )  # fmt: skip
 
 
@@ -203,7 +208,7 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
     "auto: nested for CSV, explicit for GeoJSON and XML.",
 )  # fmt: skip
 def add_rois(study: Path, paths: tuple[str, ...], holes: str, roi_set: str) -> None:
-    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, told apart by content.
+    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
 
     All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
     did not change is left alone. Sets keep the ROIs of several readers or versions apart.
@@ -282,16 +287,46 @@ def add_patients(study: Path, table: Path) -> None:
     )
 )
 @STUDY
-@click.option("--tile-px", type=int, required=True, help="Side of a tile as the model sees it, pixels.")
-@click.option("--tile-um", type=str, required=True, help="Side of a tile in microns, or a magnification such as 20x.")
+@click.option("--tile-px", type=int, help="Side of a tile as the model sees it, pixels.")
+@click.option("--tile-um", type=str, help="Side of a tile in microns, or a magnification such as 20x.")
 @click.option("--stride-div", type=float, default=1, show_default=True, help="Steps per tile side; 2 overlaps by half.")
 @click.option(
     "--origin", type=(int, int), default=(0, 0), show_default=True, help="Top left corner of tile (0, 0), base pixels."
 )
-def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tuple[int, int]) -> None:
+@click.option(
+    "--native", is_flag=True,
+    help="In place of a size: the grid that matches the JPEG tiles that most slides store, which an export copies "
+    "without loss.",
+)  # fmt: skip
+@click.option("--like", metavar="SLIDE", help="Match the stored tiles of this slide; for --native.")
+@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Level to match; for --native.")
+def tile(
+    study: Path, tile_px: int | None, tile_um: str | None, stride_div: float, origin: tuple[int, int], native: bool,
+    like: str | None, level: int,
+) -> None:  # fmt: skip
     """Lay a grid of tiles on every slide. Several grids live side by side."""
+    sized = tile_px is not None and tile_um is not None
+    if native is sized or (native and (tile_px is not None or tile_um is not None)):
+        raise click.UsageError("give --tile-px and --tile-um, or --native")
+    if native and (stride_div != 1 or origin != (0, 0)):
+        raise click.UsageError("the stored tiles have no overlap and begin at 0: leave out --stride-div and --origin")
+    if not native and (like is not None or level):
+        raise click.UsageError("--like and --level are for --native")
     with slideduck.open(study, progress=True) as opened:
-        report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
+        if native:
+            found = opened.native_grid(like, level=level)
+            click.echo(
+                f"stored tiles of {found.spec.tile_px} px at {found.mpp:.6g} microns per pixel, "
+                f"on {counted(len(found.slides), 'slide')}"
+            )
+            print_names(
+                f"{counted(len(found.others), 'slide')} that the grid does not match:",
+                [f"{name}: {reason}" for name, reason in found.others.items()],
+            )
+            report = opened.tile(found.spec.tile_px, tile_um=found.spec.tile_um)
+        else:
+            assert tile_px is not None
+            report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
     if report.slides:
         click.echo(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
     else:
@@ -304,43 +339,6 @@ def tile(study: Path, tile_px: int, tile_um: str, stride_div: float, origin: tup
         f"{counted(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
         report.enlarged,
     )
-
-
-@cli.command(
-    epilog=example(
-        "slideduck export study.duckdb tiles.beton --grid 256px_256um",
-        "slideduck export study.duckdb train.beton --grid 256px_256um \\",
-        "    --where \"label IS NOT NULL AND split = 'train'\"",
-    )
-)
-@STUDY
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--grid", help="The grid to export; needed where the study has several.")
-@click.option("--where", default="label IS NOT NULL", show_default=True, help="SQL condition on the view labels.")
-@click.option("--class", "classes", multiple=True, help="A label, in the order of class numbers. Default: sorted.")
-@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG quality.")
-@click.option("--raw", is_flag=True, help="Store pixels, not JPEG: no loss, about ten times the size.")
-@click.option("--threads", type=click.IntRange(1), help="Threads that read and encode. Default: one a core.")
-@output_options
-def export(
-    study: Path, out: Path, grid: str | None, where: str, classes: tuple[str, ...], quality: int, raw: bool,
-    threads: int | None, output: Output,
-) -> None:  # fmt: skip
-    """Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.
-
-    Stopped at any moment, the same command goes on from there.
-    """
-    with slideduck.open(study, read_only=True, progress=True) as opened:
-        report = opened.export(
-            out, grid=grid, where=where, classes=classes or None, quality=quality, raw=raw, threads=threads
-        )
-    for note in report.notes:
-        message(note)
-    if report.unlabelled:
-        message(f"{counted(report.unlabelled, 'tile')} without a label, as class -1")
-    table = pa.table({"label": list(report.tiles_per_class), "tiles": list(report.tiles_per_class.values())})
-    print_rows(table, output, title=f"{counted(report.samples, 'tile')} in {report.path}")
-    message(f"side-car: {report.sidecar}")
 
 
 # ----------------------------------------------------------------------------------------- querying
@@ -373,5 +371,5 @@ def info(study: Path, output: Output) -> None:
         print_rows(opened.info(), output, title=str(study))
 
 
-for command in (label, split):
+for command in (label, qc, split, *BETON_COMMANDS, plot, *EXPORT_COMMANDS, *QUERY_COMMANDS):
     cli.add_command(command)

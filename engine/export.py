@@ -6,31 +6,32 @@ bytes of both files depend on the study's content, the condition and the setting
 
 from __future__ import annotations
 
+import json
 import os
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from slideduck.beton import BetonWriter, sidecar_path, write_sidecar
+from slideduck.beton import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
 from slideduck.db import translated
-from slideduck.errors import BetonError, ConfigError
+from slideduck.errors import BetonError, ConfigError, SlideError
+from slideduck.pieces import Unread, encoded_runs
 from slideduck.plan import ExportPlan, StudyLike, make_plan
+from slideduck.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.progress import track
-from slideduck.tiles import TileReader
+from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
+from slideduck.stored_reader import READERS
 
 __all__ = ["ExportReport", "export"]
 
-#: Pixels and tiles that one piece of work of a thread has at most: enough that neighbours share decoded
-#: tiles of the slide, and few enough that the window of pieces in flight stays small.
-_PIECE_PX = 1 << 20
-_PIECE_TILES = 64
+_JPEG_MODES = ("auto", "reencode", "passthrough")
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,29 @@ class ExportReport:
     Attributes
     ----------
     path, sidecar : Path
-        The beton and its side-car.
+        The beton and its side-car; of shards, those that a merge of them makes.
     grid : str
         The grid of the tiles.
     samples, slides, bytes : int
-        Tiles and slides in the beton, and its size.
+        Tiles and slides in the beton, and its size; of shards, in those that were asked for.
     tiles_per_class : dict of str to int
         Tiles of each class, in the order of class numbers.
     unlabelled : int
         Tiles without a label; their class number is -1.
     resumed : int
         Tiles that an export which was stopped had already written.
+    passed_through : int
+        Of the tiles written now those that are the slides' own JPEGs.
+    readers : dict of str to int
+        Slides by the reader that their tiles were read with.
     seconds : float
         Time that it took.
     notes : tuple of str
         What the user should know, such as the remains of another export that were removed.
+    shards : tuple of Path
+        The shards, where they were asked for.
+    left_out : tuple of LeftOut
+        Tiles that could not be read, with the reasons; only where errors are skipped.
     """
 
     path: Path
@@ -66,8 +75,12 @@ class ExportReport:
     tiles_per_class: dict[str, int]
     unlabelled: int
     resumed: int
+    passed_through: int
+    readers: dict[str, int]
     seconds: float
     notes: tuple[str, ...]
+    shards: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def export(
@@ -79,8 +92,13 @@ def export(
     classes: Sequence[str] | None = None,
     quality: int = 90,
     raw: bool = False,
+    jpeg: str = "auto",
+    reader: str = "auto",
     threads: int | None = None,
     overwrite: bool = True,
+    shards: int | None = None,
+    shard: int | None = None,
+    skip_errors: bool = False,
 ) -> ExportReport:
     """Write tiles of one grid into a beton, with a side-car that says what they are.
 
@@ -101,10 +119,26 @@ def export(
         Quality of the JPEGs, 1 to 100.
     raw : bool, default False
         Write pixels and no JPEGs.
+    jpeg : {"auto", "reencode", "passthrough"}
+        A tile that is exactly a JPEG tile of its slide can be written as it is stored, without loss, whatever
+        the quality: ``auto`` does so wherever it can, ``reencode`` nowhere, and ``passthrough`` refuses tiles
+        that are not.
+    reader : {"auto", "openslide", "tiff"}
+        How slides are read: ``tiff`` decodes stored JPEG tiles, each once; ``auto`` does so on slides where that
+        gave OpenSlide's pixels bit for bit on a sample of the tiles. The side-car says which was used.
     threads : int, optional
         Threads that read and encode; default one a core. The files do not depend on it.
     overwrite : bool, default True
         Replace a beton of that name.
+    shards : int, optional
+        Write so many betons in place of one, ``OUT-00000-of-00004.beton`` and so on: each a run of the tiles, whole
+        and with a side-car of its own. `slideduck.merge.merge_betons` makes of them what is made without this.
+    shard : int, optional
+        Write only this one of them, from 0; several processes may write one each. Without it all are written, one
+        after the other.
+    skip_errors : bool, default False
+        Leave out tiles that cannot be read, and slides that are missing or changed. The report and the side-car say
+        which they are.
 
     Returns
     -------
@@ -118,11 +152,12 @@ def export(
     QueryError
         If the condition is not one boolean expression.
     SlideError
-        If a slide is missing or has changed since it was added, or a tile cannot be read.
+        If a slide is missing or has changed since it was added, or a tile cannot be read; or, where errors are
+        skipped, none can.
     BetonError
         If ``out`` does not end in ``.beton``, cannot be written, or is being written by another process.
     ConfigError
-        If the quality or the number of threads is impossible.
+        If a setting is impossible.
     DiskFullError
         If there is no room.
 
@@ -130,52 +165,61 @@ def export(
     -----
     An export that was stopped (Ctrl-C, a full disk, SIGKILL) leaves ``OUT.beton.part`` and
     ``OUT.beton.journal``; the same call goes on after the last whole page, and the files are the same as
-    without the stop.
+    without the stop. What was left out and which reader a slide has is in the journal too, so that it holds for
+    the rest. A shard that is whole is not written again.
+
+    Where tiles are left out, the pages begin where they begin with all of them: there may be a gap of a page more
+    before them than in an export of the other tiles alone.
     """
     started = time.monotonic()
-    path = _output(out, overwrite)
+    path = _output(out)
     if not 1 <= quality <= 100:
         raise ConfigError(f"quality is {quality}; give a number from 1 to 100, such as 90")
+    for name, value, allowed in (("jpeg", jpeg, _JPEG_MODES), ("reader", reader, READERS)):
+        if value not in allowed:
+            raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+    if raw and jpeg == "passthrough":
+        raise ConfigError("raw pixels and stored JPEGs cannot both be had; give raw, or jpeg 'passthrough'")
+    if shard is not None and shards is None:
+        raise ConfigError(f"shard is {shard}, and the number of shards is not given; give shards too")
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     if threads < 1:
         raise ConfigError(f"threads is {threads}; give 1 or more")
+    if shards is None:
+        _check_free(path, overwrite)
     with translated():
-        plan = make_plan(study, grid, where, classes, None if raw else quality)
-    plan.check_slides()
-    plan.check_space(path)
-    with BetonWriter(
-        path, samples=plan.samples, identity=plan.identity, plan=plan.digest, page_size=plan.page_size
-    ) as writer:
-        with (
-            track("Exporting", plan.samples, "tiles", done=writer.resumed, show=study.progress) as advance,
-            closing(_encode(plan, writer.resumed, threads)) as pieces,
-        ):
-            for rows, encoded in pieces:
-                for row, data in zip(rows, encoded, strict=True):
-                    label = int(plan.class_number[row])
-                    writer.write(data, plan.tile_px, plan.tile_px, mode=plan.mode, label=label)
-                advance(len(rows))
-        written = writer.finish()
-        # The side-car first: a new beton is never there with the side-car of the one before it.
-        sidecar = write_sidecar(path, plan.sidecar(path, written))
-        writer.publish()
-    counts = Counter(plan.class_number.tolist())
+        plan = make_plan(study, grid, where, classes, None if raw else quality, jpeg=jpeg, reader=reader)
+    chosen = [None] if shards is None else chosen_shards(shards, shard, plan.samples)
+    parts = []
+    for part in chosen:
+        job = _Job(plan, path if part is None else part.path(path), part, threads, skip_errors, study.progress)
+        found = job.finished()
+        if found is None:
+            _check_free(job.path, overwrite)
+            found = job.write()
+        parts.append(found)
+    counts = Counter(plan.class_number[np.concatenate([part.rows for part in parts])].tolist())
+    readers = {slide: reader for part in parts for slide, (reader, _) in part.readers.items()}
     return ExportReport(
         path=path,
-        sidecar=sidecar,
+        sidecar=sidecar_path(path),
         grid=plan.grid["name"],
-        samples=plan.samples,
-        slides=len(plan.slides),
-        bytes=written.bytes,
+        samples=sum(len(part.rows) for part in parts),
+        slides=len(readers),
+        bytes=sum(part.bytes for part in parts),
         tiles_per_class={name: counts[number] for number, name in enumerate(plan.classes)},
         unlabelled=counts[-1],
-        resumed=writer.resumed,
+        resumed=sum(part.resumed for part in parts),
+        passed_through=sum(part.passed_through for part in parts),
+        readers=dict(sorted(Counter(readers.values()).items())),
         seconds=time.monotonic() - started,
-        notes=(writer.note,) if writer.note else (),
+        notes=tuple(note for part in parts for note in part.notes),
+        shards=() if shards is None else tuple(part.path for part in parts),
+        left_out=tuple(tile for part in parts for tile in part.left_out),
     )
 
 
-def _output(out: str | os.PathLike[str], overwrite: bool) -> Path:
+def _output(out: str | os.PathLike[str]) -> Path:
     """Check where the files are to go, before any work."""
     path = Path(out).expanduser().absolute()
     sidecar_path(path)
@@ -183,65 +227,170 @@ def _output(out: str | os.PathLike[str], overwrite: bool) -> Path:
         raise BetonError(f"no folder {path.parent} to put {path.name} in; make the folder first")
     if path.is_dir():
         raise BetonError(f"{path} is a folder; give the name of a file")
-    if path.exists() and not overwrite:
-        raise BetonError(f"{path} is there already; remove it, give another name, or allow overwriting")
     return path
 
 
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Refuse to replace a file where that is not wanted."""
+    if path.exists() and not overwrite:
+        raise BetonError(f"{path} is there already; remove it, give another name, or allow overwriting")
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A beton that was written, or had been."""
+
+    path: Path
+    rows: npt.NDArray[np.int64]
+    bytes: int
+    readers: dict[str, tuple[str, str | None]]
+    left_out: list[LeftOut]
+    resumed: int
+    passed_through: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class _Piece:
-    """Work of one thread: rows of one slide that follow each other."""
+class _Job:
+    """The writing of one beton: the whole plan, or a shard of it."""
 
-    reader: TileReader
-    rows: range
-    ends_slide: bool
+    plan: ExportPlan
+    path: Path
+    shard: Shard | None
+    threads: int
+    skip_errors: bool
+    show: bool
+
+    @property
+    def rows(self) -> range:
+        """Rows of the plan that are to be in it."""
+        return range(self.plan.samples) if self.shard is None else self.shard.rows(self.plan.samples)
+
+    def finished(self) -> _Part | None:
+        """Return what is there of a shard that was written whole before; None if anything of it would differ."""
+        if self.shard is None:
+            return None
+        try:
+            raw = json.loads(sidecar_path(self.path).read_bytes())
+            left_out = left_out_from_json(raw.get("skipped", []))
+            readers = {slide["slide"]: (slide["reader"], slide["why_not_tiff"]) for slide in raw["slides"]}
+            written = raw["beton"]
+            if (left_out and not self.skip_errors) or raw["shard"]["plan"] != self.plan.digest:
+                return None
+            names = {tile.tile_id for tile in left_out}
+            rows = np.array([r for r in self.rows if self.plan.columns["tile_id"][r] not in names], np.int64)
+            content = self.plan.describe(self.path, rows, readers=readers, shard=self.shard, left_out=left_out)
+            content = json.loads(json.dumps(content))
+            content["beton"] = {**written, **content["beton"]}
+            if content != raw:
+                return None
+            if written["samples"]:
+                read_sidecar(self.path, check_beton(self.path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BetonError):
+            # Whatever is there is not that shard.
+            return None
+        return _Part(self.path, rows, written["bytes"], readers, left_out, len(rows))
+
+    def write(self) -> _Part:
+        """Write the beton and its side-car."""
+        plan, rows = self.plan, self.rows
+        unusable = unusable_slides(plan, rows)
+        if unusable and not self.skip_errors:
+            raise SlideError("\n".join(unusable.values()))
+        unusable |= check_passthrough(plan, rows, except_slides=frozenset(unusable), skip_errors=self.skip_errors)
+        check_space(plan, rows, self.path, except_slides=frozenset(unusable), skip_errors=self.skip_errors)
+        with BetonWriter(
+            self.path, samples=len(rows), plan=f"{plan.digest} {rows.start} {rows.stop}", page_size=plan.page_size
+        ) as writer:
+            notes = [writer.note] if writer.note else []
+            log = _Log(writer, plan)
+            if log.left_out and not self.skip_errors:
+                notes.append(f"{writer.part} had left tiles out that could not be read; it was started anew")
+                writer.start_anew()
+                log = _Log(writer, plan)
+            passed_through = self._write_tiles(writer, log, unusable)
+            kept = np.setdiff1d(np.arange(rows.start, rows.stop), list(log.left_out))
+            left_out = [
+                LeftOut(plan.slides[int(plan.slide[row])].slide, plan.columns["tile_id"][row], reason)
+                for row, reason in log.left_out.items()
+            ]
+            used = {plan.slides[int(slide)].slide for slide in np.unique(plan.slide[kept])}
+            readers = {slide: reader for slide, reader in log.readers.items() if slide in used}
+            content = plan.describe(self.path, kept, readers=readers, shard=self.shard, left_out=left_out)
+            if not len(kept):
+                return self._write_nothing(writer, content, left_out, notes)
+            written = writer.finish(beton_identity(content))
+            # The side-car first: a new beton is never there with the side-car of the one before it.
+            write_sidecar(self.path, with_written(content, written))
+            writer.publish()
+        return _Part(self.path, kept, written.bytes, readers, left_out, writer.resumed, passed_through, notes)
+
+    def _write_tiles(self, writer: BetonWriter, log: _Log, unusable: dict[int, str]) -> int:
+        """Write what is not written yet; return how many tiles are the slides' own JPEGs."""
+        plan, rows = self.plan, self.rows
+        # What was chosen for the first tiles of a slide holds for its others.
+        plan.chosen.update(log.chosen)
+        passed_through = 0
+        title = "Exporting" if self.shard is None else f"Exporting shard {self.shard.number} of {self.shard.count}"
+        with (
+            track(title, len(rows), "tiles", done=writer.resumed, show=self.show) as advance,
+            closing(
+                encoded_runs(plan, rows[writer.resumed :], self.threads, unusable, skip_errors=self.skip_errors)
+            ) as runs,
+        ):
+            for run in runs:
+                if isinstance(run, Unread):
+                    log.leave_out(run.rows, run.reason)
+                else:
+                    log.read_by(int(plan.slide[run.rows.start]), run.reader, run.why_not_tiff)
+                    labels = plan.class_number[run.rows.start : run.rows.stop]
+                    writer.extend(run.tiles, plan.tile_px, plan.tile_px, mode=plan.mode, labels=labels)
+                    passed_through += run.passed_through
+                advance(len(run.rows))
+        return passed_through
+
+    def _write_nothing(
+        self, writer: BetonWriter, content: dict[str, Any], left_out: list[LeftOut], notes: list[str]
+    ) -> _Part:
+        """Say that no tile could be read: a shard has a side-car then, which a merge asks for, and no beton."""
+        writer.discard()
+        if self.shard is None:
+            raise SlideError(f"none of the {len(self.rows):,} tiles can be read; the first: {left_out[0].reason}")
+        self.path.unlink(missing_ok=True)
+        write_sidecar(self.path, with_written(content, None))
+        notes = [*notes, f"no tile of {self.path} can be read; only its side-car was written, for slideduck merge"]
+        return _Part(self.path, np.empty(0, np.int64), 0, {}, left_out, writer.resumed, 0, notes)
 
 
-def _pieces(plan: ExportPlan, first: int) -> Iterator[_Piece]:
-    """Cut the rows from ``first`` on into pieces; a slide's reader is made when its turn comes."""
-    begins = np.flatnonzero(np.diff(plan.slide, prepend=-1)).tolist()
-    for begin, end in zip(begins, [*begins[1:], plan.samples], strict=True):
-        if end <= first:
-            continue
-        slide = int(plan.slide[begin])
-        reader = plan.reader(slide)
-        side = max(plan.grids[slide].read_px, plan.tile_px)
-        step = min(max(_PIECE_PX // side**2, 1), _PIECE_TILES)
-        for row in range(max(begin, first), end, step):
-            yield _Piece(reader, range(row, min(row + step, end)), row + step >= end)
+class _Log:
+    """What the journal has beside the tiles: which reader each slide has, and what was left out and why."""
 
+    def __init__(self, writer: BetonWriter, plan: ExportPlan) -> None:
+        self._writer = writer
+        self._plan = plan
+        self._slides = {info.slide: i for i, info in enumerate(plan.slides)}
+        self.readers: dict[str, tuple[str, str | None]] = {}
+        self.left_out: dict[int, str] = {}
+        for text in writer.notes:
+            note = json.loads(text)
+            if "slide" in note:
+                self.readers[note["slide"]] = note["reader"], note["why_not_tiff"]
+            else:
+                self.left_out |= dict.fromkeys(range(*note["rows"]), note["reason"])
 
-def _encode(plan: ExportPlan, first: int, threads: int) -> Generator[tuple[range, list[bytes]]]:
-    """Yield the tiles from row ``first`` on, piece by piece in their order.
+    @property
+    def chosen(self) -> dict[int, tuple[str, str | None]]:
+        """The readers by the plan's number of the slide."""
+        return {self._slides[slide]: reader for slide, reader in self.readers.items()}
 
-    As many pieces are in flight as keep the threads busy, so that memory and the number of slides that
-    are open are bounded. When the iterator is closed, or anything is raised, the threads have ended.
-    """
-    stop = threading.Event()
+    def read_by(self, slide: int, reader: str, why_not_tiff: str | None) -> None:
+        """Note a slide's reader, once."""
+        name = self._plan.slides[slide].slide
+        if name not in self.readers:
+            self.readers[name] = reader, why_not_tiff
+            self._writer.add_note(json.dumps({"slide": name, "reader": reader, "why_not_tiff": why_not_tiff}))
 
-    def work(piece: _Piece) -> list[bytes]:
-        return [plan.encoded(piece.reader, row) for row in piece.rows if not stop.is_set()]
-
-    pending: deque[tuple[_Piece, Future[list[bytes]]]] = deque()
-
-    def oldest() -> tuple[range, list[bytes]]:
-        piece, future = pending[0]
-        encoded = future.result()
-        pending.popleft()
-        if piece.ends_slide:
-            piece.reader.close()
-        return piece.rows, encoded
-
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="slideduck-export")
-    try:
-        for piece in _pieces(plan, first):
-            pending.append((piece, pool.submit(work, piece)))
-            if len(pending) >= 2 * threads + 2:
-                yield oldest()
-        while pending:
-            yield oldest()
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        for piece, _ in pending:
-            piece.reader.close()
+    def leave_out(self, rows: range, reason: str) -> None:
+        """Leave out the next rows."""
+        self.left_out |= dict.fromkeys(rows, reason)
+        self._writer.leave_out(len(rows), json.dumps({"rows": [rows.start, rows.stop], "reason": reason}))

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from slideduck.errors import FULL_ERRNOS, BetonError, DiskFullError
+from slideduck.journal import PageRecord, checksum, journal_head, read_record
 from slideduck.layout import (
     ALLOCATION,
     FIELDS,
@@ -34,9 +34,6 @@ from slideduck.layout import (
 
 __all__ = ["BetonWriter", "WrittenBeton", "sync_folder", "writing"]
 
-_JOURNAL_FORMAT = "slideduck journal 1"
-_RECORD = np.dtype([("magic", "<u4"), ("samples", "<u4"), ("page_crc", "<u4"), ("record_crc", "<u4")])
-_MAGIC = 0x45474150
 _SIZE = np.dtype("<u8")
 
 
@@ -50,11 +47,17 @@ class WrittenBeton:
         Size of the file, and the number of its samples.
     metadata_sha256 : str
         Digest of all but the pages: header, fields, metadata and allocation table.
+    page_size : int
+        Bytes of a page.
+    page_crc32 : list of int
+        CRC-32 of each page.
     """
 
     bytes: int
     samples: int
     metadata_sha256: str
+    page_size: int
+    page_crc32: list[int]
 
 
 class BetonWriter:
@@ -65,9 +68,10 @@ class BetonWriter:
     path : Path
         The beton. It appears when `publish` is called, and not before.
     samples : int
-        How many samples there will be; the format has the table of metadata before the pages.
+        How many samples there will be, less those that are left out; the format has the table of metadata before
+        the pages, and its room is that of all of them.
     identity : str
-        See `slideduck.layout.field_table`.
+        See `slideduck.layout.field_table`; `finish` may give another.
     plan : str
         What determines every byte of the file, such as a digest. Pages of an earlier writer are used
         again only if its plan, number of samples and page size are the same.
@@ -77,7 +81,11 @@ class BetonWriter:
     Attributes
     ----------
     resumed : int
-        Samples that an earlier writer had written and that are used again; go on with this row.
+        Samples that an earlier writer had written or left out, and that count again; go on with this row.
+    rows, left_out : int
+        Samples written, and left out, so far.
+    notes : list of str
+        All notes so far; of an earlier writer those before the end of its last whole page.
     note : str or None
         What became of the pages of an earlier writer that could not be used.
 
@@ -109,27 +117,30 @@ class BetonWriter:
         self.page_size = page_size
         self.part = path.with_name(path.name + ".part")
         self.journal = path.with_name(path.name + ".journal")
-        self.rows = 0
+        self.rows = self.left_out = 0
+        self.notes: list[str] = []
         self.note: str | None = None
-        self._fields = field_table(identity)
+        self._identity = identity
         self._start = data_start(samples, page_size)
         self._metadata = np.zeros(samples, SAMPLE)
         self._sizes = np.zeros(samples, _SIZE)
         self._page = bytearray(page_size)
         self._used = 0
-        self._pages = 0
-        self._flushed_rows = 0
+        self._page_crc32: list[int] = []
+        # What of rows, left_out and notes the journal has.
+        self._recorded = (0, 0, 0)
         self._finished = False
+        self._head = journal_head(plan, samples, page_size)
         self._journal_fd = self._part_fd = -1
         try:
             with self._writing():
                 self._journal_fd = self._lock(self.journal)
                 self._part_fd = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                self._resume(json.dumps([_JOURNAL_FORMAT, plan, samples, page_size]).encode() + b"\n")
+                self._resume()
         except BaseException:
             self.close()
             raise
-        self.resumed = self.rows
+        self.resumed = self.rows + self.left_out
 
     def __enter__(self) -> BetonWriter:
         return self
@@ -168,38 +179,112 @@ class BetonWriter:
         DiskFullError
             If there is no room; the whole pages are kept, and a writer of the same plan goes on there.
         """
-        if not 0 < len(data) <= self.page_size or self.rows == self.samples:
-            raise ValueError(f"row {self.rows} of {self.samples} has {len(data)} bytes, in pages of {self.page_size}")
-        if self._used + len(data) > self.page_size:
-            self._flush()
-        ptr = self._start + self._pages * self.page_size + self._used
-        self._metadata[self.rows] = ((MODES[mode], width, height, ptr), label, self.rows)
-        self._sizes[self.rows] = len(data)
-        self._page[self._used : self._used + len(data)] = data
-        self._used += len(data)
-        self.rows += 1
+        self.extend([data], width, height, mode=mode, labels=[label])
 
-    def finish(self) -> WrittenBeton:
+    def extend(
+        self,
+        samples: Sequence[bytes | memoryview],
+        width: int,
+        height: int,
+        *,
+        mode: str = "jpg",
+        labels: npt.ArrayLike,
+    ) -> None:
+        """Append samples, as `write` does one.
+
+        Parameters
+        ----------
+        samples : sequence of bytes-like
+            JPEGs, or pixels.
+        width, height, mode
+            As for `write`; the same for all of them.
+        labels : array of int, shape (samples,)
+            Class number of each.
+
+        Raises
+        ------
+        DiskFullError
+            As `write`.
+        """
+        size, label = np.array([len(data) for data in samples], np.int64), np.asarray(labels, np.int64)
+        bad = (size < 1) | (size > self.page_size)
+        bad[max(self.samples - self.rows - self.left_out, 0) :] = True
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"row {self.rows + row} of {self.samples} has {size[row]} bytes, in pages of {self.page_size}"
+            )
+        ends = np.cumsum(size)
+        first = done = 0
+        while first < len(size):
+            stop = int(np.searchsorted(ends, done + self.page_size - self._used, side="right"))
+            if stop == first:
+                self._flush()
+                continue
+            rows = slice(self.rows, self.rows + stop - first)
+            at = self._start + len(self._page_crc32) * self.page_size + self._used
+            entries = self._metadata[rows]
+            image = entries["image"]
+            image["mode"], image["width"], image["height"] = MODES[mode], width, height
+            image["data_ptr"] = at + ends[first:stop] - size[first:stop] - done
+            entries["label"] = label[first:stop]
+            entries["row"] = np.arange(rows.start, rows.stop)
+            self._sizes[rows] = size[first:stop]
+            for data in samples[first:stop]:
+                self._page[self._used : self._used + len(data)] = data
+                self._used += len(data)
+            self.rows = rows.stop
+            first, done = stop, int(ends[stop - 1])
+
+    def leave_out(self, count: int = 1, note: str | None = None) -> None:
+        """Leave out the samples that would come next.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        note : str, optional
+            Why; see `add_note`.
+        """
+        if self.rows + self.left_out + count > self.samples:
+            raise ValueError(f"{count} more of {self.samples} samples cannot be left out after {self.rows}")
+        self.left_out += count
+        if note is not None:
+            self.add_note(note)
+
+    def add_note(self, note: str) -> None:
+        """Note something that a writer that goes on should know, once the page in hand is written."""
+        self.notes.append(note)
+
+    def finish(self, identity: str | None = None) -> WrittenBeton:
         """Write the last page and the tables, and flush the file to the disk.
 
         The file keeps its temporary name until `publish`.
+
+        Parameters
+        ----------
+        identity : str, optional
+            In place of the writer's, where samples were left out.
         """
-        if self.rows != self.samples:
-            raise ValueError(f"{self.rows} of {self.samples} samples were written")
+        if self.rows + self.left_out != self.samples or not self.rows:
+            left_out = f", and {self.left_out} left out" if self.left_out else ""
+            raise ValueError(f"{self.rows} of {self.samples} samples were written{left_out}")
         if self._used:
             self._flush()
-        allocations = np.zeros(self.samples, ALLOCATION)
-        allocations["sample_id"] = self._metadata["row"]
-        allocations["ptr"] = self._metadata["image"]["data_ptr"]
-        allocations["size"] = self._sizes
-        end = self._start + self._pages * self.page_size
-        header = np.array([(VERSION, len(FIELDS), self.page_size, self.samples, end)], HEADER)
+        metadata = self._metadata[: self.rows]
+        allocations = np.zeros(self.rows, ALLOCATION)
+        allocations["sample_id"] = metadata["row"]
+        allocations["ptr"] = metadata["image"]["data_ptr"]
+        allocations["size"] = self._sizes[: self.rows]
+        end = self._start + len(self._page_crc32) * self.page_size
+        header = np.array([(VERSION, len(FIELDS), self.page_size, self.rows, end)], HEADER)
+        fields = field_table(self._identity if identity is None else identity)
         digest = hashlib.sha256()
-        for table in (header, self._fields, self._metadata, allocations):
+        for table in (header, fields, metadata, allocations):
             digest.update(table.tobytes())
         with self._writing():
             _write_at(self._part_fd, allocations.tobytes(), end)
-            tables = self._fields.tobytes() + self._metadata.tobytes()
+            tables = fields.tobytes() + metadata.tobytes()
             _write_at(self._part_fd, tables, HEADER.itemsize)
             # What a power cut left between the tables and the first page is in no checksum. A gap of zeros is a hole
             # in the file and takes no room; it is not filled.
@@ -211,7 +296,9 @@ class BetonWriter:
             _write_at(self._part_fd, header.tobytes(), 0)
             os.fsync(self._part_fd)
         self._finished = True
-        return WrittenBeton(end + allocations.nbytes, self.samples, digest.hexdigest())
+        return WrittenBeton(
+            end + allocations.nbytes, self.rows, digest.hexdigest(), self.page_size, list(self._page_crc32)
+        )
 
     def publish(self) -> None:
         """Give the finished file its name, in place of what had it before, and drop the journal."""
@@ -224,24 +311,50 @@ class BetonWriter:
                 self.journal.unlink()
         self.close()
 
+    def discard(self) -> None:
+        """Remove what was written."""
+        with self._writing():
+            self.part.unlink(missing_ok=True)
+            self.journal.unlink(missing_ok=True)
+        self.close()
+
+    def start_anew(self) -> None:
+        """Drop all that was written, and begin with the first row."""
+        with self._writing():
+            self._clear()
+        self.rows = self.left_out = self.resumed = self._used = 0
+        self.notes.clear()
+        self._page_crc32.clear()
+        self._recorded = (0, 0, 0)
+
     def _flush(self) -> None:
         """Write the page in hand to the file, and its record to the journal."""
         self._page[self._used :] = bytes(self.page_size - self._used)
-        new = slice(self._flushed_rows, self.rows)
-        body = self._metadata[new].tobytes() + self._sizes[new].tobytes()
+        rows, left_out, notes = self._recorded
+        record = PageRecord(
+            metadata=self._metadata[rows : self.rows],
+            sizes=self._sizes[rows : self.rows],
+            left_out=self.left_out - left_out,
+            notes=tuple(self.notes[notes:]),
+            page_crc=checksum(self._page),
+        )
         with self._writing():
-            _write_at(self._part_fd, self._page, self._start + self._pages * self.page_size)
-            _append(self._journal_fd, _record(self.rows - self._flushed_rows, zlib.crc32(self._page), body))
-        self._pages += 1
-        self._flushed_rows = self.rows
+            _write_at(self._part_fd, self._page, self._start + len(self._page_crc32) * self.page_size)
+            _append(self._journal_fd, record.to_bytes())
+        self._keep(record.page_crc)
         self._used = 0
+
+    def _keep(self, page_crc: int) -> None:
+        """Count a page that is in the file and in the journal."""
+        self._page_crc32.append(page_crc)
+        self._recorded = (self.rows, self.left_out, len(self.notes))
 
     def _writing(self) -> AbstractContextManager[None]:
         """Turn errors of the operating system into ours, for the length of a block."""
         return writing(
             self.path,
             lambda: (
-                f"{self._flushed_rows:,} of {self.samples:,} tiles are kept in {self.part}; free some space "
+                f"{self._recorded[0]:,} of {self.samples:,} tiles are kept in {self.part}; free some space "
                 "and export again with the same settings: it goes on from there"
             ),
         )
@@ -261,44 +374,44 @@ class BetonWriter:
             pass
         return fd
 
-    def _resume(self, head: bytes) -> None:
+    def _resume(self) -> None:
         """Take over the pages of an earlier writer of the same plan, as far as they are whole."""
         journal = _read_all(self._journal_fd)
-        kept = 0
-        if journal.startswith(head):
-            kept = len(head)
-            while self._take_page(journal, kept):
-                kept += _record_bytes(journal, kept)
-        elif os.fstat(self._part_fd).st_size:
-            self.note = f"{self.part} was left by an export of other tiles, settings or versions; it was started anew"
-        if kept == 0:
-            os.ftruncate(self._part_fd, 0)
-            os.ftruncate(self._journal_fd, 0)
-            _append(self._journal_fd, head)
-        else:
-            os.ftruncate(self._journal_fd, kept)
+        if not journal.startswith(self._head):
+            if os.fstat(self._part_fd).st_size:
+                self.note = (
+                    f"{self.part} was left by an export of other tiles, settings or versions; it was started anew"
+                )
+            self._clear()
+            return
+        kept = len(self._head)
+        while (found := read_record(journal, kept)) is not None and self._take_page(found[0]):
+            kept = found[1]
+        os.ftruncate(self._journal_fd, kept)
         # Also drops the tables of a writer that was stopped while it finished.
-        os.ftruncate(self._part_fd, self._start + self._pages * self.page_size)
+        os.ftruncate(self._part_fd, self._start + len(self._page_crc32) * self.page_size)
         _write_at(self._part_fd, bytes(HEADER.itemsize), 0)
 
-    def _take_page(self, journal: bytes, at: int) -> bool:
-        """Read a record and check it and its page; True if they are whole."""
-        length = _record_bytes(journal, at)
-        if length == 0:
+    def _clear(self) -> None:
+        """Empty both files but for the head of the journal."""
+        os.ftruncate(self._part_fd, 0)
+        os.ftruncate(self._journal_fd, 0)
+        _append(self._journal_fd, self._head)
+        os.ftruncate(self._part_fd, self._start)
+
+    def _take_page(self, record: PageRecord) -> bool:
+        """Take over a page; False if it is not whole."""
+        at = self._start + len(self._page_crc32) * self.page_size
+        page = os.pread(self._part_fd, self.page_size, at)
+        if len(page) != self.page_size or checksum(page) != record.page_crc:
             return False
-        (head,) = np.frombuffer(journal, _RECORD, count=1, offset=at)
-        count = int(head["samples"])
-        body = journal[at + _RECORD.itemsize : at + length]
-        if _record(count, int(head["page_crc"]), body) != journal[at : at + length]:
-            return False
-        page = os.pread(self._part_fd, self.page_size, self._start + self._pages * self.page_size)
-        if len(page) != self.page_size or zlib.crc32(page) != head["page_crc"]:
-            return False
-        new = slice(self.rows, self.rows + count)
-        self._metadata[new] = np.frombuffer(body, SAMPLE, count=count)
-        self._sizes[new] = np.frombuffer(body, _SIZE, offset=count * SAMPLE.itemsize)
-        self.rows = self._flushed_rows = self.rows + count
-        self._pages += 1
+        rows = slice(self.rows, self.rows + len(record.metadata))
+        self._metadata[rows] = record.metadata
+        self._sizes[rows] = record.sizes
+        self.rows = rows.stop
+        self.left_out += record.left_out
+        self.notes += record.notes
+        self._keep(record.page_crc)
         return True
 
 
@@ -326,21 +439,6 @@ def writing(path: Path, kept: Callable[[], str]) -> Iterator[None]:
         if error.errno in FULL_ERRNOS:
             raise DiskFullError(f"no space left for {path} ({error.strerror}): {kept()}") from error
         raise BetonError(f"{path} cannot be written: {error.strerror}; give another place for it") from error
-
-
-def _record(count: int, page_crc: int, body: bytes) -> bytes:
-    """Return the journal's record of a page."""
-    check = zlib.crc32(body, zlib.crc32(f"{count} {page_crc}".encode()))
-    return np.array([(_MAGIC, count, page_crc, check)], _RECORD).tobytes() + body
-
-
-def _record_bytes(journal: bytes, at: int) -> int:
-    """Return the length of the record at a position of the journal, 0 if it is not whole."""
-    if at + _RECORD.itemsize > len(journal):
-        return 0
-    (head,) = np.frombuffer(journal, _RECORD, count=1, offset=at)
-    length = _RECORD.itemsize + int(head["samples"]) * (SAMPLE.itemsize + _SIZE.itemsize)
-    return length if head["magic"] == _MAGIC and at + length <= len(journal) else 0
 
 
 def _read_all(fd: int) -> bytes:

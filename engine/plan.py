@@ -6,14 +6,9 @@ files were added, on internal numbers, or on the time.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,28 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 import pyarrow as pa
+import tifffile
 
 from slideduck import __version__
-from slideduck.beton import SlideInfo, WrittenBeton, encode_jpeg, page_size_for
-from slideduck.errors import DiskFullError, QueryError, SlideError, StudyError
+from slideduck.encode import Encoding, reader_by_name
+from slideduck.errors import QueryError, StudyError
 from slideduck.grid import SlideGrid
-from slideduck.layout import PAGE_SIZE
-from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION
-from slideduck.slides import read_header
+from slideduck.layout import page_size_for
+from slideduck.qc_filters import refuse_unmeasured
+from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
+from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.sqlfiles import read_query
+from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.tiles import TileReader
 
 __all__ = ["ExportPlan", "StudyLike", "make_plan"]
-
-#: Tiles that are encoded beforehand to estimate the size of the file.
-_PROBES = 8
-
-#: An export is refused where this part of its estimated size does not fit: what the estimate gets wrong
-#: must not keep an export that fits from starting.
-_SURE_PART = 0.8
-
-#: What a tile has in the tables of the beton and in the side-car, about.
-_BYTES_BESIDE_IMAGE = 200
 
 #: Columns of the view that an export takes.
 _COLUMNS = "slide, tile_id, grid_x, grid_y, loc_x, loc_y, base_x, base_y, label, roi_name"
@@ -83,6 +71,10 @@ class ExportPlan:
         Label of each class number.
     quality : int or None
         Quality of the JPEGs; None for raw pixels.
+    jpeg : {"auto", "reencode", "passthrough"}
+        Whether the JPEG of a tile that is exactly a stored one is taken as it is.
+    reader_name : {"auto", "openslide", "tiff"}
+        How slides are read.
     slide, class_number : ndarray of int64, shape (samples,)
         Index of each tile into `slides` and `classes`, in the order of the beton's rows.
     columns : dict
@@ -97,6 +89,8 @@ class ExportPlan:
     files: list[tuple[int | None, float | None]]
     classes: list[str]
     quality: int | None
+    jpeg: str
+    reader_name: str
     slide: npt.NDArray[np.int64]
     class_number: npt.NDArray[np.int64]
     columns: dict[str, Any]
@@ -133,121 +127,142 @@ class ExportPlan:
             "duckdb": duckdb.__version__,
             "openslide": openslide.__library_version__,
             "imagecodecs": imagecodecs.__version__,
+            "tifffile": tifffile.__version__,
         }
 
     @cached_property
-    def identity(self) -> str:
-        """Digest of what the tiles are, wherever the files of the slides lie; the beton holds it."""
-        return _digest(
-            self.grid,
-            [(slide.slide, slide.fingerprint) for slide in self.slides],
-            self.classes,
-            self.quality,
-            self.columns["tile_id"],
-            self.class_number.tolist(),
-        )
-
-    @property
     def digest(self) -> str:
         """Digest of all that decides the bytes of the beton, and of the files that they come from."""
-        colours = [slide.background for slide in self.slides]
-        grids = [vars(grid) for grid in self.grids]
-        return _digest(self.identity, self.files, colours, grids, self.versions, cv2.__version__)
+        return digest(
+            self.grid,
+            [(slide.slide, slide.fingerprint, slide.background) for slide in self.slides],
+            self.files,
+            [vars(grid) for grid in self.grids],
+            self.classes,
+            (self.quality, self.jpeg, self.reader_name),
+            self.columns["tile_id"],
+            self.class_number.tolist(),
+            self.versions,
+            cv2.__version__,
+        )
 
-    def reader(self, slide: int) -> TileReader:
-        """Return a reader of the tiles of a slide."""
+    @cached_property
+    def _first_row(self) -> npt.NDArray[np.int64]:
+        """Return the first row of each slide, and the number of rows; shape (slides + 1,)."""
+        return np.searchsorted(self.slide, np.arange(len(self.slides) + 1))
+
+    def slides_of(self, rows: range) -> range:
+        """Return the slides of some rows."""
+        return range(int(self.slide[rows.start]), int(self.slide[rows.stop - 1]) + 1)
+
+    def rows_of(self, slide: int, rows: range) -> range:
+        """Return those of some rows that are of a slide."""
+        first, end = int(self._first_row[slide]), int(self._first_row[slide + 1])
+        return range(max(first, rows.start), min(end, rows.stop))
+
+    @cached_property
+    def chosen(self) -> dict[int, tuple[str, str | None]]:
+        """The readers that were chosen so far, by slide, and why not another; a choice that is there holds."""
+        return {}
+
+    def reader(self, slide: int) -> TileReader | StoredReader:
+        """Return a reader of the tiles of a slide, that `choose_reader` chose among all of its tiles.
+
+        Raises
+        ------
+        SlideError
+            If the slide does not open, or cannot be read any more by what was chosen for it.
+        """
         info = self.slides[slide]
-        return TileReader(info.path, self.grids[slide], self.tile_px, background=info.background)
+        reference = TileReader(info.path, self.grids[slide], self.tile_px, background=info.background)
+        if slide in self.chosen:
+            name, _ = self.chosen[slide]
+            return reader_by_name(reference, name)
+        rows = self.rows_of(slide, range(self.samples))
+        x, y = (self.columns[name][rows.start : rows.stop] for name in ("base_x", "base_y"))
+        try:
+            reader, reason = choose_reader(reference, x, y, self.reader_name)
+        except BaseException:
+            reference.close()
+            raise
+        self.chosen[slide] = reader.name, reason
+        return reader
 
-    def encoded(self, reader: TileReader, row: int) -> bytes:
-        """Return a tile as the beton has it."""
-        rgb = reader.read(int(self.columns["base_x"][row]), int(self.columns["base_y"][row]))
-        return rgb.tobytes() if self.quality is None else encode_jpeg(rgb, self.quality)
+    @cached_property
+    def encoding(self) -> Encoding:
+        """The rule by which tiles become bytes."""
+        return Encoding(self.quality, self.jpeg, self.page_size)
 
-    def check_slides(self) -> None:
-        """Make sure that the files of the slides are those that were added.
+    def encoded(self, reader: TileReader | StoredReader, row: int) -> tuple[bytes, bool]:
+        """Return a tile as the beton has it, and whether it is the slide's own JPEG."""
+        return self.encoding.encode(reader, int(self.columns["base_x"][row]), int(self.columns["base_y"][row]))
 
-        Raises
-        ------
-        SlideError
-            Naming each that is not.
+    def describe(
+        self,
+        path: Path,
+        rows: npt.NDArray[np.int64],
+        *,
+        readers: Mapping[str, tuple[str, str | None]],
+        shard: Shard | None = None,
+        left_out: Sequence[LeftOut] = (),
+    ) -> dict[str, Any]:
+        """Return the content of the side-car of a beton of some rows, but for what `written` adds.
+
+        Parameters
+        ----------
+        path : Path
+            The beton.
+        rows : ndarray of int64, shape (tiles,)
+            Rows of the plan, ascending.
+        readers : mapping
+            What the tiles of each slide were read with, and why not with another.
+        shard : Shard, optional
+            Which one it is, of several.
+        left_out : sequence of LeftOut
+            Tiles that would be there too, had they been read.
         """
-        problems = []
-        for info, (size, mtime) in zip(self.slides, self.files, strict=True):
-            try:
-                now = os.stat(info.path)
-            except OSError as error:
-                problems.append(
-                    f"slide {info.slide!r}: {info.path} cannot be read: {error.strerror}; put the file back, "
-                    "or add it from where it is now"
-                )
-                continue
-            # A file that was copied has another time: then what is in it decides.
-            if now.st_size != size or (now.st_mtime != mtime and _fingerprint(info.path) != info.fingerprint):
-                problems.append(
-                    f"slide {info.slide!r} has changed: {info.path} is not the file that was added; "
-                    "add it again, and label anew"
-                )
-        if problems:
-            raise SlideError("\n".join(problems))
-
-    def check_space(self, path: Path) -> None:
-        """Make sure that the export can fit where it is to go, judged by a few of its tiles.
-
-        Raises
-        ------
-        DiskFullError
-            If it cannot.
-        SlideError
-            If one of those tiles cannot be read.
-        """
-        if self.quality is None:
-            each = 3.0 * self.tile_px**2
-        else:
-            sizes = []
-            rows = sorted({round(row) for row in np.linspace(0, self.samples - 1, _PROBES)})
-            for slide, of_slide in groupby(rows, key=lambda row: int(self.slide[row])):
-                with self.reader(slide) as reader:
-                    sizes += [len(self.encoded(reader, row)) for row in of_slide]
-            each = sum(sizes) / len(sizes)
-        needed = PAGE_SIZE + self.samples * (each + _BYTES_BESIDE_IMAGE)
-        part = path.with_name(path.name + ".part")
-        free = shutil.disk_usage(path.parent).free
-        free += os.stat(part).st_blocks * 512 if part.exists() else 0
-        if needed * _SURE_PART > free:
-            raise DiskFullError(
-                f"{path} would have about {needed / 1e9:,.2f} GB, and {path.parent} has {free / 1e9:,.2f} GB "
-                "free; free some space, lower the quality, or give another place"
-            )
-
-    def sidecar(self, path: Path, written: WrittenBeton) -> dict[str, Any]:
-        """Return the content of the side-car of a beton at ``path``."""
         columns = self.columns
+        used, slide = np.unique(self.slide[rows], return_inverse=True)
+        slides = []
+        for i in used:
+            reader, why_not_tiff = readers[self.slides[i].slide]
+            slides.append({**vars(self.slides[i]), "reader": reader, "why_not_tiff": why_not_tiff})
         return {
             "format": SIDECAR_FORMAT,
             "version": SIDECAR_VERSION,
             "beton": {
                 "file": path.name,
-                "bytes": written.bytes,
-                "samples": written.samples,
-                "metadata_sha256": written.metadata_sha256,
-                "image": {"mode": self.mode, "quality": self.quality, "tile_px": self.tile_px},
+                "image": {"mode": self.mode, "quality": self.quality, "tile_px": self.tile_px, "jpeg": self.jpeg},
             },
             "classes": self.classes,
             "grid": self.grid,
             "label_rule": self.context["label_rule"],
             "split_rule": self.context["split_rule"],
             "query": self.context["query"],
-            "slides": [vars(info) for info in self.slides],
+            "slides": slides,
             "roi_files": self.context["roi_files"],
             "versions": self.versions,
+            **({} if shard is None else {"shard": self._shard_entry(shard)}),
+            **({"skipped": left_out_to_json(left_out)} if left_out else {}),
             "tiles": {
-                "tile_id": columns["tile_id"],
-                "slide": self.slide.tolist(),
-                **{name: columns[name].tolist() for name in ("grid_x", "grid_y", "loc_x", "loc_y")},
-                "class": self.class_number.tolist(),
-                "roi_name": columns["roi_name"],
+                "tile_id": [columns["tile_id"][row] for row in rows.tolist()],
+                "slide": slide.tolist(),
+                **{name: columns[name][rows].tolist() for name in ("grid_x", "grid_y", "loc_x", "loc_y")},
+                "class": self.class_number[rows].tolist(),
+                "roi_name": [columns["roi_name"][row] for row in rows.tolist()],
             },
+        }
+
+    def _shard_entry(self, shard: Shard) -> dict[str, Any]:
+        """Return what the side-car of a shard says of the export that it is a part of."""
+        rows = shard.rows(self.samples)
+        return {
+            "number": shard.number,
+            "count": shard.count,
+            "first_tile": rows.start,
+            "tiles": len(rows),
+            "tiles_of_all": self.samples,
+            "plan": self.digest,
         }
 
 
@@ -257,6 +272,9 @@ def make_plan(
     where: str | None,
     classes: Sequence[str] | None,
     quality: int | None,
+    *,
+    jpeg: str = "auto",
+    reader: str = "auto",
 ) -> ExportPlan:
     """Read from a study what is to be exported.
 
@@ -268,6 +286,8 @@ def make_plan(
         See `slideduck.export.export`.
     quality : int or None
         Quality of the JPEGs; None for raw pixels.
+    jpeg, reader
+        See `slideduck.export.export`.
 
     Returns
     -------
@@ -299,6 +319,8 @@ def make_plan(
         files=[(of_slide[n]["bytes"], of_slide[n]["mtime"]) for n in names],
         classes=ordered,
         quality=quality,
+        jpeg="reencode" if quality is None else jpeg,
+        reader_name=reader,
         slide=slides.indices.to_numpy().astype(np.int64),
         class_number=np.array([number[label] for label in labels], np.int64),
         columns={
@@ -324,18 +346,6 @@ def _rows(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any] | N
     return rows
 
 
-def _digest(*content: object) -> str:
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
-
-
-def _fingerprint(path: str) -> str | None:
-    """Return the fingerprint of a slide, None if it does not open."""
-    try:
-        return read_header(Path(path), default_mpp=1.0).fingerprint
-    except SlideError:
-        return None
-
-
 def _select(study: StudyLike, grid: str, where: str | None) -> pa.Table:
     """Return the tiles that are kept and meet the condition, in the order of slide, grid_y, grid_x."""
     of_grid = duckdb.ColumnExpression("grid") == duckdb.ConstantExpression(grid)
@@ -346,6 +356,8 @@ def _select(study: StudyLike, grid: str, where: str | None) -> pa.Table:
         types = [] if where is None else labels.project(where).types
         if any(kind != "BOOLEAN" for kind in types):
             raise _bad_condition(where, labels, f"it is of type {types[0]}, and a condition is true or false")
+        if where is not None:
+            refuse_unmeasured(study, labels, where)
         return chosen.project(_COLUMNS).order("slide, grid_y, grid_x").to_arrow_table()
     except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
         # The first line is the reason; then comes the place in a query that the user did not write.

@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck import grid_table, ingest, labels, roi_table, schema
+from slideduck import grid_table, ingest, labels, query, roi_table, schema
 from slideduck.db import atomic, connect, identifier, registered, translated
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.export import ExportReport, export
 from slideduck.grid import GridSpec, parse_tile_um
+from slideduck.native import NativeGrid, find_native_grid
+from slideduck.plot import plot_labels
+from slideduck.qc import QcReport, qc
+from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
+from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.sqlfiles import read_query
+from slideduck.tile_geojson import TileExportReport, export_tiles
 from slideduck.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -182,6 +189,37 @@ class Study:
             tile_um, magnification = parse_tile_um(tile_um)
         spec = GridSpec(tile_px, tile_um, magnification, float(stride_div), *origin)  # type: ignore[arg-type]
         return grid_table.add_grid(self.con, spec, show=self.progress)
+
+    def native_grid(self, slide: str | None = None, *, level: int = 0) -> NativeGrid:
+        """Find the grid that matches stored JPEG tiles; see `slideduck.native.find_native_grid`.
+
+        It is not laid: ``study.tile(found.spec.tile_px, tile_um=found.spec.tile_um)`` does so.
+        """
+        return find_native_grid(self.con, slide, level=level)
+
+    def qc(
+        self,
+        measures: Sequence[str] | None = None,
+        *,
+        grid: str | None = None,
+        slides: Sequence[str] | None = None,
+        level: str | None = None,
+        threads: int | None = None,
+    ) -> QcReport:
+        """Measure tiles, so that conditions can filter them; see `slideduck.qc.qc`."""
+        return qc(self, measures, grid=grid, slides=slides, level=level, threads=threads)
+
+    def qc_report(
+        self, filters: Sequence[str] | None = None, *, grid: str | None = None, slides: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Count the tiles that filters drop, one after the other; see `slideduck.qc_filters.qc_report`."""
+        return qc_report(self, filters, grid=grid, slides=slides)
+
+    def qc_overlay(
+        self, slide: str, out: str | Path, filters: Sequence[str] | None = None, *, grid: str | None = None
+    ) -> Path:
+        """Draw a slide with the tiles that filters drop; see `slideduck.qc_filters.qc_overlay`."""
+        return qc_overlay(self, slide, out, filters, grid=grid)
 
     # ----------------------------------------------------------------------------------- labelling
 
@@ -398,7 +436,8 @@ class Study:
         Raises
         ------
         StudyError
-            If labels are missing or out of date, or there is no such grid.
+            If labels are missing or out of date, there is no such grid, or the condition needs what is not
+            measured (see `qc`).
         QueryError
             If the condition does not parse or bind.
         """
@@ -406,12 +445,15 @@ class Study:
         relation = self.con.sql("SELECT * FROM labels")
         if grid is not None:
             self._require_grid(grid)
-            relation = self.con.sql("SELECT * FROM labels WHERE grid = $grid", params={"grid": grid})
+            # A relation with parameters would be computed whole before anything more is asked of it.
+            relation = relation.filter(ColumnExpression("grid") == ConstantExpression(grid))
         if where is not None:
             try:
-                relation = relation.filter(where)
+                chosen = relation.filter(where)
+                refuse_unmeasured(self, relation, where)
             except duckdb.Error as error:
                 raise QueryError(f"{error}\nin the condition: {where}") from error
+            relation = chosen
         return relation.order("grid, slide, grid_y, grid_x")
 
     def tile_dataframe(self, grid: str | None = None) -> pd.DataFrame:
@@ -464,6 +506,46 @@ class Study:
         """Return what the study holds: ``what``, ``count`` and ``detail``, a row for each kind of thing."""
         return self.con.execute(read_query("describe_study")).to_arrow_table()
 
+    def counts(self, by: Sequence[str] = ("label",), *, grid: str | None = None, where: str | None = None) -> pa.Table:
+        """Count tiles, and add up their area, by columns; see `slideduck.query.counts`."""
+        return query.counts(self, by, grid=grid, where=where)
+
+    def conflicts(
+        self, *, grid: str | None = None, slide: str | None = None, differing: bool = True
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the tiles that lie in several ROIs; see `slideduck.query.conflicts`."""
+        return query.conflicts(self, grid=grid, slide=slide, differing=differing)
+
+    def rois(self, *, grid: str | None = None, slide: str | None = None, empty: bool = False) -> pa.Table:
+        """Return the ROIs with the tiles that each holds and wins; see `slideduck.query.rois`."""
+        return query.rois(self, grid=grid, slide=slide, empty=empty)
+
+    def coverage_histogram(self, bins: int = 10, *, grid: str | None = None) -> pa.Table:
+        """Count tiles by label and coverage; see `slideduck.query.coverage_histogram`."""
+        return query.coverage_histogram(self, bins, grid=grid)
+
+    def neighbours(self, tile_id: str, distance: int = 1, *, grid: str | None = None) -> pa.Table:
+        """Return the tiles around a tile; see `slideduck.query.neighbours`."""
+        return query.neighbours(self, tile_id, distance, grid=grid)
+
+    def at(self, slide: str, x: float, y: float, *, um: bool = False) -> pa.Table:
+        """Return the ROIs that a point lies in, and which gives its label; see `slideduck.query.at`."""
+        return query.at(self, slide, x, y, um=um)
+
+    def area(self, by: Sequence[str] = ()) -> pa.Table:
+        """Return the area of each label, from the outlines themselves; see `slideduck.query.area`."""
+        return query.area(self, by)
+
+    def agreement(self, set_a: str, set_b: str, *, grid: str | None = None, by_slide: bool = False) -> pa.Table:
+        """Return how far two sets of ROIs agree on tiles; see `slideduck.query.agreement`."""
+        return query.agreement(self, set_a, set_b, grid=grid, by_slide=by_slide)
+
+    def disagreements(
+        self, set_a: str, set_b: str, *, grid: str | None = None, slide: str | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the tiles that two sets of ROIs label differently; see `slideduck.query.disagreements`."""
+        return query.disagreements(self, set_a, set_b, grid=grid, slide=slide)
+
     def export(
         self,
         out: str | Path,
@@ -473,10 +555,74 @@ class Study:
         classes: Sequence[str] | None = None,
         quality: int = 90,
         raw: bool = False,
+        jpeg: str = "auto",
+        reader: str = "auto",
         threads: int | None = None,
+        overwrite: bool = True,
+        shards: int | None = None,
+        shard: int | None = None,
+        skip_errors: bool = False,
     ) -> ExportReport:
-        """Write tiles into a beton and its side-car; see `slideduck.export.export`."""
-        return export(self, out, grid=grid, where=where, classes=classes, quality=quality, raw=raw, threads=threads)
+        """Write tiles into a beton and its side-car, or into shards; see `slideduck.export.export`."""
+        return export(
+            self,
+            out,
+            grid=grid,
+            where=where,
+            classes=classes,
+            quality=quality,
+            raw=raw,
+            jpeg=jpeg,
+            reader=reader,
+            threads=threads,
+            overwrite=overwrite,
+            shards=shards,
+            shard=shard,
+            skip_errors=skip_errors,
+        )
+
+    def export_rois(
+        self,
+        folder: str | Path,
+        *,
+        format: str,
+        roi_set: str = "default",
+        slides: Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> RoiExportReport:
+        """Write ROIs as files of other programs; see `slideduck.roi_export.export_rois`."""
+        return export_rois(self, folder, format=format, roi_set=roi_set, slides=slides, overwrite=overwrite)
+
+    def export_tiles(
+        self,
+        folder: str | Path,
+        *,
+        grid: str | None = None,
+        slides: Sequence[str] | None = None,
+        run: str | None = None,
+        where: str | None = None,
+        merge: bool = False,
+        overwrite: bool = False,
+    ) -> TileExportReport:
+        """Write tiles as objects of QuPath; see `slideduck.tile_geojson.export_tiles`."""
+        return export_tiles(
+            self, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
+        )
+
+    def plot_labels(
+        self,
+        slide: str,
+        out: str | Path,
+        *,
+        grid: str | None = None,
+        html: bool = False,
+        max_px: int | None = None,
+        dpi: int | None = None,
+        tiles: bool = True,
+        rois: bool = True,
+    ) -> Path:
+        """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.plot.plot_labels`."""
+        return plot_labels(self, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois)
 
     def _grids(self) -> list[str]:
         return [name for (name,) in self.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]

@@ -123,10 +123,14 @@ def _warn_of_other_tiles(trained: TrainedModel, sidecar: Sidecar, beton: Path) -
     if any(there[name] != here[name] for name in ("tile_px", "tile_um", "magnification")):
         message(f"warning: {beton.name} has tiles of {here['name']}; the network learnt on {there['name']}")
     there, here = trained.beton["image"], sidecar.raw["beton"]["image"]
-    if any(there[name] != here[name] for name in ("mode", "quality")):
+    if _image(there) != _image(here):
         message(f"warning: {beton.name} has images of {_image(here)}; the network learnt on {_image(there)}")
 
 
 def _image(image: dict[str, Any]) -> str:
     """Return how images are stored, in words."""
-    return f"JPEG quality {image['quality']}" if image["mode"] == "jpg" else "raw pixels"
+    if image["mode"] != "jpg":
+        return "raw pixels"
+    # Betons have not always said so: then every tile was encoded.
+    takes_stored = image.get("jpeg", "reencode") != "reencode"
+    return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "")

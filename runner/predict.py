@@ -26,8 +26,10 @@ from slideduck.errors import RunError, SlideError, StudyError
 from slideduck.grid import SlideGrid
 from slideduck.progress import track
 from slideduck.runner import dist
+from slideduck.runner.decode import decode_as_loader
 from slideduck.runner.trained import TrainedModel, load_trained
 from slideduck.sqlfiles import read_query
+from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.study import Study
 from slideduck.tiles import TileReader
 
@@ -196,8 +198,10 @@ def _predict_slide(
     base_x, base_y = tiles["base_x"].to_numpy(), tiles["base_y"].to_numpy()
     parts = [np.zeros((0, len(trained.classes)), np.float32)]
     # Whatever ends the loop, the threads stop reading before the slide is closed under them.
+    reference = TileReader(slide.path, slide.slide_grid, slide.tile_px, background=slide.background)
+    chosen, _ = choose_reader(reference, base_x, base_y)
     with (
-        TileReader(slide.path, slide.slide_grid, slide.tile_px, background=slide.background) as reader,
+        chosen as reader,
         closing(_batches(reader, trained, base_x, base_y, batch_size, threads, pool)) as batches,
     ):
         for images in batches:
@@ -220,7 +224,7 @@ def _predict_slide(
 
 
 def _batches(
-    reader: TileReader,
+    reader: TileReader | StoredReader,
     trained: TrainedModel,
     base_x: NDArray[np.integer[Any]],
     base_y: NDArray[np.integer[Any]],
@@ -231,10 +235,18 @@ def _batches(
     """Yield tiles in their order, read by the pool's threads a few batches ahead."""
     image = trained.beton["image"]
     quality = image["quality"] if image["mode"] == "jpg" else None
+    takes_stored = quality is not None and image.get("jpeg", "reencode") != "reencode"
+
+    def tile(x: int, y: int) -> NDArray[np.uint8]:
+        """Return a tile as the loader gives it from a beton: through the same JPEG."""
+        stored = reader.stored_jpeg(x, y) if takes_stored else None
+        if stored is not None:
+            return decode_as_loader(stored, reader.tile_px)
+        rgb = reader.read(x, y)
+        return rgb if quality is None else decode_jpeg(encode_jpeg(rgb, quality))
 
     def read(first: int, last: int) -> list[NDArray[np.uint8]]:
-        images = [reader.read(int(base_x[i]), int(base_y[i])) for i in range(first, last)]
-        return images if quality is None else [decode_jpeg(encode_jpeg(image, quality)) for image in images]
+        return [tile(int(base_x[i]), int(base_y[i])) for i in range(first, last)]
 
     firsts = iter(range(0, len(base_x), _PIECE_TILES))
     ahead = 2 * threads + -(-2 * batch_size // _PIECE_TILES)

@@ -22,8 +22,8 @@ from slideduck.cli import cli
 from tests.slides import write_slide
 
 ENGINE = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "split", "export", "sql",
-    "info",
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "export",
+    "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements",
 )  # fmt: skip
 
 

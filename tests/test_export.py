@@ -27,12 +27,14 @@ from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError,
 from slideduck.export import ExportReport, export
 from slideduck.grid import SlideGrid
 from slideduck.tiles import TileReader
+from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load
 
 COLUMNS = (
     "tile_id, slide, loc_x, loc_y, grid_x, grid_y, roi_name, roi_desc, label, coverage, grid, patient, "
-    "split, fold, site, kept, n_rois, base_x, base_y, extract_px, tile_px"
+    "split, fold, site, kept, n_rois, base_x, base_y, extract_px, tile_px, brightness, saturation, "
+    "white_fraction, grey_fraction, blur, tissue, pen"
 )
 REAL_ROIS = ("CMU-1-Small-Region.csv", "TCGA-CR-7395-01A-01-TS1.geojson")
 REAL_CLASSES = ("background", "dermis", "epidermis", "keratin", "stroma", "tumour")
@@ -157,7 +159,7 @@ def test_sidecar_says_what_each_tile_is(real: sd.Study, tmp_path: Path, shared_d
     assert raw["query"] == {"where": "label IS NOT NULL AND labels.grid_x > 3"}
     assert [Path(file["path"]).name for file in raw["roi_files"]] == list(REAL_ROIS)
     assert [list(file) for file in raw["roi_files"]] == [["path", "format", "holes", "sha256", "roi_set"]] * 2
-    assert set(raw["versions"]) == {"slideduck", "duckdb", "openslide", "imagecodecs"}
+    assert set(raw["versions"]) == {"slideduck", "duckdb", "openslide", "imagecodecs", "tifffile"}
     # Numbers of the database are nobody's business.
     assert '_id"' not in json.dumps({**raw, "tiles": None})
 
@@ -175,6 +177,8 @@ def test_report(real: sd.Study, tmp_path: Path) -> None:
         tiles_per_class={name: counts[name] for name in REAL_CLASSES},
         unlabelled=counts[None],
         resumed=0,
+        passed_through=0,
+        readers={"openslide": 1, "tiff": 1},
         seconds=report.seconds,
         notes=(),
     )
@@ -501,14 +505,276 @@ def test_damaged_tile_stops_the_export_which_then_goes_on(synthetic: sd.Study, t
     assert not list(tmp_path.glob("tiles.*.*"))
 
 
+# --------------------------------------------------------------------------------- tiles that cannot be read
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A study of its own: 3 × 48 tiles of 64 px, those of a.svs and c.tif stored JPEGs, b.tif without JPEG."""
+    return write_study(tmp_path)
+
+
+def export_mixed(study: Path, out: Path, **settings: Any) -> ExportReport:
+    with sd.open(study, read_only=True) as opened:
+        return opened.export(out, **settings)
+
+
+def both(path: Path) -> tuple[bytes, bytes]:
+    return path.read_bytes(), path.with_suffix(".json").read_bytes()
+
+
+def test_skipping_errors_changes_nothing_where_there_are_none(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiles.beton"
+    assert export_mixed(mixed, out).passed_through == 96
+    whole = both(out)
+    assert export_mixed(mixed, out, skip_errors=True).left_out == ()
+    assert both(out) == whole
+
+
+@pytest.mark.parametrize("settings", [{}, {"raw": True}, {"jpeg": "reencode"}])
+def test_tiles_that_cannot_be_read_are_left_out_and_counted(
+    mixed: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    out = tmp_path / "tiles.beton"
+    export_mixed(mixed, out, **settings)
+    names, tiles = read_sidecar(out).tile_id.tolist(), contents(out)
+    # The first and the last tile of the file and of a slide; where JPEGs are taken as stored those beside them, since
+    # a slide is read by OpenSlide alone where the tiles that are compared cannot be read.
+    beside = not settings
+    damaged = {"a.svs": (beside, 2, 33), "b.tif": (0, 47), "c.tif": (47 - beside,)}
+    rows = [48 * "abc".index(name[0]) + place for name, placed in damaged.items() for place in placed]
+    for name, placed in damaged.items():
+        for place in placed:
+            damage_tile(tmp_path / "slides" / name, place)
+    assert refusal(SlideError, lambda: export_mixed(mixed, out, **settings)).startswith("slide 'a': the tile at base")
+    report = export_mixed(mixed, out, skip_errors=True, **settings)
+    assert [(tile.tile_id, tile.slide) for tile in report.left_out] == [(names[row], names[row][0]) for row in rows]
+    for tile, row in zip(report.left_out, rows, strict=True):
+        x, y = row % 48 % 8 * 64, row % 48 // 8 * 64
+        assert tile.reason.startswith(
+            f"slide '{tile.slide}': the tile at base pixel ({x}, {y}), 64 px wide, cannot be read from {tmp_path}"
+        )
+    assert (report.samples, report.tiles_per_class) == (138, {"x": 92, "y": 46})
+    assert report.passed_through == (92 if beside else 0)
+    assert contents(out) == [tile for row, tile in enumerate(tiles) if row not in rows]
+    sidecar = read_sidecar(out)
+    assert sidecar.tile_id.tolist() == [name for row, name in enumerate(names) if row not in rows]
+    assert [(entry["slide"], entry["tile_id"]) for entry in sidecar.raw["skipped"]] == [
+        (names[row][0], [names[row]]) for row in rows
+    ]
+    if not beside:
+        # The beton is that of the other tiles alone.
+        found = out.read_bytes()
+        listed = ", ".join(f"'{tile.tile_id}'" for tile in report.left_out)
+        export_mixed(mixed, out, where=f"tile_id NOT IN ({listed})", **settings)
+        assert out.read_bytes() == found
+
+
+def test_slides_that_cannot_be_read_are_left_out_and_counted(mixed: Path, tmp_path: Path) -> None:
+    out, slides = tmp_path / "tiles.beton", tmp_path / "slides"
+    (slides / "a.svs").unlink()
+    content = (slides / "b.tif").read_bytes()
+    (slides / "b.tif").write_bytes(content[: len(content) // 2])
+    report = export_mixed(mixed, out, skip_errors=True)
+    assert report.samples == 48
+    assert {tile.slide: tile.reason for tile in report.left_out} == {
+        "a": f"slide 'a': {slides}/a.svs cannot be read: No such file or directory; put the file back, "
+        "or add it from where it is now",
+        "b": f"slide 'b' has changed: {slides}/b.tif is not the file that was added; add it again, and label anew",
+    }
+    assert [slide.slide for slide in read_sidecar(out).slides] == ["c"]
+    # A class keeps its number, whether tiles of it are left or not.
+    assert report.tiles_per_class == {"x": 48, "y": 0}
+    assert [len(entry["tile_id"]) for entry in read_sidecar(out).raw["skipped"]] == [48, 48]
+    (slides / "c.tif").write_bytes(b"no slide at all")
+    assert refusal(SlideError, lambda: export_mixed(mixed, tmp_path / "no.beton", skip_errors=True)) == (
+        f"none of the 144 tiles can be read; the first: slide 'a': {slides}/a.svs cannot be read: No such file or "
+        "directory; put the file back, or add it from where it is now"
+    )
+    assert not list(tmp_path.glob("no.*"))
+
+
+def test_stored_jpeg_without_an_end_is_not_taken(mixed: Path, tmp_path: Path) -> None:
+    """Bytes behind the end are the scanner's; the tile is read and encoded."""
+    out, path = tmp_path / "tiles.beton", tmp_path / "slides" / "c.tif"
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[9], tiff.pages[0].databytecounts[9]
+        entry = next(tag for tag in tiff.pages[0].tags if tag.name == "TileByteCounts")
+        at = entry.valueoffset + 9 * 4
+    with path.open("r+b") as file:
+        file.seek(at)
+        assert int.from_bytes(file.read(4), "little") == count
+        file.seek(at)
+        file.write((count + 3).to_bytes(4, "little"))
+    with sd.open(mixed) as study:
+        study.add_slides(path)
+        study.label()
+    assert offset > 0
+    report = export_mixed(mixed, out)
+    assert (report.passed_through, report.samples) == (95, 144)
+    assert check_beton(out).samples == 144
+
+
+#: Exports in processes that are killed at random moments, again and again; each that gets to the end is compared.
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import slideduck as sd
+
+study, out, expected, longest, most, skip = *map(Path, sys.argv[1:4]), float(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
+chance = random.Random(0)
+kills = ends = 0
+sidecar = out.with_suffix(".json")
+
+def compare():
+    for path in (out, sidecar):
+        assert path.read_bytes() == (expected / path.name).read_bytes(), path
+        path.unlink()
+
+while kills < most or out.exists():
+    child = os.fork()
+    if child == 0:
+        with sd.open(study, read_only=True) as opened:
+            opened.export(out, skip_errors=skip == "skip")
+        os._exit(0)
+    if kills < most:
+        time.sleep(chance.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    kills += status != 0
+    if status == 0:
+        ends += 1
+        compare()
+    elif kills == most:
+        # Once more, to the end.
+        with sd.open(study, read_only=True) as opened:
+            opened.export(out, skip_errors=skip == "skip")
+        compare()
+print(kills, ends)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study like `mixed`, of 3 × 80 tiles of 256 px: three pages and a bit."""
+    return write_study(tmp_path_factory.mktemp("large"), tile=256, size=(2560, 2048), noise=100)
+
+
+def own(large: Path, folder: Path) -> Path:
+    """Return a copy of the study with slides of its own."""
+    shutil.copytree(large.parent / "slides", folder / "slides")
+    study = Path(shutil.copy(large, folder / "study.duckdb"))
+    with sd.open(study) as opened:
+        opened.con.execute("UPDATE slides SET path = $1 || parse_filename(path)", [f"{folder}/slides/"])
+    return study
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("skip", "most"), [("skip", 50), ("no", 10)])
+def test_killed_at_fifty_random_moments(large: Path, tmp_path: Path, skip: str, most: int) -> None:
+    study = large
+    if skip == "skip":
+        study = own(large, tmp_path)
+        for name, place in (("a.svs", 3), ("a.svs", 78), ("b.tif", 40), ("b.tif", 41), ("c.tif", 5), ("c.tif", 78)):
+            damage_tile(tmp_path / "slides" / name, place)
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    report = export_mixed(study, expected / "tiles.beton", skip_errors=skip == "skip")
+    assert len(report.left_out) == (6 if skip == "skip" else 0)
+    assert (report.passed_through > 70, report.bytes > 3 * (8 << 20)) == (True, True)
+    out = tmp_path / "tiles.beton"
+    longest = min(max(0.7 * report.seconds, 0.2), 0.6)
+    command = [sys.executable, "-c", KILLS, study, out, expected, longest, most, skip]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{most} ")
+    assert [path.name for path in tmp_path.glob("tiles.*")] == []
+
+
+def stopped(study: Path, out: Path, pages: int, **settings: Any) -> None:
+    """Export up to a number of whole pages, as far as a limit on the size of files lets it."""
+    code = """
+import json, resource, sys
+import slideduck as sd
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+with sd.open(sys.argv[1], read_only=True) as study:
+    study.export(sys.argv[2], **json.loads(sys.argv[4]))
+"""
+    limit = (8 << 20) * (1 + pages) + 100
+    command = [sys.executable, "-c", code, study, out, limit, json.dumps(settings)]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100)
+    assert f"slideduck.errors.DiskFullError: no space left for {out} (File too large): " in done.stderr
+
+
+def test_slide_removed_midway(large: Path, tmp_path: Path) -> None:
+    study, out, slide = own(large, tmp_path), tmp_path / "tiles.beton", tmp_path / "slides" / "c.tif"
+    export_mixed(study, out)
+    whole = both(out)
+    out.unlink()
+    stopped(study, out, 2)
+    slide.rename(tmp_path / "elsewhere.tif")
+    assert refusal(SlideError, lambda: export_mixed(study, out)) == (
+        f"slide 'c': {slide} cannot be read: No such file or directory; put the file back, "
+        "or add it from where it is now"
+    )
+    shutil.copytree(tmp_path, tmp_path.parent / "left", ignore=shutil.ignore_patterns("slides"))
+    (tmp_path / "elsewhere.tif").rename(slide)
+    assert export_mixed(study, out).resumed > 100
+    assert both(out) == whole
+    # Without it, what was written of it stays, and the rest is left out.
+    left = tmp_path.parent / "left" / "tiles.beton"
+    slide.rename(tmp_path / "elsewhere.tif")
+    report = export_mixed(study, left, skip_errors=True)
+    assert report.resumed > 100
+    assert {tile.slide for tile in report.left_out} == {"c"}
+    assert contents(left) == contents(out)[: report.samples]
+    # Tiles that were left out are not gone on without when errors are no longer skipped.
+    (tmp_path / "elsewhere.tif").rename(slide)
+    shutil.rmtree(left.parent)
+
+
+def test_what_was_left_out_is_tried_again_when_errors_are_not_skipped(large: Path, tmp_path: Path) -> None:
+    study, out = own(large, tmp_path), tmp_path / "tiles.beton"
+    export_mixed(study, out)
+    whole = both(out)
+    path = tmp_path / "slides" / "a.svs"
+    good, status = path.read_bytes(), path.stat()
+    damage_tile(path, 3)
+    stopped(study, out, 2, skip_errors=True)
+    path.write_bytes(good)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    report = export_mixed(study, out)
+    assert (report.resumed, report.left_out) == (0, ())
+    assert report.notes == (f"{out}.part had left tiles out that could not be read; it was started anew",)
+    assert both(out) == whole
+
+
+def test_skipping_goes_on_where_an_error_stopped(large: Path, tmp_path: Path) -> None:
+    study, out = own(large, tmp_path), tmp_path / "tiles.beton"
+    damage_tile(tmp_path / "slides" / "c.tif", 60)
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    export_mixed(study, expected / "tiles.beton", skip_errors=True)
+    assert refusal(SlideError, lambda: export_mixed(study, out)).startswith("slide 'c': the tile at base pixel (0, 15")
+    report = export_mixed(study, out, skip_errors=True)
+    assert (report.resumed > 100, len(report.left_out)) == (True, 1)
+    assert both(out) == both(expected / "tiles.beton")
+
+
 def open_slides() -> set[str]:
-    """Return the slides that this process has open."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        # The one of the listing itself is closed by now.
-        with suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{fd}"))
-    return {name for name in found if name.endswith(".tif")}
+    """Return the slides that this process has open at one moment."""
+
+    def look() -> dict[str, str]:
+        found = {}
+        for fd in os.listdir("/proc/self/fd"):
+            # The one of the listing itself is closed by now.
+            with suppress(OSError):
+                found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        return {fd: name for fd, name in found.items() if name.endswith(".tif")}
+
+    # While one look goes on slides are closed and others opened: what two of them see alike was there between them.
+    before, after = look(), look()
+    return {name for fd, name in before.items() if after.get(fd) == name}
 
 
 def test_open_slides_are_bounded(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def shell(script: str, folder: Path) -> None:
 def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
     (tmp_path / "slides").mkdir()
     (tmp_path / "rois").mkdir()
+    (tmp_path / "second").mkdir()
     rows = ["slide,patient,site"]
     for i, name in enumerate(("A12", "A13", "B1", "B2")):
         write_slide(tmp_path / "slides" / f"{name}.tiff", i, size=(2100, 1600), mpp=0.5, levels=2, tile=256)
@@ -47,11 +48,15 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
             + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (1024, 0), (1024, 1600), (0, 1600)])
             + "".join(f"b,{x},{y},stroma\n" for x, y in [(1024, 0), (2100, 0), (2100, 1600), (1024, 1600)])
         )
+        (tmp_path / "second" / f"{name}.csv").write_text(
+            "roi_name,x_base,y_base,label\n"
+            + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (900, 0), (900, 1600), (0, 1600)])
+        )
         rows.append(f"{name},patient {i},{name[0]}")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
-    own, _, queries = blocks("sh")
-    shell(own, tmp_path)
-    shell(queries, tmp_path)
+    own, _, *others = blocks("sh")
+    for block in (own, *others):
+        shell(block, tmp_path)
     for name in (
         "tiles.beton",
         "tiles.json",
@@ -80,7 +85,7 @@ def test_two_real_slides(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_columns_that_the_readme_names_are_those_of_labels(tmp_path: Path) -> None:
-    text = re.search(r"The view `labels` has a row for each tile: (.*?)\. `slides`", README.read_text(), re.DOTALL)
+    text = re.search(r"The view `labels` has a row for each tile: (.*?)\.\s`slides`", README.read_text(), re.DOTALL)
     assert text is not None
     with sd.open(tmp_path / "s.duckdb") as study:
         assert re.findall(r"`(\w+)`", text[1]) == study.sql("FROM labels").columns

@@ -23,6 +23,8 @@ from tests.slides import synthetic_image, write_slide
 
 CONFIG = TrainConfig(model="networks:tiny", epochs=1, batch_size_per_rank=16, lr=1e-2)
 GRID = "32px_32um"
+#: Its tiles are those that the slides store.
+NATIVE = "64px_32um"
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +50,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study.tile(32, tile_um=32)
         study.tile(32, tile_um=32, stride_div=2)
         study.tile(32, tile_um=64)
+        found = study.native_grid()
+        assert study.tile(found.spec.tile_px, tile_um=found.spec.tile_um).grid == NATIVE
         study.label()
         study.split(val_fraction=0.5)
         study.export(folder / "tiles.beton", grid=GRID)
         study.export(folder / "raw.beton", grid=GRID, raw=True)
         study.export(folder / "reversed.beton", grid=GRID, classes=["light", "dark"])
         study.export(folder / "wide.beton", grid="32px_64um")
+        passed = study.export(folder / "native.beton", grid=NATIVE)
+        assert passed.passed_through == passed.samples == 200
+        study.export(folder / "encoded.beton", grid=NATIVE, jpeg="reencode")
     here = Path.cwd()
     os.chdir(Path(__file__).parent)
     try:
         train(folder / "tiles.beton", folder / "run", CONFIG, nproc=1, progress=False)
         train(folder / "raw.beton", folder / "raw run", CONFIG, nproc=1, progress=False)
+        train(folder / "native.beton", folder / "native run", CONFIG, nproc=1, progress=False)
+        train(folder / "encoded.beton", folder / "encoded run", CONFIG, nproc=1, progress=False)
     finally:
         os.chdir(here)
     return folder
@@ -72,10 +81,21 @@ def study(folder: Path, tmp_path: Path) -> Iterator[sd.Study]:
         yield opened
 
 
-@pytest.mark.parametrize(("run", "beton"), [("run", "tiles.beton"), ("raw run", "raw.beton")])
-def test_predictions_from_slides_are_those_of_the_beton(run: str, beton: str, folder: Path, study: sd.Study) -> None:
+@pytest.mark.parametrize(
+    ("run", "beton", "grid"),
+    [
+        ("run", "tiles.beton", GRID),
+        ("raw run", "raw.beton", GRID),
+        # The loader decodes a JPEG of 4:2:0 with plain upsampling, where OpenSlide's pixels are smooth.
+        ("native run", "native.beton", NATIVE),
+        ("encoded run", "encoded.beton", NATIVE),
+    ],
+)
+def test_predictions_from_slides_are_those_of_the_beton(
+    run: str, beton: str, grid: str, folder: Path, study: sd.Study
+) -> None:
     report = predict(folder / run, study)
-    assert (report.run, report.grid, report.tiles, report.skipped) == (run, GRID, 4 * 10 * 6, ())
+    assert (report.run, report.grid, report.tiles, report.skipped) == (run, grid, 4 * 10 * 6, ())
     assert report.predicted == ("S0", "S1", "S2", "S3")
     of_beton = pq.read_table(evaluate(folder / run, folder / beton)["predictions"]).to_pandas().set_index("tile_id")
     of_slides = study.sql(
@@ -147,8 +167,8 @@ def test_a_grid_or_slide_that_is_not_there_is_refused(folder: Path, study: sd.St
     with pytest.raises(StudyError) as error:
         predict(folder / "run", study, grid="64px_64um")
     assert str(error.value) == (
-        "study.duckdb has no grid '64px_64um'; it has 32px_32um, 32px_32um_stride2, 32px_64um: name one with --grid, "
-        "or make it with: slideduck tile study.duckdb --tile-px 32 --tile-um 32"
+        "study.duckdb has no grid '64px_64um'; it has 32px_32um, 32px_32um_stride2, 32px_64um, 64px_32um: name one "
+        "with --grid, or make it with: slideduck tile study.duckdb --tile-px 32 --tile-um 32"
     )
     with pytest.raises(StudyError) as error:
         predict(folder / "run", study, slides=["S0", "T9"])
@@ -213,8 +233,15 @@ def test_other_tiles_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[s
     assert (tmp_path / "new folder" / "wide.json").exists()
     evaluate(folder / "run", folder / "raw.beton")
     assert capsys.readouterr().err == (
-        "warning: raw.beton has images of raw pixels; the network learnt on JPEG quality 90\n"
+        "warning: raw.beton has images of raw pixels; the network learnt on JPEG quality 90, stored tiles untouched\n"
     )
+    evaluate(folder / "native run", folder / "encoded.beton")
+    assert capsys.readouterr().err == (
+        "warning: encoded.beton has images of JPEG quality 90; the network learnt on JPEG quality 90, stored tiles "
+        "untouched\n"
+    )
+    evaluate(folder / "native run", folder / "native.beton")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_class_that_the_network_does_not_know_is_refused(folder: Path, study: sd.Study, tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""The commands that export tiles into betons, merge shards, and verify betons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pyarrow as pa
+
+import slideduck
+from slideduck.beton import merge_betons, verify_beton
+from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.errors import BetonError
+from slideduck.shards import LeftOut
+from slideduck.stored_reader import READERS
+
+__all__ = ["BETON_COMMANDS"]
+
+_BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command(
+    epilog=example(
+        "slideduck export study.duckdb tiles.beton --grid 256px_256um",
+        "slideduck export study.duckdb train.beton --grid 256px_256um \\",
+        "    --where \"label IS NOT NULL AND split = 'train'\"",
+        "slideduck export study.duckdb tiles.beton --grid 256px_256um --shards 2",
+    )
+)
+@STUDY
+@_BETON
+@click.option("--grid", help="The grid to export; needed where the study has several.")
+@click.option("--where", default="label IS NOT NULL", show_default=True, help="SQL condition on the view labels.")
+@click.option("--class", "classes", multiple=True, help="A label, in the order of class numbers. Default: sorted.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG quality.")
+@click.option("--raw", is_flag=True, help="Store pixels, not JPEG: no loss, about ten times the size.")
+@click.option("--jpeg", type=click.Choice(["auto", "reencode", "passthrough"]), default="auto", show_default=True,
+              help="Tiles that are stored JPEG tiles of their slide: take them as they are where possible, never, "
+              "or for all tiles.")  # fmt: skip
+@click.option("--reader", type=click.Choice(READERS), default="auto", show_default=True,
+              help="tiff decodes stored JPEG tiles; auto does so where it gives OpenSlide's pixels.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Threads that read and encode. Default: one a core.")
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="Write N betons, for slideduck merge.")
+@click.option("--shard", type=click.IntRange(0), metavar="I", help="Of these write only this one, from 0.")
+@click.option("--skip-errors", is_flag=True, help="Leave out tiles and slides that cannot be read, and count them.")
+@output_options
+def export(
+    study: Path, out: Path, grid: str | None, where: str, classes: tuple[str, ...], quality: int, raw: bool,
+    jpeg: str, reader: str, threads: int | None, shards: int | None, shard: int | None, skip_errors: bool,
+    output: Output,
+) -> None:  # fmt: skip
+    """Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.
+
+    Stopped at any moment, the same command goes on from there. Several processes or machines may write one of the
+    shards each, from the same study.
+    """
+    if shard is not None and (shards is None or shard >= shards):
+        raise click.UsageError("give --shard with --shards, and a number below it")
+    with slideduck.open(study, read_only=True, progress=True) as opened:
+        report = opened.export(
+            out, grid=grid, where=where, classes=classes or None, quality=quality, raw=raw, jpeg=jpeg, reader=reader,
+            threads=threads, shards=shards, shard=shard, skip_errors=skip_errors,
+        )  # fmt: skip
+    for note in report.notes:
+        message(note)
+    if report.unlabelled:
+        message(f"{counted(report.unlabelled, 'tile')} without a label, as class -1")
+    _print_left_out(report.left_out)
+    table = pa.table({"label": list(report.tiles_per_class), "tiles": list(report.tiles_per_class.values())})
+    where_to = f"{report.path}" if not report.shards else f"{counted(len(report.shards), 'shard')} of {report.path}"
+    print_rows(table, output, title=f"{counted(report.samples, 'tile')} in {where_to}")
+    if report.shards:
+        print_names("shards:", [str(path) for path in report.shards])
+    else:
+        message(f"side-car: {report.sidecar}")
+    readers = ", ".join(f"{counted(slides, 'slide')} by {name}" for name, slides in report.readers.items())
+    message(f"read {readers or 'no slide'}; {counted(report.passed_through, 'tile')} taken as stored")
+
+
+def _print_left_out(tiles: tuple[LeftOut, ...]) -> None:
+    """Say how many tiles of each slide were left out, and why the first of them."""
+    by_slide: dict[str, list[LeftOut]] = {}
+    for tile in tiles:
+        by_slide.setdefault(tile.slide, []).append(tile)
+    print_names(
+        f"{counted(len(tiles), 'tile')} left out, which cannot be read; the side-car names each:",
+        [f"{slide}: {counted(len(own), 'tile')} ({own[0].reason})" for slide, own in by_slide.items()],
+    )
+
+
+@click.command(epilog=example("slideduck merge merged.beton tiles-00000-of-00002.beton tiles-00001-of-00002.beton"))
+@_BETON
+@click.argument("shards", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+def merge(out: Path, shards: tuple[Path, ...]) -> None:
+    """Make of all SHARDS of an export, in any order, the beton that it makes without --shards.
+
+    Both files are the same, byte for byte. Stopped at any moment, the same command goes on from there. The shards
+    stay as they are.
+    """
+    report = merge_betons(out, shards, show=True)
+    for note in report.notes:
+        message(note)
+    _print_left_out(report.left_out)
+    click.echo(
+        f"{counted(report.samples, 'tile')} on {counted(report.slides, 'slide')} "
+        f"from {counted(report.shards, 'shard')} in {report.path}"
+    )
+    message(f"side-car: {report.sidecar}")
+
+
+@click.command(
+    epilog=example("slideduck verify tiles.beton", "slideduck verify tiles.beton --study study.duckdb --sample all")
+)
+@_BETON
+@click.option(
+    "--study", type=click.Path(dir_okay=False, path_type=Path), help="A study that knows where the slides are now."
+)
+@click.option("--sample", default="200", show_default=True, metavar="N|all", help="Tiles to compare with their slides.")
+@click.option("--quick", is_flag=True, help="Do not decode every JPEG; checksums tell whether anything changed.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that decode. Default: one a core.")
+@output_options
+def verify(out: Path, study: Path | None, sample: str, quick: bool, threads: int | None, output: Output) -> None:
+    """Check a beton: its structure, side-car, checksums and JPEGs, and tiles against their slides.
+
+    Ends with 1 where anything is wrong, and says what, by row, tile and slide. Slides that are not there are counted,
+    and are no error unless --sample is all.
+    """
+    if sample != "all" and not sample.isdecimal():
+        raise click.BadParameter(f"{sample!r} is neither a number of tiles nor all", param_hint="--sample")
+    slides: dict[str, str] = {}
+    if study is not None:
+        with slideduck.open(study, read_only=True) as opened:
+            slides = dict(opened.sql("SELECT slide, path FROM slides ORDER BY slide").fetchall())
+    report = verify_beton(
+        out, sample=None if sample == "all" else int(sample), slides=slides, quick=quick, threads=threads, show=True
+    )
+    for note in report.notes:
+        message(note)
+    print_names(
+        "slides that are not there to be compared with:",
+        [f"{slide}: {counted(tiles, 'tile')}" for slide, tiles in report.missing.items()],
+    )
+    if report.left_out:
+        message(f"{counted(report.left_out, 'tile')} had been left out by the export, which could not read them")
+    table = pa.table(
+        {
+            name: pa.array([getattr(problem, name) for problem in report.problems], kind)
+            for name, kind in (
+                ("row", pa.int64()), ("tile_id", pa.string()), ("slide", pa.string()), ("problem", pa.string()),
+            )
+        }
+    )  # fmt: skip
+    if output.kind != "table" or report.problems:
+        print_rows(table, output, title=f"Problems of {report.path}")
+    checked = (
+        f"{counted(report.samples, 'tile')} in {counted(report.pages, 'page')} with checksums; "
+        f"{counted(report.decoded, 'JPEG')} decoded; {counted(report.compared, 'tile')} compared with the slides"
+    )
+    if report.problems:
+        raise BetonError(f"{report.path} has {counted(len(report.problems), 'problem')}: {checked}")
+    message(f"{report.path} is whole: {checked}")
+
+
+BETON_COMMANDS = (export, merge, verify)
