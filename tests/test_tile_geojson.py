@@ -44,7 +44,7 @@ def predict(study: sd.Study, run: str, grid: str, classes: Sequence[str]) -> Non
     slides = study.sql("SELECT slide FROM slides ORDER BY slide").fetchall()
     for (slide,) in slides:
         tiles = study.con.execute(
-            read_query("list_prediction_tiles"), {"grid": grid, "slide": slide}
+            read_query("list_tiles_of_slide"), {"grid": grid, "slide": slide}
         ).to_arrow_table()  # fmt: skip
         rows = tiles.select(["tile_id", "grid_x", "grid_y"])
         columns = tiles["grid_x"].to_pylist()

@@ -1,0 +1,204 @@
+"""Tiles straight from the slides, as a network saw those that it was trained on.
+
+They are read by the reader that the export has, and put through the same JPEG where the beton had one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from slideduck.beton import decode_jpeg, encode_jpeg
+from slideduck.console import message
+from slideduck.errors import StudyError
+from slideduck.grid import SlideGrid
+from slideduck.runner.decode import decode_as_loader
+from slideduck.runner.trained import TrainedModel
+from slideduck.sqlfiles import read_query
+from slideduck.stored_reader import StoredReader, choose_reader
+from slideduck.study import Study
+from slideduck.tiles import TileReader
+
+__all__ = ["GridSlide", "choose_grid", "choose_slides", "read_tiles"]
+
+#: Tiles that one piece of a thread's work has at most; neighbours share decoded parts of the slide.
+_PIECE_TILES = 32
+
+
+@dataclass(frozen=True)
+class GridSlide:
+    """A slide with a grid on it.
+
+    Attributes
+    ----------
+    name, path, background : str
+        Name, file, and colour behind transparent pixels, RRGGBB.
+    tile_px : int
+        Side of a tile as the network sees it, pixels.
+    slide_grid : SlideGrid
+        How the grid lies on the slide.
+    """
+
+    name: str
+    path: str
+    background: str
+    tile_px: int
+    slide_grid: SlideGrid
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of the grid on it."""
+        return self.slide_grid.n_columns * self.slide_grid.n_rows
+
+    @contextmanager
+    def batches(
+        self, trained: TrainedModel, tiles: pa.Table, batch_size: int, threads: int, pool: ThreadPoolExecutor
+    ) -> Iterator[Iterator[NDArray[np.uint8]]]:
+        """Read tiles of the slide in their order, as the network saw those that it was trained on.
+
+        Parameters
+        ----------
+        trained : TrainedModel
+            The network, which knows how the images of its beton were stored.
+        tiles : pyarrow.Table
+            With the columns ``base_x`` and ``base_y``: top left corners, base pixels; see `read_tiles`.
+        batch_size : int
+            Tiles at a time.
+        threads : int
+            Threads of the pool.
+        pool : ThreadPoolExecutor
+            Reads, a few batches ahead.
+
+        Yields
+        ------
+        iterator of ndarray of uint8, (batch, tile_px, tile_px, 3)
+            RGB.
+
+        Raises
+        ------
+        SlideError
+            If the slide cannot be read.
+        """
+        base_x, base_y = tiles["base_x"].to_numpy(), tiles["base_y"].to_numpy()
+        # Whatever ends the block, the threads stop reading before the slide is closed under them.
+        reference = TileReader(self.path, self.slide_grid, self.tile_px, background=self.background)
+        chosen, _ = choose_reader(reference, base_x, base_y)
+        with (
+            chosen as reader,
+            closing(_batches(reader, trained, base_x, base_y, batch_size, threads, pool)) as batches,
+        ):
+            yield batches
+
+
+def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
+    """Return the grid to read: the one given, or the one that the network was trained on.
+
+    Tiles of another size are warned of.
+
+    Raises
+    ------
+    StudyError
+        If the study has no such grid.
+    """
+    own = trained.beton["grid"]
+    names = [name for (name,) in study.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
+    wanted = own["name"] if grid is None else grid
+    if wanted not in names:
+        what = "" if grid else ", which the network was trained on"
+        size = f"--tile-um {own['tile_um']:g}" if own["tile_um"] else f"--tile-um {own['magnification']:g}x"
+        raise StudyError(
+            f"{study.path.name} has no grid {wanted!r}{what}; it has {', '.join(names) or 'none'}: name one "
+            f"with --grid, or make it with: slideduck tile {study.path.name} "
+            f"--tile-px {own['tile_px']} {size}"
+        )
+    row = study.con.execute("SELECT tile_px, tile_um, magnification FROM grids WHERE grid = $1", [wanted]).fetchone()
+    if row != (own["tile_px"], own["tile_um"], own["magnification"]):
+        message(f"warning: the network was trained on tiles of {own['name']}, and sees those of {wanted} now")
+    return wanted
+
+
+def choose_slides(study: Study, grid: str, names: Sequence[str] | None) -> list[GridSlide]:
+    """Return the slides that are named, or all that the grid lies on, in the order of their names.
+
+    Raises
+    ------
+    StudyError
+        If the grid lies on no slide, or not on one that is named.
+    """
+    rows = study.con.execute(read_query("list_slides_of_grid"), {"grid": grid}).fetchall()
+    found = {
+        slide: GridSlide(slide, path, background, tile_px, SlideGrid(*how))
+        for slide, path, background, tile_px, *how in rows
+    }
+    if not found:
+        raise StudyError(f"the grid {grid!r} of {study.path.name} lies on no slide; add slides to the study first")
+    unknown = [name for name in names or () if name not in found]
+    if unknown:
+        raise StudyError(
+            f"{study.path.name} has no slide {', '.join(map(repr, unknown))} in grid {grid!r}; "
+            f"see which there are with: slideduck info {study.path.name}"
+        )
+    return [slide for name, slide in found.items() if names is None or name in names]
+
+
+def read_tiles(study: Study, grid: str, slide: str) -> pa.Table:
+    """Return the tiles of a grid on a slide, in the order of grid_y, grid_x; see ``list_tiles_of_slide.sql``."""
+    return study.con.execute(read_query("list_tiles_of_slide"), {"grid": grid, "slide": slide}).to_arrow_table()
+
+
+def _batches(
+    reader: TileReader | StoredReader,
+    trained: TrainedModel,
+    base_x: NDArray[np.integer[Any]],
+    base_y: NDArray[np.integer[Any]],
+    batch_size: int,
+    threads: int,
+    pool: ThreadPoolExecutor,
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield tiles in their order, read by the pool's threads a few batches ahead."""
+    image = trained.beton["image"]
+    quality = image["quality"] if image["mode"] == "jpg" else None
+    takes_stored = quality is not None and image.get("jpeg", "reencode") != "reencode"
+
+    def tile(x: int, y: int) -> NDArray[np.uint8]:
+        """Return a tile as the loader gives it from a beton: through the same JPEG."""
+        stored = reader.stored_jpeg(x, y) if takes_stored else None
+        if stored is not None:
+            return decode_as_loader(stored, reader.tile_px)
+        rgb = reader.read(x, y)
+        return rgb if quality is None else decode_jpeg(encode_jpeg(rgb, quality))
+
+    def read(first: int, last: int) -> list[NDArray[np.uint8]]:
+        return [tile(int(base_x[i]), int(base_y[i])) for i in range(first, last)]
+
+    firsts = iter(range(0, len(base_x), _PIECE_TILES))
+    ahead = 2 * threads + -(-2 * batch_size // _PIECE_TILES)
+    reading: deque[Future[list[NDArray[np.uint8]]]] = deque()
+    ready: list[NDArray[np.uint8]] = []
+    try:
+        while True:
+            while len(reading) < ahead and (first := next(firsts, None)) is not None:
+                reading.append(pool.submit(read, first, min(first + _PIECE_TILES, len(base_x))))
+            if not reading:
+                break
+            ready.extend(reading.popleft().result())
+            while len(ready) >= batch_size:
+                yield np.stack(ready[:batch_size])
+                del ready[:batch_size]
+        if ready:
+            yield np.stack(ready)
+    finally:
+        for future in reading:
+            future.cancel()
+        # The reader is closed next: no thread may be reading then.
+        for future in reading:
+            if not future.cancelled():
+                future.exception()
