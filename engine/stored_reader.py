@@ -86,6 +86,10 @@ class StoredReader:
     def close(self) -> None:
         """Close the slide; no other thread may be reading. A later read opens it again."""
         self.reference.close()
+        self.close_file()
+
+    def close_file(self) -> None:
+        """Close the file of stored tiles alone, and leave OpenSlide's handle to whoever reads on by it."""
         with self._lock:
             self._decoded.clear()
             if self._fd >= 0:
@@ -271,6 +275,7 @@ def choose_reader(
         reason = _difference(stored, base_x, base_y)
         if reason is None:
             return stored, None
+        stored.close_file()
     if reader == "tiff":
         raise SlideError(
             f"slide {reference.path.stem!r} cannot be read by the reader 'tiff': {reason}; "

@@ -10,6 +10,7 @@ import threading
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -108,19 +109,27 @@ class TileReader:
         try:
             image = slide.read_region((base_x, base_y), self.slide_grid.level, size)
         except openslide.OpenSlideError:
+            image = None
+        if image is None:
             # A handle is dead after any error, and this one may have died of another thread's tile:
             # only a handle that nobody shares tells whether this tile can be read.
             self._retire(slide)
-            with self._open() as own:
-                try:
-                    image = own.read_region((base_x, base_y), self.slide_grid.level, size)
-                except openslide.OpenSlideError as error:
-                    raise SlideError(
-                        f"slide {self.path.stem!r}: the tile at base pixel ({base_x}, {base_y}), "
-                        f"{self.slide_grid.extract_px} px wide, cannot be read from {self.path}: {error}; "
-                        f"get the file again, or leave the tile or the slide out"
-                    ) from error
+            # Here, and not above: an error that is kept would keep the dead handle, and so the file, open.
+            del slide
+            image = self._read_alone(base_x, base_y, size)
         return resized(_on_background(np.asarray(image), self.background), self.tile_px)
+
+    def _read_alone(self, base_x: int, base_y: int, size: tuple[int, int]) -> Any:
+        """Return the image of a region, read through a handle of its own; raise `SlideError` if it cannot be."""
+        with self._open() as own:
+            try:
+                return own.read_region((base_x, base_y), self.slide_grid.level, size)
+            except openslide.OpenSlideError as error:
+                raise SlideError(
+                    f"slide {self.path.stem!r}: the tile at base pixel ({base_x}, {base_y}), "
+                    f"{self.slide_grid.extract_px} px wide, cannot be read from {self.path}: {error}; "
+                    f"get the file again, or leave the tile or the slide out"
+                ) from error
 
     def stored_jpeg(self, base_x: int, base_y: int) -> bytes | None:
         """Return None: OpenSlide gives pixels alone."""

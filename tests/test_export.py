@@ -538,6 +538,7 @@ def test_tiles_that_cannot_be_read_are_left_out_and_counted(
     out = tmp_path / "tiles.beton"
     export_mixed(mixed, out, **settings)
     names, tiles = read_sidecar(out).tile_id.tolist(), contents(out)
+    assert not [name for name in open_slides() if name.startswith(str(tmp_path))]
     # The first and the last tile of the file and of a slide; where JPEGs are taken as stored those beside them, since
     # a slide is read by OpenSlide alone where the tiles that are compared cannot be read.
     beside = not settings
@@ -562,6 +563,8 @@ def test_tiles_that_cannot_be_read_are_left_out_and_counted(
     assert [(entry["slide"], entry["tile_id"]) for entry in sidecar.raw["skipped"]] == [
         (names[row][0], [names[row]]) for row in rows
     ]
+    # Neither those that were refused nor those that stayed closed by an error are left open.
+    assert not [name for name in open_slides() if name.startswith(str(tmp_path))]
     if not beside:
         # The beton is that of the other tiles alone.
         found = out.read_bytes()
@@ -594,25 +597,48 @@ def test_slides_that_cannot_be_read_are_left_out_and_counted(mixed: Path, tmp_pa
     assert not list(tmp_path.glob("no.*"))
 
 
-def test_stored_jpeg_without_an_end_is_not_taken(mixed: Path, tmp_path: Path) -> None:
-    """Bytes behind the end are the scanner's; the tile is read and encoded."""
-    out, path = tmp_path / "tiles.beton", tmp_path / "slides" / "c.tif"
+def lengthen_tile(path: Path, place: int, more: int) -> None:
+    """Make the TIFF say that a stored tile has more bytes, or fewer, than were written for it."""
     with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages[0].dataoffsets[9], tiff.pages[0].databytecounts[9]
+        count = tiff.pages[0].databytecounts[place]
         entry = next(tag for tag in tiff.pages[0].tags if tag.name == "TileByteCounts")
-        at = entry.valueoffset + 9 * 4
+        at = entry.valueoffset + place * 4
     with path.open("r+b") as file:
         file.seek(at)
         assert int.from_bytes(file.read(4), "little") == count
         file.seek(at)
-        file.write((count + 3).to_bytes(4, "little"))
+        file.write((count + more).to_bytes(4, "little"))
+
+
+def test_bytes_behind_the_end_of_a_stored_jpeg_stay_where_they_are(mixed: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "tiles.beton", tmp_path / "slides" / "c.tif"
+    export_mixed(mixed, out)
+    before = contents(out)
+    lengthen_tile(path, 9, 3)
     with sd.open(mixed) as study:
         study.add_slides(path)
         study.label()
-    assert offset > 0
     report = export_mixed(mixed, out)
-    assert (report.passed_through, report.samples) == (95, 144)
-    assert check_beton(out).samples == 144
+    assert (report.passed_through, report.samples) == (96, 144)
+    assert contents(out) == before
+
+
+def test_stored_jpeg_without_an_end_is_not_taken(mixed: Path, tmp_path: Path) -> None:
+    """OpenSlide takes it for damaged, so that it is no tile of the export either."""
+    out, path = tmp_path / "tiles.beton", tmp_path / "slides" / "c.tif"
+    lengthen_tile(path, 9, -2)
+    with sd.open(mixed) as study:
+        study.add_slides(path)
+        study.label()
+    reason = (
+        f"slide 'c': the tile at base pixel (64, 64), 64 px wide, cannot be read from {path}: Premature end of "
+        "JPEG file; get the file again, or leave the tile or the slide out"
+    )
+    assert refusal(SlideError, lambda: export_mixed(mixed, out)) == reason
+    report = export_mixed(mixed, out, skip_errors=True)
+    assert (report.passed_through, report.samples) == (95, 143)
+    assert [tile.reason for tile in report.left_out] == [reason]
+    assert check_beton(out).samples == 143
 
 
 #: Exports in processes that are killed at random moments, again and again; each that gets to the end is compared.
@@ -770,7 +796,7 @@ def open_slides() -> set[str]:
             # The one of the listing itself is closed by now.
             with suppress(OSError):
                 found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        return {fd: name for fd, name in found.items() if name.endswith(".tif")}
+        return {fd: name for fd, name in found.items() if name.endswith((".tif", ".svs"))}
 
     # While one look goes on slides are closed and others opened: what two of them see alike was there between them.
     before, after = look(), look()
