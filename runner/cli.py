@@ -40,7 +40,7 @@ def _settings(command: F) -> F:
     """Give a command an option for each field of `TrainConfig`."""
     for item in reversed(fields(TrainConfig)):
         choices = item.metadata["choices"]
-        plain = {"str": str, "int": int, "float": float, "int | None": int}[str(item.type)]
+        plain = {"str": str, "int": int, "float": float, "int | None": int, "str | None": str}[str(item.type)]
         option = click.option(
             "--" + _OPTION_NAMES.get(item.name, item.name.replace("_", "-")),
             item.name,
@@ -101,6 +101,7 @@ def train(beton: Path, run: Path, nproc: str, as_json: bool, **settings: Any) ->
 @_RUN
 @_BETON
 @click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
+@click.option("--where", metavar="SQL", help="Only tiles that meet this condition on the side-car's columns.")
 @_CHECKPOINT
 @_BATCH_SIZE
 @click.option(
@@ -119,7 +120,8 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
     split = f", split {result['split']}" if result["split"] else ""
-    _print_metrics(result["metrics"], f"{beton.name}{split}, epoch {result['epoch']} of {run}")
+    where = f", where {result['where']}" if result["where"] else ""
+    _print_metrics(result["metrics"], f"{beton.name}{split}{where}, epoch {result['epoch']} of {run}")
     click.echo(f"predictions: {result['predictions']}")
 
 

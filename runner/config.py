@@ -55,6 +55,11 @@ class TrainConfig:
     train_split: str = _setting("train", "split", "Split whose tiles train.")
     val_split: str = _setting("val", "split", "Split whose tiles validate.")
     fold: int | None = _setting(None, "fold", "This fold validates and all others train, whatever the split.")
+    where: str | None = _setting(
+        None, "sql", "Only tiles that meet this condition on the side-car's columns, such as \"site != 'A'\"."
+    )
+    train_where: str | None = _setting(None, "sql", "Tiles that meet this train, whatever the split.")
+    val_where: str | None = _setting(None, "sql", "Tiles that meet this validate, whatever the split.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -80,7 +85,10 @@ class TrainConfig:
             raise ConfigError(f"warmup_epochs is {self.warmup_epochs:g}; it must be less than epochs, {self.epochs}")
         if self.fold is not None:
             self._check_range("fold", 0)
-        elif self.train_split == self.val_split:
+            for name in ("train_where", "val_where"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"fold and {name} are both given; a fold says which tiles train and validate")
+        elif self.train_split == self.val_split and self.train_where is None and self.val_where is None:
             raise ConfigError(f"train_split and val_split are both {self.train_split!r}; they must be different splits")
 
     def _check_type(self, name: str, value: object, type_name: str) -> None:
@@ -90,6 +98,7 @@ class TrainConfig:
             "int": (int,),
             "float": (float, int),
             "int | None": (int, type(None)),
+            "str | None": (str, type(None)),
         }[type_name]
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}, a {type(value).__name__}; it must be {type_name}")

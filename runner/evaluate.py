@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def evaluate(
     beton: Path | str,
     *,
     split: str | None = None,
+    where: str | None = None,
     checkpoint: str = "best",
     batch_size: int | None = None,
     out: Path | str | None = None,
@@ -42,18 +44,21 @@ def evaluate(
         Any beton; its classes are matched to the network's by name.
     split : str, optional
         Only tiles of this split, such as ``"val"``.
+    where : str, optional
+        Only tiles that meet this SQL condition on the side-car's columns, such as ``"site = 'C'"``; see
+        `slideduck.runner.where.tiles_where`.
     checkpoint : str
         ``"best"`` or ``"last"``.
     batch_size : int, optional
         Tiles at a time; default as in training.
     out : path, optional
-        Parquet of the predictions; default ``RUN/evaluations/BETON[-SPLIT]-CHECKPOINT.parquet``. The metrics
-        go beside it, as JSON.
+        Parquet of the predictions; default ``RUN/evaluations/BETON[-SPLIT][-where-DIGEST]-CHECKPOINT.parquet``,
+        with a digest of the condition. The metrics go beside it, as JSON.
 
     Returns
     -------
     dict
-        ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``classes``, ``metrics`` (see
+        ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``metrics`` (see
         `slideduck.runner.metrics.compute_metrics`) and ``predictions``, the Parquet's path.
 
     Raises
@@ -62,11 +67,16 @@ def evaluate(
         If the beton has a class that the network lacks.
     ConfigError
         If there is no labelled tile to evaluate.
+    QueryError
+        If the condition cannot be used.
     """
     beton = Path(beton).absolute()
     trained = load_trained(run, checkpoint)
     sidecar, loader = open_beton(beton, dist.cores())
-    rows = labelled_rows(sidecar, split, beton)
+    rows = labelled_rows(sidecar, split, beton, where)
+    if where is not None:
+        left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
+        message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
     number_of_class = _class_numbers(trained, sidecar, rows, beton)
     _warn_of_other_tiles(trained, sidecar, beton)
     predictions = predict_rows(
@@ -81,7 +91,8 @@ def evaluate(
     )
     predictions = replace(predictions, labels=number_of_class[predictions.labels])
     metrics = compute_metrics(predictions, sidecar.slide[rows].astype(np.int64), trained.classes)
-    name = "-".join(part for part in (beton.stem, split, checkpoint) if part)
+    condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
     target = Path(out).absolute() if out else trained.run / "evaluations" / f"{name}.parquet"
     checkpoints.make_folder(target.parent)
     facts = {"run": trained.run.name, "checkpoint": trained.sha256, "epoch": str(trained.epoch)}
@@ -92,6 +103,7 @@ def evaluate(
         "epoch": trained.epoch,
         "beton": str(beton),
         "split": split,
+        "where": where,
         "classes": list(trained.classes),
         "metrics": plain(metrics),
         "predictions": str(target),

@@ -1,4 +1,4 @@
-"""Which rows of a beton train and which validate, from the splits and folds in its side-car."""
+"""Which rows of a beton train and which validate, from the splits, folds and columns of its side-car."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slideduck.beton import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
+from slideduck.runner.where import tiles_where
 
 __all__ = ["RunRows", "class_weights", "labelled_rows", "run_rows"]
 
@@ -28,57 +29,87 @@ class RunRows:
         Rows of the beton that train and that validate, ascending; all have a class.
     unlabelled : int
         Tiles of either side that were left out because they have no class.
+    left_out : int
+        Labelled tiles of either side that the condition `where` left out.
     """
 
     train: Rows
     val: Rows
     unlabelled: int
+    left_out: int = 0
 
 
 def run_rows(sidecar: Sidecar, config: TrainConfig, beton: Path) -> RunRows:
     """Return the rows that train and validate.
 
+    A side goes by its own condition where it has one, else by the fold, else by the split; both must meet
+    `where` as well.
+
     Raises
     ------
     ConfigError
         If either side has no labelled tile, with the number of tiles of each split or fold.
+    QueryError
+        If a condition cannot be used.
     RunError
         If a patient is on both sides.
     """
-    if config.fold is None:
-        side = sidecar.tile_split.astype(object)
-        is_train, is_val = side == config.train_split, side == config.val_split
-    else:
-        folds = sidecar.tile_fold
-        is_val = folds == config.fold
-        is_train = (folds >= 0) & ~is_val
+    is_train, is_val = _sides(sidecar, config, beton)
     labelled = sidecar.class_number >= 0
+    kept = np.ones(sidecar.samples, bool) if config.where is None else tiles_where(sidecar, config.where, beton)
+    either = is_train | is_val
     rows = RunRows(
-        np.flatnonzero(is_train & labelled),
-        np.flatnonzero(is_val & labelled),
-        int(np.count_nonzero((is_train | is_val) & ~labelled)),
+        np.flatnonzero(is_train & labelled & kept),
+        np.flatnonzero(is_val & labelled & kept),
+        int(np.count_nonzero(either & ~labelled & kept)),
+        int(np.count_nonzero(either & labelled & ~kept)),
     )
     for name, side_rows in (("train", rows.train), ("validate", rows.val)):
         if len(side_rows) == 0:
             raise ConfigError(_nothing(sidecar, config, beton, name))
-    _refuse_leak(sidecar, rows)
+    _refuse_leak(sidecar, rows, config)
     return rows
 
 
-def labelled_rows(sidecar: Sidecar, split: str | None, beton: Path) -> Rows:
+def _sides(sidecar: Sidecar, config: TrainConfig, beton: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which tiles are to train and which to validate, labelled or not."""
+    if config.fold is not None:
+        folds = sidecar.tile_fold
+        is_val = folds == config.fold
+        return (folds >= 0) & ~is_val, is_val
+    split = sidecar.tile_split.astype(object)
+    of_split = ((config.train_where, config.train_split), (config.val_where, config.val_split))
+    is_train, is_val = (
+        split == name if where is None else tiles_where(sidecar, where, beton) for where, name in of_split
+    )
+    return is_train, is_val
+
+
+def labelled_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str | None = None) -> Rows:
     """Return the labelled rows of one split, or of all of the beton where `split` is None.
+
+    Parameters
+    ----------
+    where : str, optional
+        A condition that they must meet; see `slideduck.runner.where.tiles_where`.
 
     Raises
     ------
     ConfigError
         If there are none, with the number of labelled tiles of each split.
+    QueryError
+        If the condition cannot be used.
     """
     chosen = sidecar.class_number >= 0
+    which = "no labelled tile"
     if split is not None:
         chosen &= sidecar.tile_split.astype(object) == split
+        which += f" in split {split!r}"
+    if where is not None:
+        chosen &= tiles_where(sidecar, where, beton)
+        which += f" where {where}"
     rows = np.flatnonzero(chosen)
     if len(rows) == 0:
-        which = "no labelled tile" if split is None else f"no labelled tile in split {split!r}"
         raise ConfigError(f"{beton}: {which}; it has {_counts(sidecar, 'split')}")
     return rows
 
@@ -113,34 +144,38 @@ def class_weights(labels: NDArray[np.int64], n_classes: int, balance: str) -> ND
     return weights.astype(np.float32)
 
 
-def _refuse_leak(sidecar: Sidecar, rows: RunRows) -> None:
+def _refuse_leak(sidecar: Sidecar, rows: RunRows, config: TrainConfig) -> None:
     """Raise if a patient has tiles on both sides."""
     patients = sidecar.tile_patient.astype(object)
     both = sorted(set(patients[rows.train]) & set(patients[rows.val]))
     if both:
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
         names = ", ".join(map(repr, both[:3]))
-        raise RunError(
-            f"patient {names}{more}: tiles in training and in validation; "
-            "split by patient (slideduck split STUDY) and export again"
-        )
+        remedy = "split by patient (slideduck split STUDY) and export again"
+        if config.train_where is not None or config.val_where is not None:
+            remedy = "give --train-where and --val-where that keep whole patients apart"
+        raise RunError(f"patient {names}{more}: tiles in training and in validation; {remedy}")
 
 
 def _nothing(sidecar: Sidecar, config: TrainConfig, beton: Path, verb: str) -> str:
     """Return the message for a side without tiles."""
-    if config.fold is None:
-        option, split = ("--train-split", config.train_split) if verb == "train" else ("--val-split", config.val_split)
-        return (
-            f"{beton}: no labelled tile to {verb} with in split {split!r}; "
-            f"it has {_counts(sidecar, 'split')}; "
-            f"choose another with {option}, or split the study (slideduck split STUDY) and export again"
+    side = "train" if verb == "train" else "val"
+    own = config.train_where if verb == "train" else config.val_where
+    column = "split" if config.fold is None else "fold"
+    if own is not None:
+        which, remedy = f"where {own}", f"choose others with --{side}-where"
+    elif config.fold is None:
+        split = config.train_split if verb == "train" else config.val_split
+        which = f"in split {split!r}"
+        remedy = f"choose another with --{side}-split, or split the study (slideduck split STUDY) and export again"
+    else:
+        which = f"for fold {config.fold}"
+        remedy = (
+            "choose another with --fold, or split the study into folds (slideduck split STUDY --folds 5) "
+            "and export again"
         )
-    return (
-        f"{beton}: no labelled tile to {verb} with for fold {config.fold}; "
-        f"it has {_counts(sidecar, 'fold')}; "
-        "choose another with --fold, or split the study into folds (slideduck split STUDY --folds 5) "
-        "and export again"
-    )
+    also = "" if config.where is None else f" that meets --where {config.where!r}"
+    return f"{beton}: no labelled tile to {verb} with {which}{also}; it has {_counts(sidecar, column)}; {remedy}"
 
 
 def _counts(sidecar: Sidecar, column: str) -> str:

@@ -289,6 +289,8 @@ class _Training:
         )
         if data.rows.unlabelled:
             self._tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
+        if data.rows.left_out:
+            self._tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
         if data.absent_classes:
             self._tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
 

@@ -57,6 +57,7 @@ def write_beton(
     split_of: dict[str, str | None] | None = None,
     fold_of: dict[str, int] | None = None,
     patient_of: dict[str, str] | None = None,
+    site_of: dict[str, str] | None = None,
     quality: int | None = 90,
 ) -> Path:
     """Write a beton and its side-car; by default every fourth slide validates and each is its own patient."""
@@ -69,7 +70,7 @@ def write_beton(
             data = tile.image.tobytes() if quality is None else encode_jpeg(tile.image, quality)
             writer.write(data, tile_px, tile_px, mode=mode, label=tile.label)
         written = writer.finish()
-        content = _content(path, tiles, names, classes, split_of, fold_of, patient_of, quality, written)
+        content = _content(path, tiles, names, classes, split_of, fold_of, patient_of, site_of, quality, written)
         write_sidecar(path, content)
         writer.publish()
     return path
@@ -83,6 +84,7 @@ def _content(
     split_of: dict[str, str | None],
     fold_of: dict[str, int] | None,
     patient_of: dict[str, str] | None,
+    site_of: dict[str, str] | None,
     quality: int | None,
     written: Any,
 ) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _content(
             "height": 4096,
             "mpp": 0.5,
             "patient": (patient_of or {}).get(name, name),
-            "site": None,
+            "site": (site_of or {}).get(name),
             "split": split_of.get(name),
             "fold": (fold_of or {}).get(name),
             "extract_px": tile_px,

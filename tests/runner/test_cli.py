@@ -110,6 +110,25 @@ def test_evaluate_prints_a_table_or_json(beton: Path, trained: Path) -> None:
     assert json.loads(result.stdout) == json.loads(parquet.with_suffix(".json").read_text())
 
 
+def test_conditions_choose_tiles_and_say_what_they_leave_out(beton: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ("train", beton, "--run", folder, "--epochs", 1, *TINY, "--where", "label = 'stripes' OR row % 2 = 0")
+    result = run(*words, "--train-where", "slide < 'S4'", "--val-where", "slide = 'S7'")
+    assert result.exit_code == 0, result.output
+    told = result.stderr.splitlines()
+    sides = re.fullmatch(r"training networks:tiny on (\d+) tiles, validating on (\d+), 2 classes .*", told[0])
+    left_out = re.fullmatch(r"(\d+) labelled tiles that do not meet label = .* row % 2 = 0 are left out", told[1])
+    assert sides is not None
+    assert left_out is not None
+    # Slides S0 to S3 train and S7 validates: 200 tiles of 40 a slide.
+    assert sum(map(int, (*sides.groups(), left_out[1]))) == 200
+    result = run("evaluate", trained, beton, "--split", "val", "--where", "slide = 'S7'")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "40 tiles are evaluated; 40 labelled ones do not meet slide = 'S7'\n"
+    assert result.stdout.startswith("tiles.beton, split val, where slide = 'S7', epoch ")
+    assert result.stdout.endswith(f"predictions: {trained / 'evaluations' / 'tiles-val-where-10bf39bd-best.parquet'}\n")
+
+
 def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:
     write_slide(tmp_path / "A.tif", 0, size=(320, 200))
     study = tmp_path / "study.duckdb"

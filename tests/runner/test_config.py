@@ -36,6 +36,11 @@ from slideduck.runner.config import TrainConfig
         ({"model": ":f"}, "model is ':f'; it must be one of resnet18, resnet34, resnet50, or module:function"),
         ({"val_split": "train"}, "train_split and val_split are both 'train'; they must be different splits"),
         ({"fold": -1}, "fold is -1; it must be 0 or more"),
+        ({"where": 3}, "where is 3, a int; it must be str | None"),
+        (
+            {"fold": 1, "val_where": "site = 'C'"},
+            "fold and val_where are both given; a fold says which tiles train and validate",
+        ),
     ],
 )
 def test_impossible_setting_is_refused_by_name_and_value(values: dict[str, Any], message: str) -> None:
