@@ -9,10 +9,15 @@ from typing import Any
 
 from slideduck.errors import ConfigError
 
-__all__ = ["MODELS", "TrainConfig"]
+__all__ = ["MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
 #: Models that are built by name; anything else is ``module:function``.
 MODELS = ("resnet18", "resnet34", "resnet50")
+
+#: Columns of the side-car that tiles can be balanced by.
+SAMPLE_COLUMNS = (
+    "slide", "patient", "site", "split", "fold", "label", "class", "roi_name", "grid_x", "grid_y", "loc_x", "loc_y",
+)  # fmt: skip
 
 
 def _setting(default: Any, unit: str, text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -60,6 +65,16 @@ class TrainConfig:
     )
     train_where: str | None = _setting(None, "sql", "Tiles that meet this train, whatever the split.")
     val_where: str | None = _setting(None, "sql", "Tiles that meet this validate, whatever the split.")
+    sample: str = _setting(
+        "natural", "columns", "natural takes each tile once an epoch; columns such as label or slide,label balance it."
+    )
+    replacement: str = _setting(
+        "no", "way", "yes draws tiles by weight, some of them several times an epoch.", choices=("no", "yes")
+    )
+    epoch_tiles: int | None = _setting(
+        None, "tiles", "Training tiles of an epoch, rounded down to whole batches; others have their turn later."
+    )
+    clip: int | None = _setting(None, "tiles", "At most so many training tiles of a slide, chosen by the seed.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -83,6 +98,15 @@ class TrainConfig:
         self._check_range("seed", 0, 2**63 - 1)
         if self.warmup_epochs >= self.epochs:
             raise ConfigError(f"warmup_epochs is {self.warmup_epochs:g}; it must be less than epochs, {self.epochs}")
+        for name in ("epoch_tiles", "clip"):
+            if getattr(self, name) is not None:
+                self._check_range(name, 1)
+        columns = self.sample.split(",")
+        if self.sample != "natural" and (set(columns) - set(SAMPLE_COLUMNS) or len(set(columns)) < len(columns)):
+            raise ConfigError(
+                f"sample is {self.sample!r}; it must be natural, or one or more of {', '.join(SAMPLE_COLUMNS)}, "
+                "such as label or slide,label"
+            )
         if self.fold is not None:
             self._check_range("fold", 0)
             for name in ("train_where", "val_where"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from slideduck.beton import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.dist import Place
-from slideduck.runner.loader import TileLoader, steps_and_batch
-from slideduck.runner.rows import RunRows, run_rows
+from slideduck.runner.loader import TileLoader, rank_rows, steps_and_batch
+from slideduck.runner.rows import Rows, RunRows, run_rows
+from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
 
 __all__ = ["TrainingData", "image_statistics", "open_beton", "open_data"]
 
@@ -35,6 +36,8 @@ class TrainingData:
         Reads them.
     rows : RunRows
         Rows of each side.
+    sampler : Sampler
+        Which of the training rows each epoch takes.
     steps, batch_size : int
         Steps of an epoch, and tiles that each rank takes in one.
     """
@@ -43,8 +46,13 @@ class TrainingData:
     sidecar: Sidecar
     loader: TileLoader
     rows: RunRows
+    sampler: Sampler
     steps: int
     batch_size: int
+
+    def epoch_rows(self, epoch: int, place: Place) -> Rows:
+        """Return the rows that one rank trains on in an epoch, in order: ``steps`` batches of ``batch_size``."""
+        return rank_rows(self.sampler.order(epoch), self.batch_size, self.steps, place.rank, place.world_size)
 
     @property
     def classes(self) -> list[str]:
@@ -94,7 +102,10 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     BetonError
         If the beton or its side-car is damaged.
     ConfigError
-        If it has a single class, a side has no tiles, or there are too few for a step.
+        If it has a single class, a side has no tiles, there are too few for a step, or they cannot be balanced
+        as the settings say.
+    QueryError
+        If a condition of the settings cannot be used.
     RunError
         If a patient is on both sides.
     """
@@ -102,15 +113,20 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     if len(sidecar.classes) < 2:
         raise ConfigError(f"{beton}: its only class is {sidecar.classes[0]!r}; a network needs two or more")
     rows = run_rows(sidecar, config, beton)
-    steps, batch_size = steps_and_batch(len(rows.train), config.batch_size_per_rank, place.world_size)
+    labelled = len(rows.train)
+    train = clipped_rows(sidecar, rows.train, config.clip, config.seed)
+    rows = replace(rows, train=train, clipped=labelled - len(train))
+    sampler = make_sampler(sidecar, rows.train, config, beton)
+    steps, batch_size = steps_and_batch(sampler.tiles, config.batch_size_per_rank, place.world_size)
     # Batch norm cannot take the deviation of one tile.
     if batch_size < 2:
         raise ConfigError(
-            f"{beton}: {len(rows.train)} training tiles for {place.world_size} processes with "
+            f"{beton}: {sampler.tiles} training tiles for {place.world_size} processes with "
             f"batches of {config.batch_size_per_rank}; each process needs two tiles a step: "
             "give fewer with --nproc, or a larger --batch-size"
         )
-    return TrainingData(beton, sidecar, loader, rows, steps, batch_size)
+    sampler = sampler.with_tiles(steps * batch_size * place.world_size)
+    return TrainingData(beton, sidecar, loader, rows, sampler, steps, batch_size)
 
 
 def image_statistics(data: TrainingData, seed: int) -> dict[str, list[float]]:

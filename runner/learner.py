@@ -17,7 +17,7 @@ from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData, image_statistics
 from slideduck.runner.dist import Place
 from slideduck.runner.infer import Standard, precision_context, predict_rows
-from slideduck.runner.loader import epoch_rows, to_device
+from slideduck.runner.loader import to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_model, logits_of, parameter_groups
 from slideduck.runner.rows import class_weights
@@ -72,7 +72,7 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
         self.model = self.network if place.world_size == 1 else dist.distribute(self.network, place)
         labels = data.sidecar.class_number[data.rows.train]
-        weights = class_weights(labels, len(data.classes), config.balance)
+        weights = class_weights(labels, len(data.classes), config.balance, data.sampler.shares)
         self.weights = torch.from_numpy(weights).to(place.device)
 
     def state(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Learner:
         """
         config, place = self.config, self.place
         cut = (self.data.batch_size, self.data.steps, place.rank, place.world_size)
-        rows = epoch_rows(self.data.rows.train, config.seed, epoch, *cut)
+        rows = self.data.epoch_rows(epoch, place)
         positions = torch.from_numpy(epoch_positions(config.seed, epoch, *cut)).to(place.device)
         # Dropout and the like: by seed, epoch and rank, so that a resumed run draws what it would have drawn.
         mixed = np.random.SeedSequence([config.seed, epoch, place.rank]).generate_state(1, np.uint64)[0]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from slideduck.beton import BetonInfo, check_beton
 from slideduck.errors import BetonError, RunError, SlideduckError
 
-__all__ = ["Batch", "TileLoader", "epoch_rows", "steps_and_batch", "to_device"]
+__all__ = ["Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
 
 Rows = NDArray[np.int64]
 
@@ -66,28 +66,25 @@ def steps_and_batch(n: int, batch_size_per_rank: int, world_size: int) -> tuple[
     return min(1, n // world_size), n // world_size
 
 
-def epoch_rows(rows: Rows, seed: int, epoch: int, batch_size: int, steps: int, rank: int, world_size: int) -> Rows:
+def rank_rows(order: Rows, batch_size: int, steps: int, rank: int, world_size: int) -> Rows:
     """Return the rows that one rank trains on in an epoch, in order.
 
-    The rows are shuffled by (seed, epoch) and cut into global batches of ``batch_size * world_size``;
-    rank r takes the r-th part of each.
+    The order of all ranks together is cut into global batches of ``batch_size * world_size``; rank r takes
+    the r-th part of each.
 
     Parameters
     ----------
-    rows : ndarray of int64, (n,)
-        All training rows of the beton.
-    seed, epoch : int
-        What the order depends on, and nothing else.
+    order : ndarray of int64, (n,)
+        Rows of the epoch, as from `slideduck.runner.sampling.Sampler.order`.
     batch_size, steps, rank, world_size : int
         As from `steps_and_batch`.
 
     Returns
     -------
     ndarray of int64, (steps * batch_size,)
-        Row numbers in the beton; no row occurs twice, on this rank or on another.
+        Row numbers in the beton; what is over a whole global batch is left out.
     """
-    shuffled = np.random.default_rng([seed, epoch]).permutation(rows)
-    whole = shuffled[: steps * batch_size * world_size]
+    whole = order[: steps * batch_size * world_size]
     return np.ascontiguousarray(whole.reshape(steps, world_size, batch_size)[:, rank]).reshape(-1)
 
 

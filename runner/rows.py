@@ -14,7 +14,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.where import tiles_where
 
-__all__ = ["RunRows", "class_weights", "labelled_rows", "run_rows"]
+__all__ = ["Rows", "RunRows", "class_weights", "labelled_rows", "run_rows"]
 
 Rows = NDArray[np.int64]
 
@@ -31,12 +31,15 @@ class RunRows:
         Tiles of either side that were left out because they have no class.
     left_out : int
         Labelled tiles of either side that the condition `where` left out.
+    clipped : int
+        Training tiles above the number that a slide may give.
     """
 
     train: Rows
     val: Rows
     unlabelled: int
     left_out: int = 0
+    clipped: int = 0
 
 
 def run_rows(sidecar: Sidecar, config: TrainConfig, beton: Path) -> RunRows:
@@ -114,7 +117,9 @@ def labelled_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str |
     return rows
 
 
-def class_weights(labels: NDArray[np.int64], n_classes: int, balance: str) -> NDArray[np.float32]:
+def class_weights(
+    labels: NDArray[np.int64], n_classes: int, balance: str, shares: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
     """Return the weight of each class in the loss.
 
     With ``"loss"`` a class weighs in inverse proportion to its tiles, scaled so that the mean over the
@@ -129,6 +134,9 @@ def class_weights(labels: NDArray[np.int64], n_classes: int, balance: str) -> ND
         Number of classes.
     balance : str
         ``"none"`` or ``"loss"``.
+    shares : ndarray of float64, optional
+        The part of an epoch that each of the tiles has on average, where they are not alike: what the sampling
+        balances needs no weights any more.
 
     Returns
     -------
@@ -137,10 +145,10 @@ def class_weights(labels: NDArray[np.int64], n_classes: int, balance: str) -> ND
     """
     if balance == "none":
         return np.ones(n_classes, np.float32)
-    counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
+    counts = np.bincount(labels, shares, minlength=n_classes).astype(np.float64)
     present = counts > 0
     weights = np.zeros(n_classes)
-    weights[present] = len(labels) / (present.sum() * counts[present])
+    weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights.astype(np.float32)
 
 

@@ -291,6 +291,15 @@ class _Training:
             self._tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
         if data.rows.left_out:
             self._tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
+        if data.rows.clipped:
+            self._tell(f"{data.rows.clipped:,} training tiles are left out: at most {self.config.clip:,} of a slide")
+        groups = data.sampler.groups
+        if groups is not None and self.config.sample != "natural":
+            self._tell(
+                f"balanced by {self.config.sample}: {len(groups.names):,} groups, of which "
+                f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles; an epoch takes "
+                f"{data.sampler.tiles:,}"
+            )
         if data.absent_classes:
             self._tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
 

@@ -36,6 +36,14 @@ from slideduck.runner.config import TrainConfig
         ({"model": ":f"}, "model is ':f'; it must be one of resnet18, resnet34, resnet50, or module:function"),
         ({"val_split": "train"}, "train_split and val_split are both 'train'; they must be different splits"),
         ({"fold": -1}, "fold is -1; it must be 0 or more"),
+        ({"clip": 0}, "clip is 0; it must be 1 or more"),
+        ({"epoch_tiles": -5}, "epoch_tiles is -5; it must be 1 or more"),
+        ({"replacement": "maybe"}, "replacement is 'maybe'; it must be one of no, yes"),
+        (
+            {"sample": "slide,lable"},
+            "sample is 'slide,lable'; it must be natural, or one or more of slide, patient, site, split, fold, label, "
+            "class, roi_name, grid_x, grid_y, loc_x, loc_y, such as label or slide,label",
+        ),
         ({"where": 3}, "where is 3, a int; it must be str | None"),
         (
             {"fold": 1, "val_where": "site = 'C'"},

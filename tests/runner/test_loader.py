@@ -13,7 +13,7 @@ import torch
 from slideduck.beton import decode_jpeg, encode_jpeg
 from slideduck.errors import BetonError, RunError
 from slideduck.runner.data import open_beton
-from slideduck.runner.loader import TileLoader, epoch_rows, steps_and_batch, to_device
+from slideduck.runner.loader import TileLoader, steps_and_batch, to_device
 from tests.runner.betons import two_textures, write_beton
 
 CPU = torch.device("cpu")
@@ -36,24 +36,6 @@ def loader(beton: Path) -> TileLoader:
 )
 def test_steps_of_an_epoch(n: int, batch_size: int, world_size: int, expected: tuple[int, int]) -> None:
     assert steps_and_batch(n, batch_size, world_size) == expected
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_ranks_together_see_the_batches_of_one_rank(world_size: int) -> None:
-    rows = np.random.default_rng(0).choice(1000, 250, replace=False)
-    one = epoch_rows(rows, 5, 2, 12, 20, 0, 1).reshape(20, 12)
-    parts = [epoch_rows(rows, 5, 2, 12 // world_size, 20, rank, world_size) for rank in range(world_size)]
-    together = np.concatenate([part.reshape(20, -1) for part in parts], axis=1)
-    assert np.array_equal(one, together)
-    assert len(np.unique(one)) == one.size
-    assert set(one.reshape(-1)) <= set(rows)
-
-
-def test_order_depends_on_seed_and_epoch_alone() -> None:
-    rows = np.arange(64)
-    orders = {epoch_rows(rows, seed, epoch, 8, 8, 0, 1).tobytes() for seed in (0, 1) for epoch in (0, 1)}
-    assert len(orders) == 4
-    assert np.array_equal(epoch_rows(rows, 3, 4, 8, 8, 0, 1), epoch_rows(rows, 3, 4, 8, 8, 0, 1))
 
 
 @pytest.mark.parametrize("quality", [90, None])
