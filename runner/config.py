@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from slideduck.errors import ConfigError
+from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
 
 __all__ = ["MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
-
-#: Models that are built by name; anything else is ``module:function``.
-MODELS = ("resnet18", "resnet34", "resnet50")
 
 #: Columns of the side-car that tiles can be balanced by.
 SAMPLE_COLUMNS = (
@@ -39,8 +37,24 @@ class TrainConfig:
     """
 
     model: str = _setting(
-        "resnet18", "name", f"{', '.join(MODELS)}, or module:function, called with the number of classes."
+        "resnet18",
+        "name",
+        f"{', '.join((*MODELS, *BUILT_IN))}; hf:, timm: or monai: and a name or folder; a pathology encoder "
+        f"({', '.join(ENCODERS)}); or module:function, called with the number of outputs.",
     )
+    weights: str | None = _setting(None, "path", "File or folder of weights, or run, to start from.")
+    normalise: str = _setting(
+        "auto",
+        "way",
+        "Mean and deviation of the input: the training tiles' or the model's; auto is the model's if pretrained.",
+        choices=("auto", "tiles", "model"),
+    )
+    input_px: int = _setting(0, "pixels", "Side that tiles are resized to; 0 is as they are, or as an encoder needs.")
+    train_layers: str = _setting("all", "layers", "What trains: all, head (a linear probe), or the last N blocks.")
+    layer_decay: float = _setting(1.0, "factor", "Each block learns by this factor slower than the one after it.")
+    head_lr: float = _setting(0.0, "rate", "Highest learning rate of the head; 0 is as the others.")
+    dropout: float = _setting(0.0, "share", "Features dropped in training, in models that know it; 0 is as built.")
+    drop_path: float = _setting(0.0, "share", "Blocks dropped in training, in models that know it; 0 is as built.")
     epochs: int = _setting(10, "epochs", "How often the training tiles are gone through.")
     batch_size_per_rank: int = _setting(64, "tiles", "Tiles in a step of one process.")
     lr: float = _setting(1e-3, "rate", "Highest learning rate, at the end of the warm-up.")
@@ -84,11 +98,7 @@ class TrainConfig:
             value = getattr(self, item.name)
             if choices and value not in choices:
                 raise ConfigError(f"{item.name} is {value!r}; it must be one of {', '.join(choices)}")
-        if self.model not in MODELS:
-            module, colon, function = self.model.partition(":")
-            if not (colon and module and function):
-                known = ", ".join(MODELS)
-                raise ConfigError(f"model is {self.model!r}; it must be one of {known}, or module:function")
+        self._check_model()
         self._check_range("epochs", 1)
         self._check_range("batch_size_per_rank", 1)
         self._check_range("lr", 0, open_below=True)
@@ -114,6 +124,21 @@ class TrainConfig:
                     raise ConfigError(f"fold and {name} are both given; a fold says which tiles train and validate")
         elif self.train_split == self.val_split and self.train_where is None and self.val_where is None:
             raise ConfigError(f"train_split and val_split are both {self.train_split!r}; they must be different splits")
+
+    def _check_model(self) -> None:
+        """Refuse a model, and what trains of it, that cannot be."""
+        wrong = check_model(self.model)
+        if wrong:
+            raise ConfigError(f"model is {self.model!r}; {wrong}")
+        if self.train_layers not in ("all", "head") and not self.train_layers.isdecimal():
+            raise ConfigError(f"train_layers is {self.train_layers!r}; it must be all, head, or a number of blocks")
+        if self.weights == "":
+            raise ConfigError("weights is ''; it must be a path, or not given")
+        self._check_range("input_px", 0)
+        self._check_range("layer_decay", 0, 1, open_below=True)
+        self._check_range("head_lr", 0)
+        self._check_range("dropout", 0, 0.99)
+        self._check_range("drop_path", 0, 0.99)
 
     def _check_type(self, name: str, value: object, type_name: str) -> None:
         """Raise unless the value is of the field's type; a whole number passes for a float."""

@@ -16,7 +16,7 @@ from slideduck.runner.loader import TileLoader, rank_rows, steps_and_batch
 from slideduck.runner.rows import Rows, RunRows, run_rows
 from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
 
-__all__ = ["TrainingData", "image_statistics", "open_beton", "open_data"]
+__all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data"]
 
 #: Tiles whose mean and deviation stand for those of all.
 _TILES_FOR_STATISTICS = 2048
@@ -127,6 +127,29 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
         )
     sampler = sampler.with_tiles(steps * batch_size * place.world_size)
     return TrainingData(beton, sidecar, loader, rows, sampler, steps, batch_size)
+
+
+def input_statistics(
+    data: TrainingData, config: TrainConfig, pixels: dict[str, list[float]] | None
+) -> dict[str, list[float]]:
+    """Return mean and deviation that tiles are standardised by: those of the training tiles, or of the model.
+
+    Parameters
+    ----------
+    pixels : dict or None
+        Those that the model's weights were trained on, 0 to 255, where they are known.
+
+    Raises
+    ------
+    ConfigError
+        If those of the model are asked for and not known.
+    """
+    if config.normalise == "model" and pixels is None:
+        raise ConfigError(
+            f"normalise is 'model', but nothing says on what mean and deviation {config.model!r} was trained "
+            "(a preprocessor_config.json beside its weights would); use auto or tiles"
+        )
+    return image_statistics(data, config.seed) if config.normalise == "tiles" or pixels is None else pixels
 
 
 def image_statistics(data: TrainingData, seed: int) -> dict[str, list[float]]:

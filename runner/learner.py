@@ -14,12 +14,12 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner import dist
 from slideduck.runner.augment import epoch_positions, turn
 from slideduck.runner.config import TrainConfig
-from slideduck.runner.data import TrainingData, image_statistics
+from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.dist import Place
 from slideduck.runner.infer import Standard, precision_context, predict_rows
 from slideduck.runner.loader import to_device
 from slideduck.runner.metrics import Predictions, collect
-from slideduck.runner.model import build_model, logits_of, parameter_groups
+from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.rows import class_weights
 from slideduck.runner.schedule import lr_at
 
@@ -59,14 +59,17 @@ class Learner:
         self.warmup_steps = round(config.warmup_epochs * data.steps)
         if place.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        self.image = state["image"] if state else image_statistics(data, config.seed)
+        # A run that goes on has its weights, and what builds its network, from the checkpoint.
+        architecture = state.get("architecture") if state else None
+        built = build_network(config, len(data.classes), architecture=architecture, fresh=state is None)
+        self.architecture, self.told, network = built.architecture, built.told, built.network
+        self.image = state["image"] if state else input_statistics(data, config, built.pixels)
         self.standard = Standard(self.image["mean"], self.image["std"], place.device)
-        network = build_model(config.model, len(data.classes), config.seed)
         if state:
             network.load_state_dict(state["model"])
         self.network: nn.Module = network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.network, config.weight_decay), lr=config.lr, fused=place.device.type == "cuda"
+            parameter_groups(self.network, config), lr=config.lr, fused=place.device.type == "cuda"
         )
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -82,6 +85,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
             "image": self.image,
+            "architecture": self.architecture,
         }
 
     def lr(self, step: int) -> float:
@@ -162,7 +166,7 @@ class Learner:
         """Do one step and return this rank's loss, on the device."""
         lr = self.lr(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         with precision_context(self.config.precision, self.place.device):
             logits = logits_of(self.model(images))
         if logits.shape != (len(labels), len(self.data.classes)):

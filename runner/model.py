@@ -1,10 +1,12 @@
-"""Networks with random weights, by name or from the user's own function, and what goes into them."""
+"""Networks by name or from the user's own function, what they start from, and what goes into them."""
 
 from __future__ import annotations
 
 import importlib
-import os
+import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +14,154 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import MODELS
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.hf import HfSource, Pixels, build_hf, find_hf, inner_hf, transformers
+from slideduck.runner.layers import freeze, parameter_groups
+from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
+from slideduck.runner.otherlibs import FETCHED, build_monai, build_timm
+from slideduck.runner.weights import load_pretrained, load_weights, read_weights
 
-__all__ = ["build_model", "logits_of", "parameter_groups", "standardise"]
+__all__ = ["Built", "build_model", "build_network", "logits_of", "parameter_groups", "standardise"]
 
-# Widths and depths: He et al., Deep residual learning, 2016, table 1.
-_RESNETS: dict[str, dict[str, Any]] = {
-    "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
-    "resnet34": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]},
-    "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
-}
+
+@dataclass(frozen=True)
+class Built:
+    """A network, and what a run keeps and tells of it.
+
+    Attributes
+    ----------
+    network : nn.Module
+        On the CPU; what does not train is frozen.
+    architecture : dict
+        What is needed, beside the settings, to build it again where its folder or its hub is gone.
+    pixels : dict or None
+        ``mean`` and ``std``, 0 to 255, of the input that its weights were trained on, where that is known.
+    told : tuple of str
+        What the user is to know of its weights.
+    """
+
+    network: nn.Module
+    architecture: dict[str, Any]
+    pixels: Pixels | None = None
+    told: tuple[str, ...] = ()
 
 
 def build_model(name: str, num_classes: int, seed: int) -> nn.Module:
-    """Return a network with random weights that depend on the seed alone.
+    """Return a network by its name alone; see `build_network`.
 
     Parameters
     ----------
     name : str
-        One of `slideduck.runner.config.MODELS`, or ``module:function``; the function is called with the
-        number of classes and returns a module that takes standardised tiles, float (batch, 3, height,
-        width), and returns logits (batch, classes), or an object with them as ``logits``.
+        See `slideduck.runner.modelnames`, or ``module:function``; the function is called with the number of
+        outputs and returns a module that takes standardised tiles, float (batch, 3, height, width), and
+        returns logits (batch, outputs), or an object with them as ``logits``.
     num_classes : int
-        Number of classes.
+        Number of outputs.
     seed : int
         Seed of the weights.
 
     Raises
     ------
     ConfigError
-        If the function is not found, fails, or returns no module.
+        See `build_network`.
     """
-    torch.manual_seed(seed)
-    if name not in MODELS:
-        return _own_model(name, num_classes)
-    # Weights are made here: nothing is to be asked of any server.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    from transformers import ResNetConfig, ResNetForImageClassification
+    return build_network(TrainConfig(model=name, seed=seed), num_classes).network
 
-    config = ResNetConfig(embedding_size=64, num_labels=num_classes, **_RESNETS[name])
-    model: nn.Module = ResNetForImageClassification(config)
-    return model
+
+def build_network(
+    config: TrainConfig, n_outputs: int, *, architecture: Mapping[str, Any] | None = None, fresh: bool = True
+) -> Built:
+    """Build the network of a run.
+
+    What is random in its weights depends on the seed alone.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        ``model``, ``weights``, ``train_layers``, ``input_px``, ``dropout``, ``drop_path`` and ``seed`` count.
+    n_outputs : int
+        Outputs of its head.
+    architecture : mapping, optional
+        `Built.architecture` of a checkpoint.
+    fresh : bool
+        Load the weights that training starts from; not needed where a checkpoint's are loaded next.
+
+    Raises
+    ------
+    ConfigError
+        If a name, a folder or a library is not there, weights do not fit, the user's function fails, or it
+        returns no module.
+    """
+    torch.manual_seed(config.seed)
+    shaping: dict[str, Any] = {"input_px": config.input_px, "dropout": config.dropout, "drop_path": config.drop_path}
+    library, name, encoder = _resolve(config.model)
+    kept: dict[str, Any] = {}
+    pixels: Pixels | None = None
+    folder: str | None = None
+    if library == "hf":
+        source = _hf_source(name, architecture)
+        if encoder is not None:
+            shaping["input_px"] = config.input_px or encoder.input_px
+        network = build_hf(config.model, source, n_outputs, encoder=encoder, **shaping)
+        inner = inner_hf(network)
+        assert inner is not None
+        kept = {"hf": json.loads(inner.config.to_json_string(use_diff=False))}
+        folder = None if config.weights else source.folder
+        pixels = source.pixels if folder else None
+    elif library == "timm":
+        has_weights = bool(config.weights) or not fresh
+        network, published = build_timm(
+            config.model, name, n_outputs, encoder=encoder, has_weights=has_weights, **shaping
+        )
+        pixels = published if config.weights or name.startswith(FETCHED) else None
+    elif library == "monai":
+        network = build_monai(config.model, name, n_outputs, **shaping)
+    else:
+        for setting in ("input_px", "dropout", "drop_path"):
+            if shaping[setting]:
+                raise ConfigError(
+                    f"{setting} is {shaping[setting]:g}, but model {config.model!r} is a function of your own; "
+                    "do it there, and leave this at 0"
+                )
+        network = _own_model(config.model, n_outputs)
+    if encoder is not None:
+        pixels = {"mean": [255 * value for value in encoder.mean], "std": [255 * value for value in encoder.std]}
+    told: list[str] = []
+    if fresh and config.weights:
+        weights = read_weights(Path(config.weights))
+        told = load_weights(network, weights, config.model)
+        pixels = weights.pixels or pixels
+    elif fresh and folder is not None:
+        told = load_pretrained(network, folder, config.model)
+    elif fresh and config.model.startswith("hf:"):
+        told = [f"model {config.model!r} has no weights of its own: it starts with random ones"]
+    if fresh and not told and config.train_layers != "all" and library != "timm":
+        told = [f"warning: train_layers is {config.train_layers!r}, and the rest keeps its random weights"]
+    freeze(network, config.train_layers)
+    return Built(network, kept, pixels, tuple(told))
+
+
+def _resolve(model: str) -> tuple[str, str, Encoder | None]:
+    """Return the library, the name that it knows, and what is published of a pathology encoder."""
+    if model in MODELS or model in BUILT_IN:
+        return "hf", model, None
+    encoder = ENCODERS.get(model)
+    if encoder is not None:
+        return encoder.library, encoder.hub, encoder
+    before, _, name = model.partition(":")
+    if before not in ("hf", "timm", "monai"):
+        return "own", model, None
+    hub = name.partition(":")[2] if name.startswith(("hf-hub:", "hf_hub:")) else name
+    same = [one for one in ENCODERS.values() if one.library == before and one.hub.lower() == hub.lower()]
+    return before, name, same[0] if same else None
+
+
+def _hf_source(name: str, architecture: Mapping[str, Any] | None) -> HfSource:
+    """Return where a network of transformers comes from: the checkpoint's configuration, if there is one."""
+    if not architecture or "hf" not in architecture:
+        return find_hf(name)
+    values = dict(architecture["hf"])
+    return HfSource(transformers().AutoConfig.for_model(values.pop("model_type"), **values))
 
 
 def _own_model(name: str, num_classes: int) -> nn.Module:
@@ -92,12 +200,3 @@ def standardise(images_BCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
     """
     images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
     return (images - mean) / std
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters in two groups: matrices and kernels decay, norms and biases do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]

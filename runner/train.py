@@ -128,6 +128,8 @@ class _Training:
         first_epoch = state["epoch"] if state else 0
         if first_epoch < self.config.epochs or lacks_best:
             self.learner = Learner(self.data, self.config, self.place, state, self.folder.last)
+            for text in self.learner.told:
+                self._tell(text)
         if state and lacks_best:
             self._write_missing_best(state)
         if first_epoch >= self.config.epochs:

@@ -16,7 +16,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.infer import Standard, evaluating, log_probabilities
-from slideduck.runner.model import build_model
+from slideduck.runner.model import build_network
 
 __all__ = ["TrainedModel", "load_trained"]
 
@@ -93,7 +93,8 @@ def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
     state = checkpoints.load(path)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
-    network = build_model(config.model, len(state["classes"]), config.seed)
+    architecture = state.get("architecture")
+    network = build_network(config, len(state["classes"]), architecture=architecture, fresh=False).network
     try:
         network.load_state_dict(state["model"])
     except RuntimeError as error:

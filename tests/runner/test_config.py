@@ -10,6 +10,12 @@ import pytest
 from slideduck.errors import ConfigError
 from slideduck.runner.config import TrainConfig
 
+KNOWN = (
+    "resnet18, resnet34, resnet50, vit-s16, vit-b16, dinov2-s14, swin-t, convnext-t, uni, uni2, virchow, virchow2, "
+    "gigapath, h-optimus-0, h-optimus-1, phikon, phikon2, midnight, hf:NAME_OR_FOLDER, timm:NAME, monai:NAME, "
+    "or module:function"
+)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),
@@ -29,11 +35,18 @@ from slideduck.runner.config import TrainConfig
         ({"balance": "sampler"}, "balance is 'sampler'; it must be one of none, loss"),
         ({"augment": "all"}, "augment is 'all'; it must be one of none, d4"),
         ({"precision": "fp16"}, "precision is 'fp16'; it must be one of auto, fp32, bf16"),
-        (
-            {"model": "resnet19"},
-            "model is 'resnet19'; it must be one of resnet18, resnet34, resnet50, or module:function",
-        ),
-        ({"model": ":f"}, "model is ':f'; it must be one of resnet18, resnet34, resnet50, or module:function"),
+        ({"model": "resnet19"}, f"model is 'resnet19'; it must be one of {KNOWN}"),
+        ({"model": ":f"}, f"model is ':f'; it must be one of {KNOWN}"),
+        ({"model": "hf:"}, f"model is 'hf:'; it must be one of {KNOWN}"),
+        ({"weights": ""}, "weights is ''; it must be a path, or not given"),
+        ({"weights": 3}, "weights is 3, a int; it must be str | None"),
+        ({"normalise": "imagenet"}, "normalise is 'imagenet'; it must be one of auto, tiles, model"),
+        ({"train_layers": "two"}, "train_layers is 'two'; it must be all, head, or a number of blocks"),
+        ({"input_px": -1}, "input_px is -1; it must be 0 or more"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0, at most 1"),
+        ({"head_lr": -1.0}, "head_lr is -1.0; it must be 0 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be 0 or more, at most 0.99"),
+        ({"drop_path": 1.0}, "drop_path is 1.0; it must be 0 or more, at most 0.99"),
         ({"val_split": "train"}, "train_split and val_split are both 'train'; they must be different splits"),
         ({"fold": -1}, "fold is -1; it must be 0 or more"),
         ({"clip": 0}, "clip is 0; it must be 1 or more"),
