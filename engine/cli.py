@@ -253,7 +253,7 @@ def remove_rois(study: Path, paths: tuple[str, ...], roi_set: str, dry_run: bool
 @click.argument("slides", nargs=-1, required=True)
 @_DRY_RUN
 def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
-    """Remove slides, by name, with their ROIs, tiles, labels and predictions; the files themselves stay."""
+    """Remove slides, by name, with their ROIs, tiles, labels, predictions and features; the files themselves stay."""
     with slideduck.open(study, progress=True) as opened:
         report = opened.remove_slides(slides, dry_run=dry_run)
     click.echo(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from slideduck.db import atomic, identifier, registered
 from slideduck.errors import InputError, SlideError, StudyError
+from slideduck.feature_tables import delete_features
 from slideduck.patients import parse_patients
 from slideduck.progress import track
 from slideduck.slides import SlideHeader, find_slides, read_header
@@ -211,7 +212,7 @@ class SlidesRemoved:
 
 
 def remove_slides(con: duckdb.DuckDBPyConnection, slides: Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
-    """Remove slides with their ROIs, tiles, labels and predictions; files on disk and patients stay.
+    """Remove slides with their ROIs, tiles, labels, predictions and features; files on disk and patients stay.
 
     Parameters
     ----------
@@ -246,6 +247,7 @@ def remove_slides(con: duckdb.DuckDBPyConnection, slides: Sequence[str], *, dry_
             _delete_rows(con, names, (*_TILE_TABLES, *_LABEL_TABLES))
             for table in ("predictions", "rois", "slides"):
                 con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
+            delete_features(con, "list_contains($names, slide)", {"names": names})
             con.execute(
                 "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM rois)",
             )

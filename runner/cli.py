@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import click
 from slideduck.console import STUDY, counted, example
 from slideduck.runner.config import TrainConfig
 
-__all__ = ["demo", "evaluate", "heatmap", "main", "predict", "train"]
+__all__ = ["demo", "evaluate", "features", "heatmap", "main", "predict", "train"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,10 @@ _CHECKPOINT = click.option(
 )
 _BATCH_SIZE = click.option(
     "--batch-size", type=click.IntRange(min=1), metavar="N", help="Tiles at a time; default as in training."
+)
+_SLIDES = click.option("--slide", "slides", multiple=True, metavar="NAME", help="Slide; may be repeated; default all.")
+_THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads that read; default one a core."
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 
@@ -129,10 +134,10 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
 @_RUN
 @STUDY
 @_GRID
-@click.option("--slide", "slides", multiple=True, metavar="NAME", help="Slide; may be repeated; default all.")
+@_SLIDES
 @_CHECKPOINT
 @_BATCH_SIZE
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that read; default one a core.")
+@_THREADS
 @click.option("--overwrite", is_flag=True, help="Predict again what is predicted, and replace other checkpoints.")
 @_JSON
 def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -171,6 +176,46 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
 
     with slideduck.open(study, progress=True) as opened:
         click.echo(draw_heatmap(run, opened, slide, out, **options))
+
+
+@click.command(
+    epilog=example(
+        "slideduck features runs/first study.duckdb",
+        "slideduck features runs/first study.duckdb features --format h5",
+    )
+)
+@_RUN
+@click.argument("source", metavar="STUDY|BETON", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.option("--format", type=click.Choice(["parquet", "h5"]), help="Of the files in OUT; h5 is for CLAM and TRIDENT.")
+@_GRID
+@_SLIDES
+@_CHECKPOINT
+@_BATCH_SIZE
+@_THREADS
+@click.option("--overwrite", is_flag=True, help="Compute again what is there, and replace other checkpoints.")
+@_JSON
+def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Compute the penultimate layer of a RUN's network for every tile.
+
+    Tiles are those of a grid, straight from the slides of a STUDY, or those of a BETON. The features go into a
+    file for each slide in the folder OUT, or without OUT into a table of the study: features_512 for 512 numbers a
+    tile. Slides that are there are passed over, so that a call that was stopped goes on.
+    """
+    import slideduck
+    from slideduck.runner.features import features as compute_features
+    from slideduck.runner.tile_source import is_beton
+
+    with ExitStack() as stack:
+        opened = source if is_beton(source) else stack.enter_context(slideduck.open(source, progress=True))
+        report = compute_features(run, opened, out, slides=slides or None, **options)
+    if as_json:
+        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        return
+    amount = f"{counted(report.tiles, 'tile')} of {counted(len(report.computed), 'slide')}"
+    click.echo(f"features of {amount}, {counted(report.width, 'number')} each, grid {report.grid}: {report.into}")
+    if report.skipped:
+        click.echo(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again", err=True)
 
 
 @click.command(epilog=example("slideduck demo demo"))

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 import slideduck
 from slideduck.db import registered
-from slideduck.errors import RunError, SlideError
+from slideduck.errors import SlideError
 from slideduck.progress import track
 from slideduck.runner import dist
 from slideduck.runner.slide_tiles import GridSlide, choose_grid, choose_slides, read_tiles
+from slideduck.runner.study_runs import register_run
 from slideduck.runner.trained import TrainedModel, load_trained
 from slideduck.sqlfiles import read_query
 from slideduck.study import Study
@@ -104,7 +105,7 @@ def predict(
         trained = load_trained(run, checkpoint)
         grid = choose_grid(study, trained, grid)
         chosen = choose_slides(study, grid, slides)
-        _register_run(study, trained, overwrite=overwrite)
+        register_run(study, trained, overwrite=overwrite)
         before = {} if overwrite else _predicted(study, trained.run.name, grid)
         todo = [slide for slide in chosen if before.get(slide.name) != slide.n_tiles]
         skipped = [slide for slide in chosen if slide not in todo]
@@ -193,29 +194,3 @@ def _predicted(study: Study, run: str, grid: str) -> dict[str, int]:
     """Return how many tiles of each slide the run has predicted."""
     query = "SELECT slide, count(*) FROM predictions WHERE run = $run AND grid = $grid GROUP BY slide"
     return dict(study.con.execute(query, {"run": run, "grid": grid}).fetchall())
-
-
-def _register_run(study: Study, trained: TrainedModel, *, overwrite: bool) -> None:
-    """Write the run into the table ``runs``, or check that it is the one there.
-
-    Raises
-    ------
-    RunError
-        If the table has another run of that name, or another checkpoint of this one.
-    """
-    name = trained.run.name
-    row = study.con.execute("SELECT path, checkpoint FROM runs WHERE run = $1", [name]).fetchone()
-    if row is not None and row[1] == trained.sha256:
-        return
-    if row is not None and not overwrite:
-        what = "another checkpoint of run" if row[0] == str(trained.run) else f"the run {row[0]}, also called"
-        raise RunError(
-            f"{study.path.name} holds predictions of {what} {name!r}; replace all of them with --overwrite"
-            + ("" if row[0] == str(trained.run) else ", or rename the run folder")
-        )
-    with study.atomic():
-        study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
-        study.con.execute(
-            "INSERT OR REPLACE INTO runs VALUES ($1, $2, $3, $4)",
-            [name, str(trained.run), trained.sha256, list(trained.classes)],
-        )

@@ -41,6 +41,10 @@ class GridSlide:
     ----------
     name, path, background : str
         Name, file, and colour behind transparent pixels, RRGGBB.
+    width, height : int
+        Size of level 0, pixels.
+    mpp : float
+        Microns per base pixel.
     tile_px : int
         Side of a tile as the network sees it, pixels.
     slide_grid : SlideGrid
@@ -50,6 +54,9 @@ class GridSlide:
     name: str
     path: str
     background: str
+    width: int
+    height: int
+    mpp: float
     tile_px: int
     slide_grid: SlideGrid
 
@@ -135,8 +142,8 @@ def choose_slides(study: Study, grid: str, names: Sequence[str] | None) -> list[
     """
     rows = study.con.execute(read_query("list_slides_of_grid"), {"grid": grid}).fetchall()
     found = {
-        slide: GridSlide(slide, path, background, tile_px, SlideGrid(*how))
-        for slide, path, background, tile_px, *how in rows
+        name: GridSlide(name, path, background, width, height, mpp, tile_px, SlideGrid(*how))
+        for name, path, background, width, height, mpp, tile_px, *how in rows
     }
     if not found:
         raise StudyError(f"the grid {grid!r} of {study.path.name} lies on no slide; add slides to the study first")

@@ -15,8 +15,9 @@ from torch import nn
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.config import TrainConfig
-from slideduck.runner.infer import Standard, evaluating, log_probabilities
+from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context
 from slideduck.runner.model import build_network
+from slideduck.runner.penultimate import penultimate
 
 __all__ = ["TrainedModel", "load_trained"]
 
@@ -66,6 +67,13 @@ class TrainedModel:
         images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
         with evaluating(self.network):
             result = log_probabilities(self.network, images_BCHW, self.standard, self.precision)
+        return result.cpu().numpy()
+
+    def features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what the last linear layer is given, (n, features), of RGB tiles, (n, tile_px, tile_px, 3)."""
+        images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
+        with evaluating(self.network), precision_context(self.precision, self.device):
+            result = penultimate(self.network, self.standard(images_BCHW))
         return result.cpu().numpy()
 
 

@@ -81,3 +81,25 @@ def not_a_module(num_classes: int) -> str:
 def wrong_shape(num_classes: int) -> nn.Module:
     """Return a network with one class too many."""
     return tiny(num_classes + 1)
+
+
+def tiny_vit(num_classes: int) -> nn.Module:
+    """Return a vision transformer of two blocks for tiles of 32 px, of patches of 8."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=num_classes,
+    )
+    model: nn.Module = ViTForImageClassification(config)
+    return model
+
+
+def no_linear(num_classes: int) -> nn.Module:
+    """Return a network that ends in a convolution."""
+    return nn.Sequential(nn.Conv2d(3, num_classes, 5, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -22,7 +22,7 @@ from slideduck.runner import cli as commands
 from slideduck.runner.config import TrainConfig
 from tests.slides import write_slide
 
-COMMANDS = ("train", "evaluate", "predict", "heatmap", "demo")
+COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "demo")
 TINY = ("--model", "networks:tiny", "--batch-size", "16", "--lr", "0.01", "--nproc", "1")
 
 
@@ -154,6 +154,27 @@ def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:
         "error: study.duckdb has no slide 'B' in grid '32px_16um'; "
         "see which there are with: slideduck info study.duckdb\n"
     )
+
+
+def test_features_go_to_files_or_a_table(beton: Path, trained: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "A.tif", 0, size=(320, 200))
+    study = tmp_path / "study.duckdb"
+    with sd.open(study) as opened:
+        opened.add_slides(tmp_path / "A.tif")
+        opened.tile(32, tile_um=16)
+    result = run("features", trained, study)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "features of 60 tiles of 1 slide, 16 numbers each, grid 32px_16um: features_16\n"
+    result = run("features", trained, study)
+    assert result.stdout == "features of 0 tiles of 0 slides, 16 numbers each, grid 32px_16um: features_16\n"
+    assert result.stderr == "1 slide there before; --overwrite computes again\n"
+    out = tmp_path / "out"
+    result = run("features", trained, beton, out, "--format", "h5", "--slide", "S3", "--json")
+    assert json.loads(result.stdout) == {
+        "run": "run", "grid": "32px_16um", "into": str(out), "width": 16,
+        "computed": ["S3"], "skipped": [], "tiles": 40,
+    }  # fmt: skip
+    assert [path.name for path in out.iterdir()] == ["S3.h5"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""Tables of features in a study: one for each width, ``features_512`` for vectors of 512 numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Template
+
+import duckdb
+
+from slideduck.db import identifier
+from slideduck.sqlfiles import read_sql
+
+__all__ = ["delete_features", "feature_tables", "make_feature_table"]
+
+
+def make_feature_table(con: duckdb.DuckDBPyConnection, width: int) -> str:
+    """Return the name of the table of features of a width; it is made where it is not there.
+
+    Parameters
+    ----------
+    con : duckdb.DuckDBPyConnection
+        Connection to the study.
+    width : int
+        Numbers of a feature, 1 to 100,000, which is the most that DuckDB's arrays hold.
+    """
+    name = f"features_{width:d}"
+    if name not in feature_tables(con):
+        for statement in duckdb.extract_statements(Template(read_sql("features.sql")).substitute(width=f"{width:d}")):
+            con.execute(statement)
+    return name
+
+
+def feature_tables(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Return the names of the tables of features that the study has, with their widths."""
+    rows = con.execute("SELECT table_name FROM duckdb_tables() ORDER BY table_name").fetchall()
+    parts = [(name, name.partition("_")) for (name,) in rows]
+    return {name: int(width) for name, (kind, _, width) in parts if kind == "features" and width.isdecimal()}
+
+
+def delete_features(con: duckdb.DuckDBPyConnection, condition: str, values: Mapping[str, object]) -> None:
+    """Delete the rows of all tables of features that meet a condition, inside a transaction."""
+    for name in feature_tables(con):
+        con.execute(f"DELETE FROM {identifier(name)} WHERE {condition}", values)
