@@ -9,6 +9,7 @@ from typing import Any
 
 from slideduck.errors import ConfigError
 from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
+from slideduck.runner.recipe import PRESETS, parse_recipe
 
 __all__ = ["MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
@@ -65,7 +66,10 @@ class TrainConfig:
         "loss", "way", "loss weighs each tile by the rarity of its class.", choices=("none", "loss")
     )
     augment: str = _setting(
-        "d4", "way", "d4 flips and turns each tile into one of its eight positions.", choices=("none", "d4")
+        "d4",
+        "preset or list",
+        f"{', '.join(PRESETS)}, or a list such as d4,crop:0.8,stain:0.1,colour:0.1,blur:0.1,jpeg:0.2; "
+        "d4 flips and turns each tile into one of its eight positions.",
     )
     precision: str = _setting(
         "auto", "type", "auto is bf16 where the device has it, else fp32.", choices=("auto", "fp32", "bf16")
@@ -99,6 +103,7 @@ class TrainConfig:
             if choices and value not in choices:
                 raise ConfigError(f"{item.name} is {value!r}; it must be one of {', '.join(choices)}")
         self._check_model()
+        parse_recipe(self.augment)
         self._check_range("epochs", 1)
         self._check_range("batch_size_per_rank", 1)
         self._check_range("lr", 0, open_below=True)

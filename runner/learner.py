@@ -12,7 +12,7 @@ from torch import nn
 
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import dist
-from slideduck.runner.augment import epoch_positions, turn
+from slideduck.runner.augment import Augmenter
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.dist import Place
@@ -20,6 +20,7 @@ from slideduck.runner.infer import Standard, precision_context, predict_rows
 from slideduck.runner.loader import to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
+from slideduck.runner.recipe import parse_recipe
 from slideduck.runner.rows import class_weights
 from slideduck.runner.schedule import lr_at
 
@@ -64,6 +65,7 @@ class Learner:
         built = build_network(config, len(data.classes), architecture=architecture, fresh=state is None)
         self.architecture, self.told, network = built.architecture, built.told, built.network
         self.image = state["image"] if state else input_statistics(data, config, built.pixels)
+        self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
         self.standard = Standard(self.image["mean"], self.image["std"], place.device)
         if state:
             network.load_state_dict(state["model"])
@@ -115,7 +117,7 @@ class Learner:
         config, place = self.config, self.place
         cut = (self.data.batch_size, self.data.steps, place.rank, place.world_size)
         rows = self.data.epoch_rows(epoch, place)
-        positions = torch.from_numpy(epoch_positions(config.seed, epoch, *cut)).to(place.device)
+        self.augmenter.epoch(epoch, *cut)
         # Dropout and the like: by seed, epoch and rank, so that a resumed run draws what it would have drawn.
         mixed = np.random.SeedSequence([config.seed, epoch, place.rank]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(mixed >> np.uint64(1)))
@@ -124,9 +126,7 @@ class Learner:
         self.model.train()
         with self.data.loader.epoch(rows, self.data.batch_size) as batches:
             for index, batch in enumerate(to_device(batches, place.device, waited)):
-                images = batch.images_BCHW
-                if config.augment == "d4":
-                    images = turn(images, positions[index])
+                images = self.augmenter.apply(batch.images_BCHW, index)
                 losses[index] = self._step(epoch * self.data.steps + index, self.standard(images), batch.labels)
                 if (index + 1) % _STEPS_PER_CHECK == 0 or index + 1 == self.data.steps:
                     self._check_losses(epoch, checked, dist.average(losses[checked : index + 1], place))

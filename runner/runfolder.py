@@ -46,6 +46,7 @@ class RunFolder:
         self.best = self.path / "best.pt"
         self.predictions = self.path / "predictions.parquet"
         self.curves = self.path / "curves.png"
+        self.augmented = self.path / "augmented.png"
 
     def open(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Make a new run's folder, or check that an old one is of this very run.

@@ -29,6 +29,7 @@ from slideduck.runner.config import TrainConfig
 from slideduck.runner.curves import draw_curves
 from slideduck.runner.data import TrainingData, open_data
 from slideduck.runner.dist import Place
+from slideduck.runner.examples import draw_examples
 from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.learner import Learner
 from slideduck.runner.metrics import Predictions, compute_metrics, plain
@@ -141,6 +142,8 @@ class _Training:
             if not self.folder.curves.exists():
                 self._draw()
             return self._summary()
+        if self.place.is_first and not self.folder.augmented.exists():
+            draw_examples(self.data, self.config.augment, self.config.seed, self.folder.augmented)
         for epoch in range(first_epoch, self.config.epochs):
             self._epoch(epoch)
         self._draw()

@@ -33,7 +33,7 @@ KNOWN = (
         ({"seed": -1}, "seed is -1; it must be 0 or more, at most 9223372036854775807"),
         ({"warmup_epochs": 3.0, "epochs": 3}, "warmup_epochs is 3; it must be less than epochs, 3"),
         ({"balance": "sampler"}, "balance is 'sampler'; it must be one of none, loss"),
-        ({"augment": "all"}, "augment is 'all'; it must be one of none, d4"),
+        ({"augment": "d4,d4"}, "augment is 'd4,d4': d4 is there twice; give it once"),
         ({"precision": "fp16"}, "precision is 'fp16'; it must be one of auto, fp32, bf16"),
         ({"model": "resnet19"}, f"model is 'resnet19'; it must be one of {KNOWN}"),
         ({"model": ":f"}, f"model is ':f'; it must be one of {KNOWN}"),

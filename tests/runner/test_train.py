@@ -24,7 +24,7 @@ from slideduck.runner.train import train
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=3, batch_size_per_rank=16, lr=1e-2)
-STOPPABLE = TrainConfig(model="networks:stoppable", epochs=3, batch_size_per_rank=32, lr=1e-2)
+STOPPABLE = TrainConfig(model="networks:stoppable", epochs=3, batch_size_per_rank=32, lr=1e-2, augment="standard")
 # 240 training tiles: 7 steps of 32 an epoch.
 STEPS = 7
 
@@ -115,7 +115,8 @@ def test_it_learns_two_textures_and_leaves_a_whole_folder(
     assert len(state["image"]["mean"]) == 3
     assert "optimizer" not in state
     assert sorted(item.name for item in run.iterdir()) == [
-        ".lock", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl", "predictions.parquet",
+        ".lock", "augmented.png", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl",
+        "predictions.parquet",
     ]  # fmt: skip
     told = capsys.readouterr().err.splitlines()
     assert told[0] == (
@@ -159,7 +160,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(beton: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "slideduck.runner", "train", str(beton), "--run", str(run),
-               "--model", STOPPABLE.model, "--epochs", "3", "--batch-size", "32", "--lr", "0.01"]  # fmt: skip
+               "--model", STOPPABLE.model, "--epochs", "3", "--batch-size", "32", "--lr", "0.01",
+               "--augment", "standard"]  # fmt: skip
     environment = {**os.environ, "SLIDEDUCK_TEST_STOP_AT": f"SIGKILL:{2 * STEPS + 3}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr

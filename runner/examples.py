@@ -1,0 +1,76 @@
+"""A picture of augmented tiles, to be looked at before a run has cost anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slideduck.runner.augment import Augmenter
+from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.data import TrainingData
+from slideduck.runner.loader import to_device
+from slideduck.runner.recipe import parse_recipe
+
+__all__ = ["draw_examples"]
+
+_TILES = 16
+_COLUMNS = 8
+_GREY = 160
+
+
+def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> None:
+    """Draw tiles as the beton has them, and below each one as training may see it.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Up to 16 of its training tiles are drawn, evenly apart.
+    augment : str
+        As in `slideduck.runner.recipe.parse_recipe`.
+    seed : int
+        Seed of the draws.
+    out : Path
+        The PNG to write.
+    """
+    count = min(_TILES, len(data.rows.train))
+    rows = data.rows.train[np.linspace(0, len(data.rows.train) - 1, count).round().astype(np.int64)]
+    device = torch.device("cpu")
+    augmenter = Augmenter(parse_recipe(augment), seed, device)
+    augmenter.epoch(0, count, 1, 0, 1)
+    with data.loader.epoch(rows, count) as batches:
+        (batch,) = to_device(batches, device)
+    names = [data.classes[label] for label in batch.labels.tolist()]
+    augmented = augmenter.apply(batch.images_BCHW, 0)
+    _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, f"augment {augment}")
+
+
+def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:
+    """Return tiles as a picture takes them."""
+    rounded = images_BCHW if images_BCHW.dtype == torch.uint8 else images_BCHW.round().to(torch.uint8)
+    array: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).numpy()
+    return array
+
+
+def _draw(before: NDArray[np.uint8], after: NDArray[np.uint8], names: list[str], out: Path, title: str) -> None:
+    """Draw pairs of tiles in rows."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(before) // _COLUMNS)
+    figure = Figure(figsize=(11, 0.5 + 2.9 * rows), dpi=120, layout="constrained")
+    figure.suptitle(f"{title}: tiles as they are, and below as training may see them", fontsize=11, x=0.01, ha="left")
+    panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, name, upper, lower in zip(panels, names, before, after, strict=False):
+        gap = np.full((max(1, len(upper) // 32), upper.shape[1] + 2, 3), 255, np.uint8)
+        panel.imshow(np.concatenate([_framed(upper), gap, _framed(lower)]), interpolation="nearest")
+        panel.set_title(name if len(name) <= 16 else f"{name[:15]}…", fontsize=8, pad=2)
+    write_whole(out, lambda file: figure.savefig(file, format="png"))
+
+
+def _framed(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a tile in a grey line, without which glass is lost on white paper."""
+    return np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=_GREY)
