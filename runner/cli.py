@@ -77,10 +77,40 @@ def _settings(command: F) -> F:
     default="auto",
     show_default=True,
     metavar="auto|N",
-    help="Processes; auto is one a GPU, or one without any.",
+    help="Processes on this machine; auto is one a GPU, or one without any.",
+)
+@click.option("--nnodes", type=int, default=1, show_default=True, metavar="N", help="Machines that train together.")
+@click.option("--node-rank", type=int, default=0, show_default=True, metavar="K", help="Which of them this is, from 0.")
+@click.option("--rendezvous", metavar="HOST:PORT", help="Where machines meet: an address of the one of --node-rank 0.")
+@click.option(
+    "--restarts",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Start again this often, from the last checkpoint, after a process was lost.",
+)
+@click.option(
+    "--timeout-minutes",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="End the run if a process does not answer for so long.",
 )
 @_JSON
-def train(beton: Path, run: Path, nproc: str, as_json: bool, **settings: Any) -> None:
+def train(
+    beton: Path,
+    run: Path,
+    nproc: str,
+    nnodes: int,
+    node_rank: int,
+    rendezvous: str | None,
+    restarts: int,
+    timeout_minutes: float,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Train a network on a BETON that `slideduck export` made.
 
     Its tiles of split train are learnt from, and those of split val validate after each epoch. The run's
@@ -89,9 +119,11 @@ def train(beton: Path, run: Path, nproc: str, as_json: bool, **settings: Any) ->
     --epochs, a finished run goes on as well.
     """
     config = TrainConfig(**settings)
+    from slideduck.runner.launch import Launch
     from slideduck.runner.train import train as train_run
 
-    result = train_run(beton, run, config, nproc=nproc)
+    how = Launch(nnodes, node_rank, rendezvous, restarts, timeout_minutes)
+    result = train_run(beton, run, config, nproc=nproc, how=how)
     if not result:
         return  # another rank tells
     if as_json:

@@ -12,7 +12,7 @@ from slideduck.beton import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.dist import Place
-from slideduck.runner.loader import TileLoader, rank_rows, steps_and_batch
+from slideduck.runner.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
 from slideduck.runner.rows import Rows, RunRows, run_rows
 from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
 
@@ -78,8 +78,8 @@ class TrainingData:
         return [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
 
 
-def open_beton(beton: Path, threads: int) -> tuple[Sidecar, TileLoader]:
-    """Return a beton's side-car and a loader of its tiles.
+def open_beton(beton: Path, threads: int, *, timeout_s: float = TIMEOUT_S) -> tuple[Sidecar, TileLoader]:
+    """Return a beton's side-car and a loader of its tiles, which waits for a batch for `timeout_s` at most.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def open_beton(beton: Path, threads: int) -> tuple[Sidecar, TileLoader]:
     """
     info = check_beton(beton)
     sidecar = read_sidecar(beton, info)
-    loader = TileLoader(beton, threads, info=info)
+    loader = TileLoader(beton, threads, info=info, timeout_s=timeout_s)
     if not np.array_equal(loader.labels, sidecar.class_number):
         raise BetonError(f"{beton}: its side-car is of another beton: labels differ; export the beton again")
     return sidecar, loader
@@ -109,7 +109,9 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     RunError
         If a patient is on both sides.
     """
-    sidecar, loader = open_beton(beton, place.threads)
+    # Half as long as other ranks wait for this one: the cause is told, not that it did not answer.
+    timeout_s = min(TIMEOUT_S, 30 * place.timeout_minutes)
+    sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
     if len(sidecar.classes) < 2:
         raise ConfigError(f"{beton}: its only class is {sidecar.classes[0]!r}; a network needs two or more")
     rows = run_rows(sidecar, config, beton)

@@ -32,9 +32,12 @@ from numpy.typing import NDArray
 from slideduck.beton import BetonInfo, check_beton
 from slideduck.errors import BetonError, RunError, SlideduckError
 
-__all__ = ["Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
+__all__ = ["TIMEOUT_S", "Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
 
 Rows = NDArray[np.int64]
+
+#: Longest wait for a batch, seconds, where nothing else is said.
+TIMEOUT_S = 300.0
 
 _BATCHES_AHEAD = 3
 _POLL_SECONDS = 0.5
@@ -211,7 +214,7 @@ class TileLoader:
     """
 
     def __init__(
-        self, beton: Path | str, threads: int, *, info: BetonInfo | None = None, timeout_s: float = 300.0
+        self, beton: Path | str, threads: int, *, info: BetonInfo | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.path = Path(beton)
         self.timeout_s = timeout_s
@@ -307,7 +310,7 @@ class TileLoader:
                 if epoch.is_alive() and time.monotonic() > deadline:
                     raise RunError(
                         f"{self.path}: no batch of tiles in {self.timeout_s:g} s; "
-                        "is the disk reachable? The same command goes on after the last whole epoch"
+                        "is the disk reachable? The same command goes on from the last checkpoint"
                     ) from None
             if item is not None:
                 _slot, (images, labels, rows) = item

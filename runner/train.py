@@ -31,6 +31,7 @@ from slideduck.runner.data import TrainingData, open_data
 from slideduck.runner.dist import Place
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.infer import precision_context, write_predictions
+from slideduck.runner.launch import Launch, launch, resolve_nproc
 from slideduck.runner.learner import Learner
 from slideduck.runner.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.runfolder import RunFolder, versions
@@ -46,6 +47,7 @@ def train(
     config: TrainConfig | None = None,
     *,
     nproc: str | int = "auto",
+    how: Launch | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train a network on a beton, or go on with a run that was stopped.
@@ -61,6 +63,8 @@ def train(
     nproc : str or int
         Processes: ``"auto"`` is one a GPU, or one without any. Under a launcher such as torchrun, this
         process joins those that it started.
+    how : Launch, optional
+        Several nodes, restarts after a lost process, and how long processes wait for each other.
     progress : bool
         Tell on standard error how it goes, a line an epoch.
 
@@ -76,16 +80,19 @@ def train(
     """
     settings = (config or TrainConfig()).to_dict()
     beton, run = str(Path(beton).absolute()), str(Path(run).absolute())
+    how = how or Launch()
+    rest = (beton, run, settings, progress, how.timeout_minutes)
     if dist.is_joining():
-        return train_rank(beton, run, settings, progress)
-    count = dist.resolve_nproc(nproc)
-    if count == 1:
-        return train_rank(beton, run, settings, progress)
-    result: dict[str, Any] = dist.launch(count, train_rank, beton, run, settings, progress)
-    return result
+        return train_rank(*rest)
+    count = resolve_nproc(nproc)
+    if count == how.nnodes == 1 and not how.restarts:
+        return train_rank(*rest)
+    return launch(count, train_rank, *rest, how=how) or {}
 
 
-def train_rank(beton: str, run: str, settings: dict[str, Any], progress: bool = True) -> dict[str, Any]:
+def train_rank(
+    beton: str, run: str, settings: dict[str, Any], progress: bool = True, timeout_minutes: float = dist.TIMEOUT_MINUTES
+) -> dict[str, Any]:
     """Do one rank's part of a run; spawned processes start here.
 
     Parameters
@@ -96,8 +103,10 @@ def train_rank(beton: str, run: str, settings: dict[str, Any], progress: bool = 
         As from `TrainConfig.to_dict`.
     progress : bool
         Tell on standard error how it goes; rank 0 only.
+    timeout_minutes : float
+        Longest wait for another rank, minutes.
     """
-    with dist.joined() as place:
+    with dist.joined(timeout_minutes) as place:
         config = TrainConfig.from_dict(settings)
         # Refused before the folder is made.
         precision_context(config.precision, place.device)

@@ -50,6 +50,37 @@ def stoppable(num_classes: int) -> nn.Module:
     return _Stoppable(num_classes)
 
 
+class _Lost(nn.Module):
+    """Sends its process a signal, once in all restarts, or says that the device has no memory left.
+
+    ``SLIDEDUCK_TEST_LOSE=SIGKILL:1:val:2`` sends rank 1 SIGKILL in the second call of a validation; ``memory`` in
+    place of a signal raises what torch does.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.inner = tiny(num_classes)
+        self.calls = {"train": 0, "val": 0}
+        self.what, rank, self.when, call = os.environ["SLIDEDUCK_TEST_LOSE"].split(":")
+        here = os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        self.call = int(call) if here else 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        when = "train" if self.training else "val"
+        self.calls[when] += 1
+        if when == self.when and self.calls[when] == self.call:
+            if self.what == "memory":
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            os.kill(os.getpid(), signal.Signals[self.what])
+        logits: torch.Tensor = self.inner(images)
+        return logits
+
+
+def lost(num_classes: int) -> nn.Module:
+    """Return a network whose process is lost where the environment says."""
+    return _Lost(num_classes)
+
+
 class _Burst(nn.Module):
     """Gives NaN in training after a number of steps."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import torch
 
 from slideduck.beton import read_sidecar
 from slideduck.errors import ConfigError, InputError, RunError
-from slideduck.runner import checkpoint, dist
+from slideduck.runner import checkpoint, dist, launch
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.train import train
@@ -100,7 +101,7 @@ def test_one_process_with_twice_the_batch_goes_on_with_the_run_of_two(
 
 
 def test_ranks_talk() -> None:
-    said = dist.launch(2, import_module("ranks").talk)
+    said = launch.launch(2, import_module("ranks").talk)
     assert said == {
         "gathered": [[], [[0, 1], [1, 2], [2, 3]]],
         "mean": [1.0, 1.5],
@@ -113,32 +114,81 @@ def test_ranks_talk() -> None:
 def test_a_killed_rank_ends_all_within_a_minute(capfd: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
     with pytest.raises(RunError) as error:
-        dist.launch(2, import_module("ranks").die)
+        launch.launch(2, import_module("ranks").die)
     assert time.monotonic() - started < 60
     assert str(error.value) == (
         "rank 1 was killed by SIGKILL; the system may have been out of memory; the other ranks were stopped, "
-        "and the same command goes on after the last whole epoch"
+        "and the same command goes on from the last checkpoint; --restarts 3 would have started it again"
     )
+    assert capfd.readouterr().err == ""
+
+
+def test_a_rank_killed_in_training_is_started_again_and_computes_the_same(
+    odd_beton: Path,
+    two_ranks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", "SIGKILL:1:train:10")  # in the second epoch: one has 7 steps
+    config = replace(CONFIG, model="networks:lost")
+    summary = train(odd_beton, run, config, nproc=2, how=launch.Launch(restarts=1), progress=False)
+    assert summary["epochs"] == 2
+    # The other rank may find its connection closed, and say so, before it is stopped.
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "rank 1 was killed by SIGKILL; the system may have been out of memory; the other ranks were stopped; "
+        "starting again from the last checkpoint, restart 1 of 1"
+    )
+    weights = checkpoint.load(two_ranks / "last.pt")["model"]
+    for name, weight in checkpoint.load(run / "last.pt")["model"].items():
+        assert torch.equal(weight, weights[name.removeprefix("inner.")])
+    for name in ("train/loss", "val/loss", "step"):
+        assert last_line(run)[name] == last_line(two_ranks)[name]
+
+
+def test_a_rank_that_does_not_answer_ends_the_run_and_is_named(
+    odd_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", "SIGSTOP:1:val:4")  # in the second epoch: one validates in 3 calls
+    config = replace(CONFIG, model="networks:lost")
+    how = launch.Launch(timeout_minutes=0.2)
+    started = time.monotonic()
+    with pytest.raises(RunError) as error:
+        train(odd_beton, run, config, nproc=2, how=how, progress=False)
+    assert time.monotonic() - started < 120
+    assert str(error.value) == (
+        "rank 1 did not answer for 0.2 minutes (--timeout-minutes), and rank 0 waited for it; all ranks of this node "
+        "were stopped, and the same command goes on from the last checkpoint; --restarts 3 would have started it again"
+    )
+    assert capfd.readouterr().err == ""
+    assert checkpoint.load(run / "last.pt")["epoch"] == 1
+
+
+def test_an_error_that_would_come_again_is_not_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"^all of us say so$"):
+        launch.launch(2, import_module("ranks").refuse_together, how=launch.Launch(restarts=2))
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_one_rank_ends_all_and_is_told_once(rank: int, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError) as error:
-        dist.launch(2, import_module("ranks").refuse, rank)
+        launch.launch(2, import_module("ranks").refuse, rank)
     assert error.value.problems == ("a.csv:1: wrong", f"b.csv:2: wrong on rank {rank}")
     assert capfd.readouterr().err == ""
 
 
 def test_an_error_of_all_ranks_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError, match=r"^all of us say so$"):
-        dist.launch(2, import_module("ranks").refuse_together)
+        launch.launch(2, import_module("ranks").refuse_together)
     assert capfd.readouterr().err == ""
 
 
 def test_a_fault_of_ours_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError) as error:
-        dist.launch(2, import_module("ranks").break_down)
+        launch.launch(2, import_module("ranks").break_down)
     assert str(error.value) == "rank 1 failed: ZeroDivisionError: a fault (traceback above)"
     assert capfd.readouterr().err.count('raise ZeroDivisionError("a fault")') == 1
 
@@ -146,7 +196,7 @@ def test_a_fault_of_ours_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) 
 def test_an_interrupt_ends_all() -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        dist.launch(2, import_module("ranks").interrupt)
+        launch.launch(2, import_module("ranks").interrupt)
     assert time.monotonic() - started < 60
 
 
@@ -168,14 +218,14 @@ def test_torchrun_starts_the_same_command(odd_beton: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("nproc", ["0", "-1", "many", "1.5", 0])
 def test_nproc_that_is_no_number_of_processes_is_refused(nproc: str | int) -> None:
     with pytest.raises(ConfigError) as error:
-        dist.resolve_nproc(nproc)
+        launch.resolve_nproc(nproc)
     assert str(error.value) == f"--nproc is {nproc!r}; it must be auto, or a number of processes from 1"
 
 
 def test_nproc_auto_is_one_a_gpu_or_one() -> None:
-    assert dist.resolve_nproc("auto") == max(1, torch.cuda.device_count())
+    assert launch.resolve_nproc("auto") == max(1, torch.cuda.device_count())
     if not torch.cuda.is_available():
-        assert dist.resolve_nproc("3") == 3
+        assert launch.resolve_nproc("3") == 3
 
 
 def test_a_launcher_s_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +234,83 @@ def test_a_launcher_s_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError) as error, dist.joined():
         pass
     assert str(error.value) == "LOCAL_RANK='x' is not a number from 0; unset it, or start with torchrun"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens to."""
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        port: int = place.getsockname()[1]
+        return port
+
+
+def test_two_nodes_train_as_two_processes_do(odd_beton: Path, two_ranks: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    words = "--model networks:tiny --epochs 2 --batch-size 16 --lr 0.01 --nproc 1 --json --nnodes 2 --timeout-minutes 2"
+    command = [sys.executable, "-m", "slideduck", "train", str(odd_beton), "--run", str(run), *words.split()]
+    command += ["--rendezvous", f"localhost:{port}"]
+    # The second node comes first, and has to wait.
+    nodes = [
+        subprocess.Popen([*command, "--node-rank", rank], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in ("1", "0")
+    ]
+    (out, err), (first_out, first_err) = (node.communicate(timeout=180) for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], err + first_err
+    assert (out, err) == ("", "")
+    assert json.loads(first_out)["epochs"] == 2
+    weights = checkpoint.load(two_ranks / "last.pt")["model"]
+    for name, weight in checkpoint.load(run / "last.pt")["model"].items():
+        assert torch.allclose(weight, weights[name], atol=1e-5)
+
+
+def test_nodes_that_do_not_meet_are_told_what_to_do() -> None:
+    for node_rank, others in ((0, "the others"), (1, "node 0")):
+        port = free_port()
+        how = launch.Launch(2, node_rank, f"localhost:{port}", timeout_minutes=0.05)
+        with pytest.raises(RunError) as error:
+            launch.launch(1, import_module("ranks").talk, how=how)
+        assert str(error.value) == (
+            f"node {node_rank} of 2 did not meet {others} at localhost:{port} within 0.05 minutes; start the same "
+            "command on each machine, with --node-rank 0 on that of this address and up to 1 on the others, "
+            "and let them reach its port"
+        )
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        place.listen()
+        where = f"localhost:{place.getsockname()[1]}"
+        with pytest.raises(RunError) as error:
+            launch.launch(1, import_module("ranks").talk, how=launch.Launch(2, 0, where, timeout_minutes=0.1))
+    assert str(error.value) == (
+        f"node 0 of 2 cannot open {where}: the port is in use; give another --rendezvous on each machine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nnodes": 0}, "--nnodes is 0; it must be a number of machines from 1"),
+        (
+            {"nnodes": 2, "node_rank": 2, "rendezvous": "a:1"},
+            "--node-rank is 2; with --nnodes 2 it must be from 0 to 1, another on each machine",
+        ),
+        (
+            {"nnodes": 2, "rendezvous": "a"},
+            "--rendezvous is 'a'; with --nnodes 2 it must be HOST:PORT of node 0, the same on each machine, "
+            "such as 10.0.0.1:29500",
+        ),
+        ({"rendezvous": "a:1"}, "--rendezvous is 'a:1' but --nnodes is 1; give how many machines meet"),
+        ({"restarts": -1}, "--restarts is -1; it must be 0 or more"),
+        ({"timeout_minutes": 0}, "--timeout-minutes is 0; it must be above 0, and a week (10080) at most"),
+        (
+            {"timeout_minutes": float("nan")},
+            "--timeout-minutes is nan; it must be above 0, and a week (10080) at most",
+        ),
+    ],
+)
+def test_what_cannot_be_started_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        launch.Launch(**options)
+    assert str(error.value) == message

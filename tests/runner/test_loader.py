@@ -131,7 +131,7 @@ def test_a_batch_that_does_not_come_in_time_is_an_error(beton: Path) -> None:
     with pytest.raises(RunError) as error, loader.epoch(np.arange(320), 8) as epoch:
         next(epoch)
     assert str(error.value) == (
-        f"{beton}: no batch of tiles in 0 s; is the disk reachable? The same command goes on after the last whole epoch"
+        f"{beton}: no batch of tiles in 0 s; is the disk reachable? The same command goes on from the last checkpoint"
     )
     assert threading.active_count() == before
 
