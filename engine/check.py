@@ -27,6 +27,7 @@ from slideduck.progress import track
 from slideduck.shards import beton_identity, left_out_from_json
 from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path
 from slideduck.slides import read_header
+from slideduck.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.stored_reader import StoredReader
 from slideduck.tiles import TileReader
 
@@ -352,6 +353,17 @@ class _Check:
             **{f.name: getattr(info, f.name) for f in fields(SlideGrid) if hasattr(info, f.name)}, n_columns=0, n_rows=0
         )
         encoding = Encoding(image["quality"], image["jpeg"], self._most_bytes())
+        normaliser = None
+        if "stain" in image:
+            try:
+                target = stain_from_json(image["stain"])
+                normaliser = Normaliser(fit_from_json(target.fit.method, entry["stain"]), target.fit)
+            except BetonError as error:
+                self._add(None, f"its tiles cannot be compared with their slide: {error}", info.slide)
+                return
+            except (KeyError, TypeError, ValueError) as error:
+                self._add(None, f"the fit of its stains is damaged: {type(error).__name__}: {error}", info.slide)
+                return
         reference = TileReader(path, on_slide, image["tile_px"], background=info.background)
         with reference:
             try:
@@ -367,7 +379,7 @@ class _Check:
                         tile_origin(int(index[row]), info.stride, grid[origin])
                         for index, origin in ((self.sidecar.grid_x, "origin_x"), (self.sidecar.grid_y, "origin_y"))
                     )
-                    return _difference(self._tile(row), encoding, reader, reference, x, y)
+                    return _difference(self._tile(row), encoding, reader, reference, normaliser, x, y)
 
                 for row, problem in zip(rows, self._each(compare, rows), strict=True):
                     if problem is not None:
@@ -433,14 +445,20 @@ def _changed(info: SlideInfo, path: Path) -> str | None:
 
 
 def _difference(
-    data: bytes, encoding: Encoding, reader: TileReader | StoredReader, reference: TileReader, base_x: int, base_y: int
+    data: bytes,
+    encoding: Encoding,
+    reader: TileReader | StoredReader,
+    reference: TileReader,
+    normaliser: Normaliser | None,
+    base_x: int,
+    base_y: int,
 ) -> str | None:
     """Return how a tile differs from its slide."""
     try:
-        expected, is_stored = encoding.encode(reader, base_x, base_y)
+        expected, is_stored = encoding.encode(reader, base_x, base_y, normaliser)
         if not is_stored:
             # Where it was read in another way, that gave OpenSlide's pixels; they are what counts.
-            expected, _ = encoding.encode(reference, base_x, base_y)
+            expected, _ = encoding.encode(reference, base_x, base_y, normaliser)
     except SlideError as error:
         return f"it cannot be compared with its slide: {error}"
     if data != expected:

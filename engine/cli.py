@@ -24,15 +24,17 @@ from slideduck.plot_cli import plot
 from slideduck.qc_cli import qc
 from slideduck.query_cli import QUERY_COMMANDS
 from slideduck.roi_export_cli import EXPORT_COMMANDS
+from slideduck.stain_cli import stain
 
 __all__ = ["cli"]
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
 _FLOW = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "export",
-    "merge", "verify", "export-rois", "export-tiles", "train", "evaluate", "predict", "heatmap", "plot", "sql", "info",
-    "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements", "demo",
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "stain",
+    "export", "merge", "verify", "export-rois", "export-tiles", "train", "evaluate", "predict", "heatmap", "plot",
+    "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements",
+    "demo",
 )  # fmt: skip
 
 
@@ -371,5 +373,5 @@ def info(study: Path, output: Output) -> None:
         print_rows(opened.info(), output, title=str(study))
 
 
-for command in (label, qc, split, *BETON_COMMANDS, plot, *EXPORT_COMMANDS, *QUERY_COMMANDS):
+for command in (label, qc, split, stain, *BETON_COMMANDS, plot, *EXPORT_COMMANDS, *QUERY_COMMANDS):
     cli.add_command(command)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slideduck.errors import SlideError
 from slideduck.jpeg import encode_jpeg
+from slideduck.stain import Normaliser
 from slideduck.stored import find_stored_level
 from slideduck.stored_reader import StoredReader
 from slideduck.tiles import TileReader
@@ -38,7 +39,9 @@ class Encoding:
         """Whether stored JPEGs may be taken as they are."""
         return self.quality is not None and self.jpeg != "reencode"
 
-    def encode(self, reader: TileReader | StoredReader, base_x: int, base_y: int) -> tuple[bytes, bool]:
+    def encode(
+        self, reader: TileReader | StoredReader, base_x: int, base_y: int, normaliser: Normaliser | None = None
+    ) -> tuple[bytes, bool]:
         """Return a tile as a beton has it, and whether it is the slide's own JPEG.
 
         Parameters
@@ -47,14 +50,14 @@ class Encoding:
             Reads the tiles of the slide.
         base_x, base_y : int
             Top left corner of the tile, base pixels.
+        normaliser : Normaliser, optional
+            Changes the stains of the pixels that are encoded; stored JPEGs are to be taken only without one.
 
         Raises
         ------
         SlideError
             If it cannot be read, or is to be taken as it is stored and cannot.
         """
-        if self.quality is None:
-            return reader.read(base_x, base_y).tobytes(), False
         if self.may_copy:
             stored = reader.stored_jpeg(base_x, base_y)
             # Some scanners put bytes behind the end, and readers of betons want it at the end.
@@ -65,7 +68,10 @@ class Encoding:
                     f"slide {reader.path.stem!r}: the tile at base pixel ({base_x}, {base_y}) has no whole JPEG of "
                     f"its own in {reader.path} that could be taken as it is; use --jpeg auto, or leave the tile out"
                 )
-        return encode_jpeg(reader.read(base_x, base_y), self.quality), False
+        rgb = reader.read(base_x, base_y)
+        if normaliser is not None:
+            rgb = normaliser.apply(rgb)
+        return (rgb.tobytes() if self.quality is None else encode_jpeg(rgb, self.quality)), False
 
 
 def reader_by_name(reference: TileReader, name: str) -> TileReader | StoredReader:

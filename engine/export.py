@@ -27,6 +27,8 @@ from slideduck.plan import ExportPlan, StudyLike, make_plan
 from slideduck.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.progress import track
 from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
+from slideduck.stain import REFERENCE
+from slideduck.stain_fit import check_method
 from slideduck.stored_reader import READERS
 
 __all__ = ["ExportReport", "export"]
@@ -99,6 +101,8 @@ def export(
     shards: int | None = None,
     shard: int | None = None,
     skip_errors: bool = False,
+    stain: str | None = None,
+    stain_to: str | None = None,
 ) -> ExportReport:
     """Write tiles of one grid into a beton, with a side-car that says what they are.
 
@@ -139,6 +143,11 @@ def export(
     skip_errors : bool, default False
         Leave out tiles that cannot be read, and slides that are missing or changed. The report and the side-car say
         which they are.
+    stain : {"macenko", "reinhard"}, optional
+        Normalise the stains of each tile by the fit of its slide, which `slideduck.stain_fit.fit_stain` makes. No
+        stored JPEG is taken as it is then.
+    stain_to : str, optional
+        The slide whose stains all get; default Slideflow's averages (`slideduck.stain.REFERENCE`).
 
     Returns
     -------
@@ -148,7 +157,7 @@ def export(
     ------
     StudyError
         If labels are missing or out of date, several grids are there and none is named, no tile meets
-        the condition, or a label is not among the classes.
+        the condition, a label is not among the classes, or stains that are to be normalised have no fit.
     QueryError
         If the condition is not one boolean expression.
     SlideError
@@ -180,6 +189,12 @@ def export(
             raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
     if raw and jpeg == "passthrough":
         raise ConfigError("raw pixels and stored JPEGs cannot both be had; give raw, or jpeg 'passthrough'")
+    if stain is not None and jpeg == "passthrough":
+        raise ConfigError("stored JPEGs cannot be taken as they are and be normalised; give stain, or 'passthrough'")
+    if stain is None and stain_to is not None:
+        raise ConfigError(f"stain_to is {stain_to!r}, and no method is given; give stain too")
+    if stain is not None:
+        check_method(stain)
     if shard is not None and shards is None:
         raise ConfigError(f"shard is {shard}, and the number of shards is not given; give shards too")
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
@@ -188,7 +203,10 @@ def export(
     if shards is None:
         _check_free(path, overwrite)
     with translated():
-        plan = make_plan(study, grid, where, classes, None if raw else quality, jpeg=jpeg, reader=reader)
+        plan = make_plan(
+            study, grid, where, classes, None if raw else quality, jpeg=jpeg, reader=reader, stain=stain,
+            stain_to=stain_to,
+        )  # fmt: skip
     chosen = [None] if shards is None else chosen_shards(shards, shard, plan.samples)
     parts = []
     for part in chosen:
@@ -213,10 +231,19 @@ def export(
         passed_through=sum(part.passed_through for part in parts),
         readers=dict(sorted(Counter(readers.values()).items())),
         seconds=time.monotonic() - started,
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=(*_stain_notes(plan, jpeg), *(note for part in parts for note in part.notes)),
         shards=() if shards is None else tuple(part.path for part in parts),
         left_out=tuple(tile for part in parts for tile in part.left_out),
     )
+
+
+def _stain_notes(plan: ExportPlan, jpeg: str) -> tuple[str, ...]:
+    """Say what becomes of the stains, and of stored JPEGs."""
+    if plan.stain is None:
+        return ()
+    name = plan.stain.name if plan.stain.name == REFERENCE else f"slide {plan.stain.name}"
+    note = f"stains normalised by {plan.stain.fit.method} to those of {name}"
+    return (f"{note}; so no stored JPEG is taken as it is" if jpeg == "auto" and plan.quality is not None else note,)
 
 
 def _output(out: str | os.PathLike[str]) -> Path:

@@ -12,6 +12,7 @@ from slideduck.beton import merge_betons, verify_beton
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.errors import BetonError
 from slideduck.shards import LeftOut
+from slideduck.stain import METHODS, REFERENCE
 from slideduck.stored_reader import READERS
 
 __all__ = ["BETON_COMMANDS"]
@@ -25,6 +26,7 @@ _BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
         "slideduck export study.duckdb train.beton --grid 256px_256um \\",
         "    --where \"label IS NOT NULL AND split = 'train'\"",
         "slideduck export study.duckdb tiles.beton --grid 256px_256um --shards 2",
+        "slideduck export study.duckdb alike.beton --grid 256px_256um --stain macenko",
     )
 )
 @STUDY
@@ -43,11 +45,14 @@ _BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--shards", type=click.IntRange(1), metavar="N", help="Write N betons, for slideduck merge.")
 @click.option("--shard", type=click.IntRange(0), metavar="I", help="Of these write only this one, from 0.")
 @click.option("--skip-errors", is_flag=True, help="Leave out tiles and slides that cannot be read, and count them.")
+@click.option("--stain", type=click.Choice(METHODS),
+              help="Normalise the stains of each tile by its slide's fit, which slideduck stain makes.")  # fmt: skip
+@click.option("--stain-to", metavar="SLIDE", help=f"The slide whose stains all get. Default: {REFERENCE}, averages.")
 @output_options
 def export(
     study: Path, out: Path, grid: str | None, where: str, classes: tuple[str, ...], quality: int, raw: bool,
     jpeg: str, reader: str, threads: int | None, shards: int | None, shard: int | None, skip_errors: bool,
-    output: Output,
+    stain: str | None, stain_to: str | None, output: Output,
 ) -> None:  # fmt: skip
     """Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.
 
@@ -56,10 +61,14 @@ def export(
     """
     if shard is not None and (shards is None or shard >= shards):
         raise click.UsageError("give --shard with --shards, and a number below it")
+    if stain_to is not None and stain is None:
+        raise click.UsageError("give --stain-to with --stain, the method")
+    if stain is not None and jpeg == "passthrough":
+        raise click.UsageError("--jpeg passthrough takes stored JPEGs as they are, and --stain changes them")
     with slideduck.open(study, read_only=True, progress=True) as opened:
         report = opened.export(
             out, grid=grid, where=where, classes=classes or None, quality=quality, raw=raw, jpeg=jpeg, reader=reader,
-            threads=threads, shards=shards, shard=shard, skip_errors=skip_errors,
+            threads=threads, shards=shards, shard=shard, skip_errors=skip_errors, stain=stain, stain_to=stain_to,
         )  # fmt: skip
     for note in report.notes:
         message(note)

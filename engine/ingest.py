@@ -31,9 +31,9 @@ __all__ = [
 
 _HEADER_THREADS = 4
 
-#: What labelling fills, by slide, and what tiling and measuring do.
+#: What labelling fills, by slide, and what tiling, measuring and fitting do.
 _LABEL_TABLES = ("tile_rois", "labelled", "label_counts", "roi_counts")
-_TILE_TABLES = ("grid_slides", "tiles", "tile_qc", "qc_slides")
+_TILE_TABLES = ("grid_slides", "tiles", "tile_qc", "qc_slides", "slide_stains")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ files were added, on internal numbers, or on the time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,8 @@ from slideduck.qc_filters import refuse_unmeasured
 from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.sqlfiles import read_query
+from slideduck.stain import Normaliser, StainTarget, stain_to_json
+from slideduck.stain_fit import SlideFit, require_fits, stain_target
 from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.tiles import TileReader
 
@@ -81,6 +83,10 @@ class ExportPlan:
         Further columns of the tiles by name: lists of str or None, and arrays of integers.
     context : dict
         Label rule, split rule, query and ROI files, as the side-car has them.
+    stain : StainTarget or None
+        What the stains are normalised to; None where they stay as they are.
+    stain_fits : list of SlideFit
+        The stains of each slide, where they are normalised.
     """
 
     grid: dict[str, Any]
@@ -95,6 +101,8 @@ class ExportPlan:
     class_number: npt.NDArray[np.int64]
     columns: dict[str, Any]
     context: dict[str, Any]
+    stain: StainTarget | None = None
+    stain_fits: list[SlideFit] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -144,7 +152,15 @@ class ExportPlan:
             self.class_number.tolist(),
             self.versions,
             cv2.__version__,
+            None if self.stain is None else [stain_to_json(self.stain), [fit.to_json() for fit in self.stain_fits]],
         )
+
+    @cached_property
+    def normalisers(self) -> list[Normaliser | None]:
+        """What changes the stains of each slide."""
+        if self.stain is None:
+            return [None] * len(self.slides)
+        return [Normaliser(fit.fit, self.stain.fit) for fit in self.stain_fits]
 
     @cached_property
     def _first_row(self) -> npt.NDArray[np.int64]:
@@ -195,7 +211,8 @@ class ExportPlan:
 
     def encoded(self, reader: TileReader | StoredReader, row: int) -> tuple[bytes, bool]:
         """Return a tile as the beton has it, and whether it is the slide's own JPEG."""
-        return self.encoding.encode(reader, int(self.columns["base_x"][row]), int(self.columns["base_y"][row]))
+        x, y = (int(self.columns[name][row]) for name in ("base_x", "base_y"))
+        return self.encoding.encode(reader, x, y, self.normalisers[int(self.slide[row])])
 
     def describe(
         self,
@@ -226,14 +243,15 @@ class ExportPlan:
         slides = []
         for i in used:
             reader, why_not_tiff = readers[self.slides[i].slide]
-            slides.append({**vars(self.slides[i]), "reader": reader, "why_not_tiff": why_not_tiff})
+            entry = {**vars(self.slides[i]), "reader": reader, "why_not_tiff": why_not_tiff}
+            slides.append(entry if self.stain is None else {**entry, "stain": self.stain_fits[i].to_json()})
+        image: dict[str, Any] = {"mode": self.mode, "quality": self.quality, "tile_px": self.tile_px, "jpeg": self.jpeg}
+        if self.stain is not None:
+            image["stain"] = stain_to_json(self.stain)
         return {
             "format": SIDECAR_FORMAT,
             "version": SIDECAR_VERSION,
-            "beton": {
-                "file": path.name,
-                "image": {"mode": self.mode, "quality": self.quality, "tile_px": self.tile_px, "jpeg": self.jpeg},
-            },
+            "beton": {"file": path.name, "image": image},
             "classes": self.classes,
             "grid": self.grid,
             "label_rule": self.context["label_rule"],
@@ -275,6 +293,8 @@ def make_plan(
     *,
     jpeg: str = "auto",
     reader: str = "auto",
+    stain: str | None = None,
+    stain_to: str | None = None,
 ) -> ExportPlan:
     """Read from a study what is to be exported.
 
@@ -286,7 +306,7 @@ def make_plan(
         See `slideduck.export.export`.
     quality : int or None
         Quality of the JPEGs; None for raw pixels.
-    jpeg, reader
+    jpeg, reader, stain, stain_to
         See `slideduck.export.export`.
 
     Returns
@@ -311,6 +331,8 @@ def make_plan(
     labels: list[str | None] = tiles["label"].to_pylist()
     ordered = _ordered_classes(labels, classes)
     number: dict[str | None, int] = {None: -1, **{label: i for i, label in enumerate(ordered)}}
+    target = None if stain is None else stain_target(study.con, study.path.name, stain, stain_to)
+    fits = require_fits(study.con, study.path.name, stain, names) if stain is not None else {}
     (spec,) = _rows(study.con, "SELECT * EXCLUDE (grid_id) FROM grids WHERE grid = $grid", {"grid": name})
     return ExportPlan(
         grid={"name": spec.pop("grid"), **spec},
@@ -319,7 +341,7 @@ def make_plan(
         files=[(of_slide[n]["bytes"], of_slide[n]["mtime"]) for n in names],
         classes=ordered,
         quality=quality,
-        jpeg="reencode" if quality is None else jpeg,
+        jpeg="reencode" if quality is None or stain is not None else jpeg,
         reader_name=reader,
         slide=slides.indices.to_numpy().astype(np.int64),
         class_number=np.array([number[label] for label in labels], np.int64),
@@ -337,6 +359,8 @@ def make_plan(
             "query": {"where": where},
             "roi_files": _rows(study.con, read_query("list_export_roi_files"), {"slides": names}),
         },
+        stain=target,
+        stain_fits=[fits[n] for n in names] if target else [],
     )
 
 

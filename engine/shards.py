@@ -109,6 +109,7 @@ def beton_identity(sidecar: Mapping[str, Any]) -> str:
         The side-car's JSON. The beton holds this digest too, so that it shows whether they belong together.
     """
     image, tiles = sidecar["beton"]["image"], sidecar["tiles"]
+    stain = [image["stain"], [slide["stain"] for slide in sidecar["slides"]]] if "stain" in image else []
     return digest(
         sidecar["grid"],
         [(slide["slide"], slide["fingerprint"]) for slide in sidecar["slides"]],
@@ -117,6 +118,7 @@ def beton_identity(sidecar: Mapping[str, Any]) -> str:
         image["jpeg"],
         tiles["tile_id"],
         tiles["class"],
+        *stain,
     )
 
 

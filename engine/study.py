@@ -25,6 +25,7 @@ from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.sqlfiles import read_query
+from slideduck.stain_fit import StainReport, fit_stain
 from slideduck.tile_geojson import TileExportReport, export_tiles
 from slideduck.verify import VerifyReport, verify
 
@@ -220,6 +221,17 @@ class Study:
     ) -> Path:
         """Draw a slide with the tiles that filters drop; see `slideduck.qc_filters.qc_overlay`."""
         return qc_overlay(self, slide, out, filters, grid=grid)
+
+    def fit_stain(
+        self,
+        method: str = "macenko",
+        *,
+        slides: Sequence[str] | None = None,
+        anew: bool = False,
+        threads: int | None = None,
+    ) -> StainReport:
+        """Find the stains of slides, so that tiles can be normalised; see `slideduck.stain_fit.fit_stain`."""
+        return fit_stain(self, method, slides=slides, anew=anew, threads=threads)
 
     # ----------------------------------------------------------------------------------- labelling
 
@@ -562,6 +574,8 @@ class Study:
         shards: int | None = None,
         shard: int | None = None,
         skip_errors: bool = False,
+        stain: str | None = None,
+        stain_to: str | None = None,
     ) -> ExportReport:
         """Write tiles into a beton and its side-car, or into shards; see `slideduck.export.export`."""
         return export(
@@ -579,6 +593,8 @@ class Study:
             shards=shards,
             shard=shard,
             skip_errors=skip_errors,
+            stain=stain,
+            stain_to=stain_to,
         )
 
     def export_rois(

@@ -135,14 +135,17 @@ def _warn_of_other_tiles(trained: TrainedModel, sidecar: Sidecar, beton: Path) -
     if any(there[name] != here[name] for name in ("tile_px", "tile_um", "magnification")):
         message(f"warning: {beton.name} has tiles of {here['name']}; the network learnt on {there['name']}")
     there, here = trained.beton["image"], sidecar.raw["beton"]["image"]
-    if _image(there) != _image(here):
+    # Two slides of one name may be targets: what counts are the numbers.
+    if _image(there) != _image(here) or there.get("stain") != here.get("stain"):
         message(f"warning: {beton.name} has images of {_image(here)}; the network learnt on {_image(there)}")
 
 
 def _image(image: dict[str, Any]) -> str:
     """Return how images are stored, in words."""
+    stain = image.get("stain")
+    stained = "" if stain is None else f", stains by {stain['method']} to {stain['target']['name']}"
     if image["mode"] != "jpg":
-        return "raw pixels"
+        return f"raw pixels{stained}"
     # Betons have not always said so: then every tile was encoded.
     takes_stored = image.get("jpeg", "reencode") != "reencode"
-    return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "")
+    return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "") + stained

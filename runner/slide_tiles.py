@@ -1,6 +1,7 @@
 """Tiles straight from the slides, as a network saw those that it was trained on.
 
-They are read by the reader that the export has, and put through the same JPEG where the beton had one.
+They are read by the reader that the export has, their stains are normalised as the beton's were, and they are put
+through the same JPEG where the beton had one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from slideduck.grid import SlideGrid
 from slideduck.runner.decode import decode_as_loader
 from slideduck.runner.trained import TrainedModel
 from slideduck.sqlfiles import read_query
+from slideduck.stain import Normaliser, stain_from_json
+from slideduck.stain_fit import ensure_fit
 from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.study import Study
 from slideduck.tiles import TileReader
@@ -49,6 +52,8 @@ class GridSlide:
         Side of a tile as the network sees it, pixels.
     slide_grid : SlideGrid
         How the grid lies on the slide.
+    study : Study
+        The study that it is of, which has the fit of its stains, or gets it.
     """
 
     name: str
@@ -59,6 +64,7 @@ class GridSlide:
     mpp: float
     tile_px: int
     slide_grid: SlideGrid
+    study: Study = field(repr=False, compare=False)
 
     @property
     def n_tiles(self) -> int:
@@ -92,17 +98,28 @@ class GridSlide:
         Raises
         ------
         SlideError
-            If the slide cannot be read.
+            If the slide cannot be read, or its stains are to be normalised and cannot be fitted.
+        BetonError
+            If the tiles that the network was trained on were normalised in a way that this version lacks.
         """
+        normaliser = self._normaliser(trained)
         base_x, base_y = tiles["base_x"].to_numpy(), tiles["base_y"].to_numpy()
         # Whatever ends the block, the threads stop reading before the slide is closed under them.
         reference = TileReader(self.path, self.slide_grid, self.tile_px, background=self.background)
         chosen, _ = choose_reader(reference, base_x, base_y)
         with (
             chosen as reader,
-            closing(_batches(reader, trained, base_x, base_y, batch_size, threads, pool)) as batches,
+            closing(_batches(reader, trained, normaliser, base_x, base_y, batch_size, threads, pool)) as batches,
         ):
             yield batches
+
+    def _normaliser(self, trained: TrainedModel) -> Normaliser | None:
+        """Return what gives the slide the stains that the network was trained on, if they were normalised."""
+        entry = trained.beton["image"].get("stain")
+        if entry is None:
+            return None
+        target = stain_from_json(entry)
+        return Normaliser(ensure_fit(self.study, self.name, target.fit.method).fit, target.fit)
 
 
 def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
@@ -142,7 +159,7 @@ def choose_slides(study: Study, grid: str, names: Sequence[str] | None) -> list[
     """
     rows = study.con.execute(read_query("list_slides_of_grid"), {"grid": grid}).fetchall()
     found = {
-        name: GridSlide(name, path, background, width, height, mpp, tile_px, SlideGrid(*how))
+        name: GridSlide(name, path, background, width, height, mpp, tile_px, SlideGrid(*how), study)
         for name, path, background, width, height, mpp, tile_px, *how in rows
     }
     if not found:
@@ -164,6 +181,7 @@ def read_tiles(study: Study, grid: str, slide: str) -> pa.Table:
 def _batches(
     reader: TileReader | StoredReader,
     trained: TrainedModel,
+    normaliser: Normaliser | None,
     base_x: NDArray[np.integer[Any]],
     base_y: NDArray[np.integer[Any]],
     batch_size: int,
@@ -181,6 +199,8 @@ def _batches(
         if stored is not None:
             return decode_as_loader(stored, reader.tile_px)
         rgb = reader.read(x, y)
+        if normaliser is not None:
+            rgb = normaliser.apply(rgb)
         return rgb if quality is None else decode_jpeg(encode_jpeg(rgb, quality))
 
     def read(first: int, last: int) -> list[NDArray[np.uint8]]:

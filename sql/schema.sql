@@ -301,6 +301,28 @@ COMMENT ON COLUMN qc_slides.downsample IS 'Base pixels per pixel that was measur
 COMMENT ON COLUMN qc_slides.settings IS 'Thresholds and definition, as JSON; equal for equal definitions alone.';
 COMMENT ON COLUMN qc_slides.versions IS 'What it was measured with, as JSON.';
 
+CREATE TABLE slide_stains (
+    slide_id INTEGER NOT NULL,
+    method VARCHAR NOT NULL CHECK (method IN ('macenko', 'reinhard')),
+    numbers MAP (VARCHAR, DOUBLE []) NOT NULL,
+    pixels BIGINT NOT NULL,
+    fingerprint VARCHAR NOT NULL,
+    mpp DOUBLE NOT NULL,
+    settings VARCHAR NOT NULL,
+    library VARCHAR NOT NULL,
+    PRIMARY KEY (slide_id, method)
+);
+COMMENT ON TABLE slide_stains IS 'The stains of slides, from which normalisation takes them.';
+COMMENT ON COLUMN slide_stains.slide_id IS 'The slide.';
+COMMENT ON COLUMN slide_stains.method IS 'macenko or reinhard.';
+COMMENT ON COLUMN slide_stains.numbers IS
+'macenko: haematoxylin, eosin (optical density of R, G, B), concentrations; reinhard: lab_mean, lab_std (L*, a*, b*).';
+COMMENT ON COLUMN slide_stains.pixels IS 'Pixels of tissue that were looked at, of 1 micron.';
+COMMENT ON COLUMN slide_stains.fingerprint IS 'Fingerprint of the file that was looked at.';
+COMMENT ON COLUMN slide_stains.mpp IS 'Microns per base pixel that were reckoned with.';
+COMMENT ON COLUMN slide_stains.settings IS 'Definition and constants, as JSON; equal for equal definitions alone.';
+COMMENT ON COLUMN slide_stains.library IS 'The library that fitted, with its version.';
+
 CREATE TABLE split_rule (
     kind VARCHAR NOT NULL CHECK (kind IN ('fraction', 'folds', 'site_folds', 'column')),
     seed BIGINT NOT NULL,

@@ -22,8 +22,9 @@ from slideduck.cli import cli
 from tests.slides import write_slide
 
 ENGINE = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "export",
-    "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements",
+    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "stain",
+    "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement",
+    "disagreements",
 )  # fmt: skip
 
 
