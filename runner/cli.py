@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _RUN = click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 _BETON = click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
+_SOURCE = click.argument("source", metavar="STUDY|BETON", type=click.Path(dir_okay=False, path_type=Path))
 _GRID = click.option("--grid", metavar="NAME", help="Grid of the study; default the one trained on.")
 _CHECKPOINT = click.option(
     "--checkpoint",
@@ -162,26 +163,61 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     click.echo(f"predictions: {result['predictions']}")
 
 
-@click.command(epilog=example("slideduck predict runs/first study.duckdb --slide A12"))
+@click.command(
+    epilog=example(
+        "slideduck predict runs/first study.duckdb --slide A12",
+        "slideduck predict runs/first tiles.beton --tta d4",
+    )
+)
 @_RUN
-@STUDY
+@_SOURCE
 @_GRID
 @_SLIDES
 @_CHECKPOINT
 @_BATCH_SIZE
 @_THREADS
 @click.option("--overwrite", is_flag=True, help="Predict again what is predicted, and replace other checkpoints.")
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "d4"]),
+    default="none",
+    show_default=True,
+    help="d4 is the mean of the probabilities over the eight positions of each tile.",
+)
+@click.option(
+    "--mc-dropout",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Mean of N passes with dropout on, and how uncertain they are.",
+)
+@click.option("--mc-seed", type=int, default=0, show_default=True, metavar="N", help="Seed of what those passes drop.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Parquet for a BETON; default RUN/predictions/NAME.parquet.",
+)
 @_JSON
-def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     """Predict every tile of a grid, straight from the slides, into the table predictions of a STUDY.
 
-    Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on.
+    Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on. With a
+    BETON, predict all of its tiles, those without a label too, into a Parquet file.
     """
+    from slideduck.runner.tile_source import is_beton
+
+    if is_beton(source):
+        _predict_beton(run, source, out, as_json, **options)
+        return
+    if out is not None:
+        raise click.UsageError("--out is for a BETON; predictions of a STUDY go into its tables")
     import slideduck
     from slideduck.runner.predict import predict as predict_run
 
-    with slideduck.open(study, progress=True) as opened:
-        report = predict_run(run, opened, slides=slides or None, **options)
+    options["slides"] = options["slides"] or None
+    with slideduck.open(source, progress=True) as opened:
+        report = predict_run(run, opened, **options)
     if as_json:
         click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
         return
@@ -189,6 +225,19 @@ def predict(run: Path, study: Path, slides: tuple[str, ...], as_json: bool, **op
     click.echo(f"{amount} predicted, grid {report.grid}")
     if report.skipped:
         click.echo(f"{counted(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
+
+
+def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Predict the tiles of a beton."""
+    if any([options.pop("grid"), options.pop("slides"), options.pop("overwrite")]):
+        raise click.UsageError("--grid, --slide and --overwrite are for a STUDY; a BETON is predicted whole")
+    from slideduck.runner.predict_beton import predict_beton
+
+    report = predict_beton(run, beton, out=out, progress=True, **options)
+    if as_json:
+        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+    else:
+        click.echo(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
 
 
 @click.command(epilog=example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
@@ -217,7 +266,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     )
 )
 @_RUN
-@click.argument("source", metavar="STUDY|BETON", type=click.Path(dir_okay=False, path_type=Path))
+@_SOURCE
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--format", type=click.Choice(["parquet", "h5"]), help="Of the files in OUT; h5 is for CLAM and TRIDENT.")
 @_GRID

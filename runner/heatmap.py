@@ -16,6 +16,7 @@ import slideduck
 from slideduck.errors import StudyError
 from slideduck.plot import label_colours, save_figure, scale_bar_um
 from slideduck.runner.predict import predict
+from slideduck.runner.study_runs import held_passes
 from slideduck.sqlfiles import read_query
 from slideduck.study import Study
 from slideduck.tiles import thumbnail
@@ -94,7 +95,8 @@ def heatmap(
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
-        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint)
+        passes = held_passes(study, Path(run).absolute().name)
+        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, **vars(passes))
         (classes,) = _one(study, "SELECT classes FROM runs WHERE run = $1", [report.run])
         path, width, height, mpp = _one(study, "SELECT path, width, height, mpp FROM slides WHERE slide = $1", [slide])
         drawn = _read_map(study, report.run, report.grid, slide, classes, mpp)

@@ -6,23 +6,20 @@ same JPEG where its beton had one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 import slideduck
 from slideduck.db import registered
 from slideduck.errors import SlideError
 from slideduck.progress import track
-from slideduck.runner import dist
-from slideduck.runner.slide_tiles import GridSlide, choose_grid, choose_slides, read_tiles
+from slideduck.runner.passes import Estimate, Passes, estimate
 from slideduck.runner.study_runs import register_run
+from slideduck.runner.tile_source import TilesOfSlide, open_tiles
 from slideduck.runner.trained import TrainedModel, load_trained
 from slideduck.sqlfiles import read_query
 from slideduck.study import Study
@@ -61,6 +58,9 @@ def predict(
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
+    tta: str = "none",
+    mc_dropout: int = 0,
+    mc_seed: int = 0,
 ) -> PredictReport:
     """Predict every tile of a grid, slide by slide, into the tables ``runs`` and ``predictions``.
 
@@ -84,7 +84,10 @@ def predict(
     threads : int, optional
         Threads that read slides; default one a core.
     overwrite : bool
-        Predict slides again that are predicted already, and replace what another checkpoint said.
+        Predict slides again that are predicted already, and replace what another checkpoint said, or what was
+        predicted with other passes.
+    tta, mc_dropout, mc_seed
+        Passes over each tile; see `slideduck.runner.passes.Passes`.
 
     Returns
     -------
@@ -95,96 +98,92 @@ def predict(
     StudyError
         If the study has no such grid or slide.
     RunError
-        If the study holds predictions of another run of that name, or of another checkpoint.
+        If the study holds predictions of another run of that name, of another checkpoint or with other passes; or
+        if the network has no dropout for MC dropout.
+    ConfigError
+        If a setting is impossible.
     SlideError
         If slides cannot be read; the others are predicted all the same.
     """
+    passes = Passes(tta, mc_dropout, mc_seed)
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
         trained = load_trained(run, checkpoint)
-        grid = choose_grid(study, trained, grid)
-        chosen = choose_slides(study, grid, slides)
-        register_run(study, trained, overwrite=overwrite)
-        before = {} if overwrite else _predicted(study, trained.run.name, grid)
-        todo = [slide for slide in chosen if before.get(slide.name) != slide.n_tiles]
-        skipped = [slide for slide in chosen if slide not in todo]
-        return _predict_slides(
-            study,
-            trained,
-            grid,
-            todo,
-            skipped,
-            batch_size or trained.config.batch_size_per_rank,
-            threads or dist.cores(),
+        passes.check(trained)
+        tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
+        register_run(study, trained, passes=passes, overwrite=overwrite)
+        before = {} if overwrite else _predicted(study, trained.run.name, tiles.grid)
+        todo = [one for one in tiles.slides if before.get(one.slide) != one.n_tiles]
+        batch_size = batch_size or trained.config.batch_size_per_rank
+        done = _predict_slides(study, trained, tiles.grid, todo, passes, batch_size)
+        return PredictReport(
+            run=trained.run.name,
+            grid=tiles.grid,
+            predicted=tuple(one.slide for one in done),
+            skipped=tuple(one.slide for one in tiles.slides if one not in todo),
+            tiles=sum(one.n_tiles for one in done),
         )
 
 
 def _predict_slides(
-    study: Study,
-    trained: TrainedModel,
-    grid: str,
-    todo: Sequence[GridSlide],
-    skipped: Sequence[GridSlide],
-    batch_size: int,
-    threads: int,
-) -> PredictReport:
-    """Predict slides one after the other; those that cannot be read are told at the end."""
-    done: list[GridSlide] = []
+    study: Study, trained: TrainedModel, grid: str, todo: Sequence[TilesOfSlide], passes: Passes, batch_size: int
+) -> list[TilesOfSlide]:
+    """Predict slides one after the other and return them; those that cannot be read are told at the end."""
+    done: list[TilesOfSlide] = []
     failed: list[str] = []
-    total = sum(slide.n_tiles for slide in todo)
-    with (
-        ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool,
-        track(f"Predicting {grid}", total, "tiles", show=study.progress) as advance,
-    ):
-        for slide in todo:
+    total = sum(one.n_tiles for one in todo)
+    with track(f"Predicting {grid}", total, "tiles", show=study.progress) as advance:
+        for one in todo:
+            rows = one.rows()
             try:
-                _predict_slide(study, trained, grid, slide, batch_size, threads, pool, advance)
+                found = _estimate_slide(trained, one, rows, passes, batch_size, advance)
             except SlideError as error:
                 failed.append(str(error))
                 continue
-            done.append(slide)
+            _store(study, trained, {"run": trained.run.name, "grid": grid, "slide": one.slide}, rows, found)
+            done.append(one)
     if failed:
         raise SlideError(
             f"{len(failed)} of {len(todo)} slides were not predicted:\n" + "\n".join(f"  {text}" for text in failed)
         )
-    return PredictReport(
-        run=trained.run.name,
-        grid=grid,
-        predicted=tuple(slide.name for slide in done),
-        skipped=tuple(slide.name for slide in skipped),
-        tiles=sum(slide.n_tiles for slide in done),
-    )
+    return done
 
 
-def _predict_slide(
-    study: Study,
+def _estimate_slide(
     trained: TrainedModel,
-    grid: str,
-    slide: GridSlide,
+    one: TilesOfSlide,
+    rows: pa.Table,
+    passes: Passes,
     batch_size: int,
-    threads: int,
-    pool: ThreadPoolExecutor,
-    advance: Any,
-) -> None:
-    """Predict one slide and store it, in one transaction."""
-    tiles = read_tiles(study, grid, slide.name)
-    parts = [np.zeros((0, len(trained.classes)), np.float32)]
-    with slide.batches(trained, tiles, batch_size, threads, pool) as batches:
+    advance: Callable[[int], None],
+) -> Estimate:
+    """Predict the tiles of a slide."""
+    names = rows["tile_id"].to_pylist()
+    parts: list[Estimate] = []
+    at = 0
+    with one.batches(rows, batch_size) as batches:
         for images in batches:
-            parts.append(trained.log_probabilities(images))
+            parts.append(estimate(trained, trained.images(images), names[at : at + len(images)], passes))
+            at += len(images)
             advance(len(images))
-    log_probabilities = np.concatenate(parts)
-    odds = np.exp(log_probabilities.astype(np.float64))
-    probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return Estimate.join(parts, len(trained.classes))
+
+
+def _store(study: Study, trained: TrainedModel, key: dict[str, str], tiles: pa.Table, found: Estimate) -> None:
+    """Store the predictions of one slide, in one transaction."""
+    n_classes = len(trained.classes)
+    values = pa.array(found.probabilities.reshape(-1), pa.float32())
+    columns = {
+        "class_number": pa.array(found.predicted, pa.int32()),
+        "probabilities": pa.FixedSizeListArray.from_arrays(values, n_classes).cast(pa.list_(pa.float32())),
+    }
+    for name in ("entropy", "mutual_information"):
+        numbers = getattr(found, name)
+        columns[name] = pa.nulls(len(tiles), pa.float32()) if numbers is None else pa.array(numbers, pa.float32())
     rows = tiles.select(["tile_id", "grid_x", "grid_y"])
-    rows = rows.append_column("class_number", pa.array(log_probabilities.argmax(axis=1), pa.int32()))
-    values = pa.array(probabilities.reshape(-1), pa.float32())
-    rows = rows.append_column(
-        "probabilities",
-        pa.FixedSizeListArray.from_arrays(values, len(trained.classes)).cast(pa.list_(pa.float32())),
-    )
-    key = {"run": trained.run.name, "grid": grid, "slide": slide.name}
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
     with study.atomic(), registered(study.con, "incoming_predictions", rows):
         study.con.execute("DELETE FROM predictions WHERE run = $run AND grid = $grid AND slide = $slide", key)
         study.con.execute(read_query("insert_predictions"), {**key, "classes": list(trained.classes)})

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from slideduck.errors import RunError
 from slideduck.feature_tables import delete_features
+from slideduck.runner.passes import Passes
 from slideduck.runner.trained import TrainedModel
 from slideduck.study import Study
 
-__all__ = ["register_run"]
+__all__ = ["held_passes", "register_run"]
 
 
-def register_run(study: Study, trained: TrainedModel, *, overwrite: bool) -> None:
+def held_passes(study: Study, run: str) -> Passes:
+    """Return what the predictions of a run that a study holds were made with; the default where it has none."""
+    row = study.con.execute("SELECT tta, mc_dropout, mc_seed FROM runs WHERE run = $1", [run]).fetchone()
+    return Passes(*row) if row else Passes()
+
+
+def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None = None, overwrite: bool) -> None:
     """Write a run into the table ``runs``, or check that it is the one there.
 
     Parameters
@@ -19,30 +26,54 @@ def register_run(study: Study, trained: TrainedModel, *, overwrite: bool) -> Non
         The study.
     trained : TrainedModel
         The run's network.
+    passes : Passes, optional
+        What predictions are to be made with; the study holds one kind alone. None leaves what is there.
     overwrite : bool
-        Replace another run of that name, or another checkpoint of this one: its predictions and features go.
+        Replace another run of that name, or another checkpoint of this one: its predictions and features go; so do
+        predictions that were made otherwise.
 
     Raises
     ------
     RunError
-        If the table has another run of that name, or another checkpoint of this one.
+        If the table has another run of that name, another checkpoint of this one, or other predictions of it.
     """
     name = trained.run.name
     row = study.con.execute("SELECT path, checkpoint FROM runs WHERE run = $1", [name]).fetchone()
+    has = study.con.execute("SELECT 1 FROM predictions WHERE run = $1 LIMIT 1", [name]).fetchone() is not None
     if row is not None and row[1] == trained.sha256:
+        _register_passes(study, name, passes, has_predictions=has, overwrite=overwrite)
         return
     if row is not None and not overwrite:
         what = "another checkpoint of run" if row[0] == str(trained.run) else f"the run {row[0]}, also called"
-        held = study.con.execute("SELECT 1 FROM predictions WHERE run = $1 LIMIT 1", [name]).fetchone()
         raise RunError(
-            f"{study.path.name} holds {'predictions' if held else 'features'} of {what} {name!r}; "
+            f"{study.path.name} holds {'predictions' if has else 'features'} of {what} {name!r}; "
             "replace all of them with --overwrite"
             + ("" if row[0] == str(trained.run) else ", or rename the run folder")
         )
+    passes = passes or Passes()
     with study.atomic():
         study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
         delete_features(study.con, "run = $run", {"run": name})
         study.con.execute(
-            "INSERT OR REPLACE INTO runs VALUES ($1, $2, $3, $4)",
-            [name, str(trained.run), trained.sha256, list(trained.classes)],
+            "INSERT OR REPLACE INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [name, str(trained.run), trained.sha256, list(trained.classes),
+             passes.tta, passes.mc_dropout, passes.mc_seed],
+        )  # fmt: skip
+
+
+def _register_passes(study: Study, name: str, passes: Passes | None, *, has_predictions: bool, overwrite: bool) -> None:
+    """Write what the predictions of a run are made with, or check that it is what those there were made with."""
+    held = held_passes(study, name)
+    if passes is None or passes == held:
+        return
+    if has_predictions and not overwrite:
+        raise RunError(
+            f"{study.path.name} holds predictions of run {name!r} with {held}, not {passes}; "
+            "replace all of them with --overwrite"
+        )
+    with study.atomic():
+        study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
+        study.con.execute(
+            "UPDATE runs SET tta = $2, mc_dropout = $3, mc_seed = $4 WHERE run = $1",
+            [name, passes.tta, passes.mc_dropout, passes.mc_seed],
         )

@@ -62,18 +62,20 @@ class TrainedModel:
         """Precision to predict in: what trained in bf16 still runs where there is none."""
         return "fp32" if self.config.precision == "fp32" else "auto"
 
+    def images(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
+        """Return RGB tiles, uint8 (n, tile_px, tile_px, 3), on the device, (n, 3, tile_px, tile_px)."""
+        return torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
+
     def log_probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return log probabilities, (n, classes), of RGB tiles, (n, tile_px, tile_px, 3)."""
-        images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
         with evaluating(self.network):
-            result = log_probabilities(self.network, images_BCHW, self.standard, self.precision)
+            result = log_probabilities(self.network, self.images(tiles), self.standard, self.precision)
         return result.cpu().numpy()
 
     def features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what the last linear layer is given, (n, features), of RGB tiles, (n, tile_px, tile_px, 3)."""
-        images_BCHW = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
         with evaluating(self.network), precision_context(self.precision, self.device):
-            result = penultimate(self.network, self.standard(images_BCHW))
+            result = penultimate(self.network, self.standard(self.images(tiles)))
         return result.cpu().numpy()
 
 

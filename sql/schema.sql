@@ -353,13 +353,19 @@ CREATE TABLE runs (
     run VARCHAR PRIMARY KEY,
     path VARCHAR NOT NULL,
     checkpoint VARCHAR NOT NULL,
-    classes VARCHAR [] NOT NULL
+    classes VARCHAR [] NOT NULL,
+    tta VARCHAR NOT NULL DEFAULT 'none' CHECK (tta IN ('none', 'd4')),
+    mc_dropout INTEGER NOT NULL DEFAULT 0 CHECK (mc_dropout >= 0),
+    mc_seed INTEGER NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE runs IS 'Runs whose predictions the study holds.';
 COMMENT ON COLUMN runs.run IS 'Name: that of the run''s folder.';
 COMMENT ON COLUMN runs.path IS 'Absolute path of the run''s folder.';
 COMMENT ON COLUMN runs.checkpoint IS 'SHA-256 of the checkpoint that predicted.';
 COMMENT ON COLUMN runs.classes IS 'Classes in the order of their numbers.';
+COMMENT ON COLUMN runs.tta IS 'Test-time augmentation of its predictions: none, or d4, the mean over eight positions.';
+COMMENT ON COLUMN runs.mc_dropout IS 'Passes with dropout on that its predictions are the mean of; 0 for none.';
+COMMENT ON COLUMN runs.mc_seed IS 'Seed of what those passes drop.';
 
 CREATE TABLE predictions (
     run VARCHAR NOT NULL,
@@ -370,7 +376,9 @@ CREATE TABLE predictions (
     grid_y INTEGER NOT NULL,
     predicted VARCHAR NOT NULL,
     probability FLOAT NOT NULL,
-    probabilities MAP(VARCHAR, FLOAT) NOT NULL
+    probabilities MAP(VARCHAR, FLOAT) NOT NULL,
+    entropy FLOAT,
+    mutual_information FLOAT
 );
 COMMENT ON TABLE predictions IS 'One row per run, grid and tile that was predicted; a slide is whole or absent.';
 COMMENT ON COLUMN predictions.run IS 'The run.';
@@ -382,3 +390,6 @@ COMMENT ON COLUMN predictions.grid_y IS 'Row of the tile.';
 COMMENT ON COLUMN predictions.predicted IS 'Class of the greatest probability.';
 COMMENT ON COLUMN predictions.probability IS 'Its probability, 0 to 1.';
 COMMENT ON COLUMN predictions.probabilities IS 'Probability of each class.';
+COMMENT ON COLUMN predictions.entropy IS 'Entropy of the probabilities, nats; NULL without MC dropout.';
+COMMENT ON COLUMN predictions.mutual_information IS
+'Part of the entropy on which the passes of MC dropout disagree, nats; NULL without.';

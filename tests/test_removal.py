@@ -100,7 +100,9 @@ def test_marked_hole_whose_roi_goes_is_refused(study: sd.Study, tmp_path: Path) 
 
 
 def test_removed_slide_takes_all_that_is_known_of_it(cohort: sd.Study, tmp_path: Path) -> None:
-    cohort.con.execute("INSERT INTO predictions VALUES ('r', '64px_64um', 's1', 't', 0, 0, 'a', 1, MAP {'a': 1})")
+    cohort.con.execute(
+        "INSERT INTO predictions VALUES ('r', '64px_64um', 's1', 't', 0, 0, 'a', 1, MAP {'a': 1}, NULL, NULL)"
+    )
     before = tables(cohort)
     report = cohort.remove_slides("s1", dry_run=True)
     assert tables(cohort) == before

@@ -40,7 +40,10 @@ def rgb(colour: str) -> list[int]:
 
 def predict(study: sd.Study, run: str, grid: str, classes: Sequence[str]) -> None:
     """Store predictions of every tile as the command predict does: the greater grid_x, the likelier the last class."""
-    study.con.execute("INSERT INTO runs VALUES ($1, $2, $3, $4)", [run, f"/runs/{run}", "0" * 64, list(classes)])
+    study.con.execute(
+        "INSERT INTO runs (run, path, checkpoint, classes) VALUES ($1, $2, $3, $4)",
+        [run, f"/runs/{run}", "0" * 64, list(classes)],
+    )
     slides = study.sql("SELECT slide FROM slides ORDER BY slide").fetchall()
     for (slide,) in slides:
         tiles = study.con.execute(
@@ -54,6 +57,8 @@ def predict(study: sd.Study, run: str, grid: str, classes: Sequence[str]) -> Non
         best = [max(range(len(classes)), key=values.__getitem__) for values in probabilities]
         rows = rows.append_column("class_number", pa.array(best, pa.int32()))
         rows = rows.append_column("probabilities", pa.array(probabilities, pa.list_(pa.float32())))
+        for name in ("entropy", "mutual_information"):
+            rows = rows.append_column(name, pa.nulls(len(rows), pa.float32()))
         values = {"run": run, "grid": grid, "slide": slide, "classes": list(classes)}
         with registered(study.con, "incoming_predictions", rows):
             study.con.execute(read_query("insert_predictions"), values)
@@ -203,7 +208,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sd.Study]:
         study.add_slides(folder / "s.tiff")
         for stride_div in (1, 2, 1.5):
             study.tile(32, tile_um=16, stride_div=stride_div)
-        study.con.execute("INSERT INTO runs VALUES ('r', '/r', '', ['a', 'b'])")
+        study.con.execute("INSERT INTO runs (run, path, checkpoint, classes) VALUES ('r', '/r', '', ['a', 'b'])")
         yield study
 
 
@@ -221,7 +226,7 @@ def test_merged_tiles_cover_what_the_tiles_cover(
     for (x, y), label in chosen.items():
         tile_id = f"s-{x * stride + 16}-{y * stride + 16}"
         painted.con.execute(
-            "INSERT INTO predictions VALUES ('r', $1, 's', $2, $3, $4, $5, 1, MAP {'a': 1.0})",
+            "INSERT INTO predictions VALUES ('r', $1, 's', $2, $3, $4, $5, 1, MAP {'a': 1.0}, NULL, NULL)",
             [grid, tile_id, x, y, label],
         )
     folder = tmp_path_factory.mktemp("merged")

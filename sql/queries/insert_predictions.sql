@@ -12,5 +12,7 @@ SELECT
     $classes[incoming_predictions.class_number + 1] AS predicted,
     incoming_predictions.probabilities[incoming_predictions.class_number + 1] AS probability,
     map($classes::VARCHAR [], incoming_predictions.probabilities) AS probabilities,
+    incoming_predictions.entropy,
+    incoming_predictions.mutual_information,
 FROM incoming_predictions
 ORDER BY incoming_predictions.grid_y, incoming_predictions.grid_x

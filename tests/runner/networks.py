@@ -134,3 +134,18 @@ def tiny_vit(num_classes: int) -> nn.Module:
 def no_linear(num_classes: int) -> nn.Module:
     """Return a network that ends in a convolution."""
     return nn.Sequential(nn.Conv2d(3, num_classes, 5, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def dropping(num_classes: int) -> nn.Module:
+    """Return a network that drops channels and features."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Dropout2d(0.2),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, num_classes),
+    )
