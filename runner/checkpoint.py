@@ -113,8 +113,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a file and bring it to the disk.
+def append_line(path: Path, line: str, *, durable: bool = True) -> None:
+    """Append a line to a file and, if it is to be durable, bring it to the disk.
 
     Raises
     ------
@@ -124,7 +124,8 @@ def append_line(path: Path, line: str) -> None:
     with _told(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -93,6 +93,41 @@ class TrainConfig:
         None, "tiles", "Training tiles of an epoch, rounded down to whole batches; others have their turn later."
     )
     clip: int | None = _setting(None, "tiles", "At most so many training tiles of a slide, chosen by the seed.")
+    # How the steps are made, when the run ends, and what it keeps on the way.
+    schedule: str = _setting(
+        "cosine",
+        "way",
+        "How the learning rate goes on after the warm-up; onecycle has a rise of its own.",
+        choices=("cosine", "onecycle", "plateau", "constant"),
+    )
+    plateau_patience: int = _setting(2, "epochs", "Epochs without a better --stop-metric that a plateau waits for.")
+    plateau_factor: float = _setting(0.1, "part", "What a plateau then multiplies the learning rate with.")
+    accumulate: int = _setting(1, "batches", "Batches that each process adds up to one step.")
+    ema_decay: float = _setting(
+        0.0, "part", "Part of the averaged weights that stays at each step, such as 0.999; 0 does not average."
+    )
+    compile: str = _setting(
+        "off", "way", "Whether torch compiles the network; auto does on a GPU.", choices=("off", "auto", "on")
+    )
+    best_metric: str = _setting(
+        "auto", "metric", "Metric of metrics.jsonl that chooses best.pt; auto is balanced accuracy, then the loss."
+    )
+    best_direction: str = _setting(
+        "auto", "way", "Whether less of it is better; auto tells by its name.", choices=("auto", "min", "max")
+    )
+    stop_metric: str = _setting("val/loss", "metric", "Metric that early stopping and a plateau look at.")
+    stop_direction: str = _setting(
+        "auto", "way", "Whether less of it is better; auto tells by its name.", choices=("auto", "min", "max")
+    )
+    stop_patience: int = _setting(
+        0, "epochs", "Epochs without a better --stop-metric after which the run ends; 0 goes on."
+    )
+    stop_min_delta: float = _setting(0.0, "difference", "By how much an epoch must be better to count as better.")
+    checkpoint_steps: int = _setting(0, "steps", "Steps between checkpoints within an epoch; 0 goes by time alone.")
+    checkpoint_minutes: float = _setting(
+        10.0, "minutes", "Minutes between checkpoints within an epoch; 0 goes by steps alone."
+    )
+    log_steps: int = _setting(50, "steps", "Steps between the lines of steps.jsonl.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -111,6 +146,15 @@ class TrainConfig:
         self._check_range("weight_decay", 0)
         self._check_range("grad_clip", 0)
         self._check_range("seed", 0, 2**63 - 1)
+        for name in ("plateau_patience", "stop_patience", "stop_min_delta", "checkpoint_steps", "checkpoint_minutes"):
+            self._check_range(name, 0)
+        self._check_range("accumulate", 1)
+        self._check_range("log_steps", 1)
+        for name, least in (("plateau_factor", 0.0), ("ema_decay", None)):
+            value = getattr(self, name)
+            if not (0.0 <= value < 1.0 and value != least):
+                bound = "0 or more" if least is None else "above 0"
+                raise ConfigError(f"{name} is {value!r}; it must be {bound}, and below 1")
         if self.warmup_epochs >= self.epochs:
             raise ConfigError(f"warmup_epochs is {self.warmup_epochs:g}; it must be less than epochs, {self.epochs}")
         for name in ("epoch_tiles", "clip"):

@@ -28,6 +28,7 @@ from slideduck.errors import ConfigError, SlideduckError
 __all__ = [
     "TIMEOUT_MINUTES",
     "Place",
+    "agreed",
     "average",
     "broadcast",
     "cores",
@@ -159,6 +160,15 @@ def average(tensor: torch.Tensor, place: Place) -> torch.Tensor:
         torch_dist.all_reduce(tensor)
         tensor /= place.world_size
     return tensor
+
+
+def agreed(wish: bool, place: Place) -> bool:
+    """Return what rank 0 wishes, on every rank; the device is not waited for."""
+    if place.world_size == 1:
+        return wish
+    box = torch.tensor([wish])
+    torch_dist.broadcast(box, src=0)
+    return bool(box.item())
 
 
 def broadcast(values: Any, place: Place) -> Any:

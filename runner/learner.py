@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
+import io
 import math
-from pathlib import Path
+import time
+from collections.abc import Generator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from slideduck.errors import ConfigError, RunError
+from slideduck.errors import ConfigError
 from slideduck.runner import dist
 from slideduck.runner.augment import Augmenter
+from slideduck.runner.averaging import AveragedNetwork
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.dist import Place
 from slideduck.runner.infer import Standard, precision_context, predict_rows
-from slideduck.runner.loader import to_device
+from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.recipe import parse_recipe
 from slideduck.runner.rows import class_weights
 from slideduck.runner.schedule import lr_at
 
-__all__ = ["Learner"]
+__all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]
 
-#: Steps between looks at the loss; looking makes the host wait for the device.
-_STEPS_PER_CHECK = 50
+
+class NotFinite(Exception):
+    """A loss or a gradient that is not a finite number: what it is, its step and its value."""
+
+    def __init__(self, what: str, step: int, number: float) -> None:
+        self.what, self.step, self.number = what, step, number
+        super().__init__(what, step, number)
+
+
+def steps_of_epoch(batches: int, accumulate: int) -> tuple[int, int]:
+    """Return the steps of an epoch, and the batches that each rank takes in one.
+
+    An epoch is as many whole steps as there are; with fewer batches than one step takes it is a single
+    smaller step.
+    """
+    each = min(accumulate, batches)
+    return batches // each, each
+
+
+@dataclass
+class EpochPart:
+    """How far an epoch is: what a checkpoint within it keeps.
+
+    Attributes
+    ----------
+    losses : torch.Tensor of float64, (steps,)
+        Mean loss of each step done, over ranks up to `looked` and on this rank from there.
+    norms : torch.Tensor of float64, (steps,)
+        Norm of the gradient at each step done, before clipping.
+    done, looked : int
+        Steps done, and those that `Learner.look` has averaged and found finite.
+    seconds, waited_s : float
+        Time of the steps done, and the part of it spent waiting for tiles.
+    """
+
+    losses: torch.Tensor
+    norms: torch.Tensor
+    done: int = 0
+    looked: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+    @classmethod
+    def new(cls, steps: int, device: torch.device) -> EpochPart:
+        """Return the part of an epoch of which no step is done."""
+        zeros = torch.zeros(steps, dtype=torch.float64, device=device)
+        return cls(zeros, zeros.clone())
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {
+            "losses": self.losses[: self.done].tolist(),
+            "norms": self.norms[: self.done].tolist(),
+            "seconds": self.seconds,
+            "waited_s": self.waited_s,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        self.done = self.looked = len(state["losses"])
+        self.losses[: self.done] = torch.tensor(state["losses"], dtype=torch.float64)
+        self.norms[: self.done] = torch.tensor(state["norms"], dtype=torch.float64)
+        self.seconds, self.waited_s = state["seconds"], state["waited_s"]
 
 
 class Learner:
@@ -43,8 +109,13 @@ class Learner:
         This rank.
     state : dict, optional
         A checkpoint to go on from.
-    last : Path
-        Where the last checkpoint is, for messages.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of an epoch.
+    lr_factor : float
+        What a plateau has made of the learning rate.
 
     Raises
     ------
@@ -52,12 +123,12 @@ class Learner:
         If the model cannot be built, or the device does not have the precision.
     """
 
-    def __init__(
-        self, data: TrainingData, config: TrainConfig, place: Place, state: dict[str, Any] | None, last: Path
-    ) -> None:
-        self.data, self.config, self.place, self.last = data, config, place, last
-        self.total_steps = config.epochs * data.steps
-        self.warmup_steps = round(config.warmup_epochs * data.steps)
+    def __init__(self, data: TrainingData, config: TrainConfig, place: Place, state: dict[str, Any] | None) -> None:
+        self.data, self.config, self.place = data, config, place
+        self.steps, self.batches_per_step = steps_of_epoch(data.steps, config.accumulate)
+        self.total_steps = config.epochs * self.steps
+        self.warmup_steps = round(config.warmup_epochs * self.steps)
+        self.lr_factor = 1.0
         if place.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         # A run that goes on has its weights, and what builds its network, from the checkpoint.
@@ -68,77 +139,124 @@ class Learner:
         self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
         self.standard = Standard(self.image["mean"], self.image["std"], place.device)
         if state:
-            network.load_state_dict(state["model"])
+            network.load_state_dict(state["trained"] if config.ema_decay else state["model"])
         self.network: nn.Module = network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged: AveragedNetwork | None = None
+        if config.ema_decay:
+            self.averaged = AveragedNetwork(self.network, config.ema_decay, state["step"] if state else 0)
+            if state:
+                self.averaged.network.load_state_dict(state["model"])
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.network, config), lr=config.lr, fused=place.device.type == "cuda"
         )
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.model = self.network if place.world_size == 1 else dist.distribute(self.network, place)
+        # What is called in training; the plain network keeps the names of its weights.
+        self.distributed = self.network if place.world_size == 1 else dist.distribute(self.network, place)
+        if state:
+            self._load_buffers(state["buffers_of_ranks"])
+        self.model = self._compiled(self.distributed)
         labels = data.sidecar.class_number[data.rows.train]
         weights = class_weights(labels, len(data.classes), config.balance, data.sampler.shares)
         self.weights = torch.from_numpy(weights).to(place.device)
 
+    @property
+    def inference_network(self) -> nn.Module:
+        """The network that validates and predicts: the averaged one, where there is one."""
+        return self.averaged.network if self.averaged else self.network
+
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the network and its training."""
-        return {
-            "model": self.network.state_dict(),
+        """Return what a checkpoint holds of the network and its training; every rank is to call it.
+
+        ``model`` is what predicts; ``trained`` are the weights that training goes on with, where they differ.
+        """
+        state = {
+            "model": self.inference_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
             "image": self.image,
             "architecture": self.architecture,
+            "buffers_of_ranks": self._gathered_buffers(),
         }
+        if self.averaged:
+            state["trained"] = self.network.state_dict()
+        return state
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 over all epochs."""
-        return lr_at(step, lr=self.config.lr, warmup_steps=self.warmup_steps, total_steps=self.total_steps)
+        return lr_at(
+            step,
+            lr=self.config.lr,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
+            schedule=self.config.schedule,
+            factor=self.lr_factor,
+        )
 
-    def train_epoch(self, epoch: int, waited: list[float]) -> float:
-        """Do the steps of one epoch.
+    def new_part(self) -> EpochPart:
+        """Return the part of an epoch of which no step is done."""
+        return EpochPart.new(self.steps, self.place.device)
+
+    def train(self, epoch: int, part: EpochPart) -> Generator[int]:
+        """Do the steps of an epoch that are left; close the generator to leave it early.
 
         Parameters
         ----------
         epoch : int
             From 0.
-        waited : list of float
-            Its first number grows by the seconds spent waiting for tiles.
+        part : EpochPart
+            How far the epoch is; it is brought up to date before each yield.
 
-        Returns
-        -------
-        float
-            Mean loss of the steps, over all ranks.
+        Yields
+        ------
+        int
+            Steps of the epoch done.
+        """
+        place, each = self.place, self.batches_per_step
+        cut = (self.data.batch_size, self.data.steps, place.rank, place.world_size)
+        rows = self.data.epoch_rows(epoch, place)
+        rows = rows[part.done * each * self.data.batch_size : self.steps * each * self.data.batch_size]
+        self.augmenter.epoch(epoch, *cut)
+        self.model.train()
+        last, waited, waited_before = time.perf_counter(), [0.0], part.waited_s
+        with self.data.loader.epoch(rows, self.data.batch_size) as reading:
+            batches = to_device(reading, place.device, waited)
+            while part.done < self.steps:
+                part.losses[part.done], part.norms[part.done] = self._step(epoch, part.done, batches)
+                part.done += 1
+                now = time.perf_counter()
+                part.seconds, last = part.seconds + now - last, now
+                part.waited_s = waited_before + waited[0]
+                yield part.done
+
+    def finish_epoch(self) -> None:
+        """Make the networks of all ranks the same, after the last step of an epoch."""
+        self._average_running_statistics(self.network)
+        if self.averaged:
+            self._average_running_statistics(self.averaged.network)
+
+    def look(self, epoch: int, part: EpochPart) -> None:
+        """Average the losses since the last look over ranks, and check them; it waits for the device.
 
         Raises
         ------
-        RunError
-            If a loss is not finite, with the step.
+        NotFinite
+            On every rank, for the first loss or norm of a gradient that is not finite.
         """
-        config, place = self.config, self.place
-        cut = (self.data.batch_size, self.data.steps, place.rank, place.world_size)
-        rows = self.data.epoch_rows(epoch, place)
-        self.augmenter.epoch(epoch, *cut)
-        # Dropout and the like: by seed, epoch and rank, so that a resumed run draws what it would have drawn.
-        mixed = np.random.SeedSequence([config.seed, epoch, place.rank]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(mixed >> np.uint64(1)))
-        losses = torch.zeros(self.data.steps, device=place.device)
-        checked = 0
-        self.model.train()
-        with self.data.loader.epoch(rows, self.data.batch_size) as batches:
-            for index, batch in enumerate(to_device(batches, place.device, waited)):
-                images = self.augmenter.apply(batch.images_BCHW, index)
-                losses[index] = self._step(epoch * self.data.steps + index, self.standard(images), batch.labels)
-                if (index + 1) % _STEPS_PER_CHECK == 0 or index + 1 == self.data.steps:
-                    self._check_losses(epoch, checked, dist.average(losses[checked : index + 1], place))
-                    checked = index + 1
-        self._average_running_statistics()
-        return float(losses.double().mean())
+        new = slice(part.looked, part.done)
+        # In double precision a sum of some ranks' losses is exact, and so the same in any order.
+        losses = dist.average(part.losses[new], self.place).tolist()
+        for index, (loss, norm) in enumerate(zip(losses, part.norms[new].tolist(), strict=True), start=part.looked):
+            for what, number in (("loss", loss), ("norm of the gradient", norm)):
+                if not math.isfinite(number):
+                    raise NotFinite(what, epoch * self.steps + index + 1, number)
+        part.looked = part.done
 
     def validate(self) -> Predictions | None:
         """Predict every validation tile once over all ranks; return them all on rank 0, None elsewhere."""
         place = self.place
         mine = predict_rows(
-            self.network,
+            self.inference_network,
             self.data.loader,
             self.data.rows.val[place.rank :: place.world_size],
             self.config.batch_size_per_rank,
@@ -154,19 +272,49 @@ class Learner:
         joined = [Predictions(*part) for part in zip(rows, labels, log_probabilities, strict=True)]
         return collect(joined, self.data.rows.val)
 
-    def not_finite(self, epoch: int, step: int, what: str, number: float) -> str:
-        """Return the message for a loss that is not a finite number."""
-        kept = f"epoch {epoch} is kept in {self.last}" if epoch else "no epoch is whole yet"
-        return (
-            f"epoch {epoch + 1}, step {step}: the {what} is {number}; {kept}; "
-            f"start another run with a lower --lr (it is {self.config.lr:g}) or with --precision fp32"
-        )
-
-    def _step(self, step: int, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Do one step and return this rank's loss, on the device."""
-        lr = self.lr(step)
+    def _step(self, epoch: int, index: int, batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do one step of an epoch; return this rank's loss and the gradient's norm, on the device."""
+        lr = self.lr(epoch * self.steps + index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for number in range(index * self.batches_per_step, (index + 1) * self.batches_per_step):
+            batch = next(batches)
+            self._seed(epoch, number)
+            is_last = number + 1 == (index + 1) * self.batches_per_step
+            # Gradients travel with the last batch of a step.
+            silent = nn.parallel.DistributedDataParallel.no_sync
+            with nullcontext() if is_last or self.place.world_size == 1 else silent(self.distributed):  # type: ignore[arg-type]
+                loss = self._loss(batch, self._augmented(batch, number)) / self.batches_per_step
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        parameters = list(self.network.parameters())
+        if self.config.grad_clip > 0:
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.optimizer.step()
+        if self.averaged:
+            self.averaged.update(self.network)
+        return torch.stack(losses).sum(), norm
+
+    def _seed(self, epoch: int, number: int) -> None:
+        """Seed dropout and the like by seed, epoch, batch of the epoch and rank.
+
+        So a run that goes on in the middle of an epoch draws what it would have drawn.
+        """
+        key = [self.config.seed, epoch, number, self.place.rank]
+        mixed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(mixed >> np.uint64(1)))
+
+    def _augmented(self, batch: Batch, number: int) -> torch.Tensor:
+        """Return the tiles of a batch of the epoch as they are learnt from, standardised."""
+        return self.standard(self.augmenter.apply(batch.images_BCHW, number))
+
+    def _loss(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        labels = batch.labels
         with precision_context(self.config.precision, self.place.device):
             logits = logits_of(self.model(images))
         if logits.shape != (len(labels), len(self.data.classes)):
@@ -176,26 +324,49 @@ class Learner:
                 f"it must return {(len(labels), len(self.data.classes))}"
             )
         each = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        loss = (each * self.weights[labels]).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.grad_clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        return loss.detach()
+        return (each * self.weights[labels]).mean()
 
-    def _check_losses(self, epoch: int, first: int, losses: torch.Tensor) -> None:
-        """Raise if a loss since the last look is not finite; the same on every rank."""
-        numbers = losses.tolist()
-        for index, number in enumerate(numbers, start=epoch * self.data.steps + first + 1):
-            if not math.isfinite(number):
-                raise RunError(self.not_finite(epoch, index, "loss", number))
+    def _compiled(self, model: nn.Module) -> nn.Module:
+        """Return the network as training calls it: compiled, where the settings want it."""
+        wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.place.device.type == "cuda")
+        # Distributed first: torch then cuts the graph where gradients are sent.
+        return torch.compile(model) if wanted else model  # type: ignore[return-value]
 
-    def _average_running_statistics(self) -> None:
+    def _networks(self) -> dict[str, nn.Module]:
+        """Return the networks in training by name."""
+        return {"network": self.network, **({"averaged": self.averaged.network} if self.averaged else {})}
+
+    def _gathered_buffers(self) -> list[dict[str, Any]] | None:
+        """Return the buffers of each rank's networks on rank 0; None elsewhere.
+
+        Within an epoch each rank has running statistics of its own.
+        """
+        file = io.BytesIO()
+        torch.save({name: dict(network.named_buffers()) for name, network in self._networks().items()}, file)
+        parts = dist.gather(np.frombuffer(file.getvalue(), np.uint8), self.place)
+        if parts is None:
+            return None
+        return [torch.load(io.BytesIO(part.tobytes()), map_location="cpu", weights_only=True) for part in parts]
+
+    def _load_buffers(self, of_ranks: list[dict[str, Any]]) -> None:
+        """Take over this rank's buffers.
+
+        With another number of ranks than before each takes the mean of them all, as after an epoch.
+        """
+        same = len(of_ranks) == self.place.world_size
+        for name, network in self._networks().items():
+            for key, buffer in network.named_buffers():
+                parts = [part[name][key] for part in of_ranks]
+                if same:
+                    buffer.copy_(parts[self.place.rank])
+                else:
+                    buffer.copy_(torch.stack(parts).mean(dim=0) if torch.is_floating_point(buffer) else parts[0])
+
+    def _average_running_statistics(self, network: nn.Module) -> None:
         """Average batch norm's running statistics over ranks, so that all hold the same network."""
         if self.place.world_size == 1:
             return
-        for module in self.network.modules():
+        for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 dist.average(module.running_mean, self.place)
                 assert module.running_var is not None

@@ -1,13 +1,16 @@
 """A run's folder: what it holds, whether a command fits it, and how it is put right after a kill.
 
-The checkpoint ``last.pt`` is the one truth: it holds the metrics of every epoch so far, and an epoch
-counts once it is in place. Everything else is written after it and made again from it.
+The newest checkpoint is the one truth: ``last.pt`` after each epoch, and those of ``checkpoints`` within
+one. It holds the metrics of every epoch so far, and an epoch counts once ``last.pt`` is in place.
+Everything else is written after it and made again from it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +24,14 @@ from slideduck.runner import checkpoint
 __all__ = ["RunFolder", "versions"]
 
 _FORMAT = "slideduck run"
+
+#: Checkpoints within an epoch that are kept.
+STEP_CHECKPOINTS = 3
+
+#: Settings that decide what is kept and told, but no number: a run may go on with others.
+_FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps")
+#: Settings that count by what they multiply to, the global batch.
+_PARTS_OF_BATCH = ("batch_size_per_rank", "accumulate")
 
 
 def versions() -> dict[str, str]:
@@ -47,8 +58,10 @@ class RunFolder:
         self.predictions = self.path / "predictions.parquet"
         self.curves = self.path / "curves.png"
         self.augmented = self.path / "augmented.png"
+        self.steps = self.path / "steps.jsonl"
+        self.checkpoints = self.path / "checkpoints"
 
-    def open(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    def open(self, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
         """Make a new run's folder, or check that an old one is of this very run.
 
         Parameters
@@ -58,14 +71,16 @@ class RunFolder:
 
         Returns
         -------
-        dict or None
-            The last checkpoint, or None where no epoch is whole yet.
+        state : dict or None
+            The newest checkpoint that can be read, or None where there is none yet.
+        damaged : list of str
+            What is wrong with each newer one.
 
         Raises
         ------
         RunError
             If the folder is of another run, naming each setting that differs with both values, or is no
-            run folder at all.
+            run folder at all; or if there are checkpoints and none can be read.
         """
         if self.config.exists():
             whole = self._merged(identity)
@@ -74,7 +89,46 @@ class RunFolder:
         else:
             whole = {"format": _FORMAT, "version": 1, **identity}
         checkpoint.write_json(self.config, whole)
-        return checkpoint.load(self.last) if self.last.exists() else None
+        return self._newest()
+
+    def step_checkpoint(self, step: int) -> Path:
+        """Return where the checkpoint of a step within an epoch is."""
+        return self.checkpoints / f"step-{step:08}.pt"
+
+    def _step_checkpoints(self) -> list[tuple[int, Path]]:
+        """Return the checkpoints within epochs with their steps, the newest first."""
+        found = [
+            (int(match[1]), path)
+            for path in self.checkpoints.glob("step-*.pt")
+            if (match := re.fullmatch(r"step-(\d+)\.pt", path.name))
+        ]
+        return sorted(found, reverse=True)
+
+    def _newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Return the newest checkpoint that can be read, and what is wrong with newer ones."""
+        state: dict[str, Any] | None = None
+        errors: list[RunError] = []
+        damaged: list[Path] = []
+        if self.last.exists():
+            try:
+                state = checkpoint.load(self.last)
+            except RunError as error:
+                errors.append(error)
+        for step, path in self._step_checkpoints():
+            if state and step <= state["step"]:
+                break
+            try:
+                state = checkpoint.load(path)
+                break
+            except RunError as error:
+                errors.append(error)
+                damaged.append(path)
+        if state is None and errors:
+            raise errors[0]
+        # They are not to count among the last three.
+        for path in damaged:
+            path.unlink()
+        return state, [str(error).partition(";")[0] for error in errors]
 
     def _merged(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config of the folder with the epochs of `identity`, or raise if more differs."""
@@ -101,7 +155,8 @@ class RunFolder:
                 + "\n".join(different)
                 + "\ngive another --run, or the settings it was started with"
             )
-        there["settings"]["epochs"] = identity["settings"]["epochs"]
+        for name in ("epochs", *_FREE_SETTINGS):
+            there["settings"][name] = identity["settings"][name]
         there["beton"] = identity["beton"]
         return there
 
@@ -109,9 +164,20 @@ class RunFolder:
         """Save the last checkpoint: from here on its epoch counts."""
         checkpoint.save(self.last, state)
 
+    def commit_step(self, state: dict[str, Any]) -> None:
+        """Save a checkpoint within an epoch, and remove those that are older than the last three."""
+        checkpoint.make_folder(self.checkpoints)
+        checkpoint.save(self.step_checkpoint(state["step"]), state)
+        for _step, path in self._step_checkpoints()[STEP_CHECKPOINTS:]:
+            path.unlink(missing_ok=True)
+        # A kill may have left one half-written, and these are large.
+        for path in self.checkpoints.glob(".step-*.pt.tmp"):
+            path.unlink(missing_ok=True)
+
     def write_best(self, state: Mapping[str, Any]) -> None:
         """Save the best checkpoint, without what only resuming needs."""
-        checkpoint.save(self.best, {name: value for name, value in state.items() if name != "optimizer"})
+        resuming = ("optimizer", "trained", "buffers_of_ranks")
+        checkpoint.save(self.best, {name: value for name, value in state.items() if name not in resuming})
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
         """Append the metrics of an epoch."""
@@ -123,12 +189,40 @@ class RunFolder:
         if not self.metrics.exists() or self.metrics.read_bytes() != text:
             checkpoint.write_whole(self.metrics, lambda file: file.write(text))
 
+    def add_step(self, line: Mapping[str, Any]) -> None:
+        """Append a line to steps.jsonl; it need not outlive a power cut."""
+        checkpoint.append_line(self.steps, _json_line(line), durable=False)
+
+    def restore_steps(self, step: int) -> None:
+        """Leave out of steps.jsonl what is after a step, or was half-written, when a kill came."""
+        if not self.steps.exists():
+            return
+        text = self.steps.read_bytes()
+        kept = b"".join(line for line in text.splitlines(keepends=True) if _step_of(line) <= step)
+        if kept != text:
+            checkpoint.write_whole(self.steps, lambda file: file.write(kept))
+
+    def best_beyond(self, epoch: int) -> dict[str, Any] | None:
+        """Return what ``best.pt`` says of itself, if it is of an epoch that the run is to do again."""
+        if not (self.best.exists() and self.predictions.exists()):
+            return None
+        state = checkpoint.load(self.best)
+        return dict(state["best"]) if state["epoch"] > epoch else None
+
     def lacks_best(self, best_epoch: int) -> bool:
         """Return True if a kill came between the last checkpoint and the files of its best epoch."""
         if not (self.best.exists() and self.predictions.exists()):
-            return True
+            return best_epoch > 0
         facts = pq.read_schema(self.predictions).metadata or {}
         return int(facts.get(b"epoch", b"0")) != best_epoch or checkpoint.load(self.best)["epoch"] != best_epoch
+
+
+def _step_of(line: bytes) -> float:
+    """Return the step of a line of steps.jsonl; infinity for one that is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _json_line(values: Mapping[str, Any]) -> str:
@@ -139,14 +233,17 @@ def _json_line(values: Mapping[str, Any]) -> str:
 def _comparable(identity: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return what must be equal for a run to go on: by name, what is compared and what is shown.
 
-    The global batch counts, not its parts: two processes with batches of 32 train as one with 64. A
-    beton may move, as long as its side-car is the same.
+    The global batch counts, not its parts: two processes with batches of 32 train as one with 64, and as
+    one that accumulates two batches of 32. A beton may move, as long as its side-car is the same.
     """
     settings = dict(identity["settings"])
-    del settings["batch_size_per_rank"]
+    for name in (*_PARTS_OF_BATCH, *_FREE_SETTINGS):
+        del settings[name]
     beton = identity["beton"]
+    classes = identity["classes"]
     return {
         **{name: (value, "not set" if value is None else str(value)) for name, value in settings.items()},
         "batch size of all processes": (identity["global_batch"], str(identity["global_batch"])),
+        "classes": (classes, ", ".join(classes)),
         "beton": (beton["sidecar_sha256"], f"{beton['path']} (side-car {beton['sidecar_sha256'][:12]})"),
     }

@@ -1,20 +1,20 @@
 """Training: what every rank does, and how a run starts, stops and goes on.
 
-An epoch counts once ``last.pt`` is in place. The order of tiles, their augmentation and the network's
-own random numbers are set anew from (seed, epoch) at the start of each epoch, so that a run which was
-killed and started again computes what an uninterrupted one does, to the bit on a CPU with the same
-number of threads.
+An epoch counts once ``last.pt`` is in place; checkpoints within an epoch let a run that was killed go on
+from there. The order of tiles, their augmentation and the network's own random numbers are functions of
+(seed, epoch, step), so that a run which was killed and started again computes what an uninterrupted one
+does: on a CPU with the same number of threads to the bit, whenever its checkpoints were written.
 
 A run may be given more epochs than it was started with, and goes on: its steps then follow the schedule
 of the new length from there on, which is not the schedule of a run that had this length from the start.
-Any other change of its settings is refused.
+Any other change of a setting that numbers depend on is refused.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,22 @@ from slideduck.runner.dist import Place
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.launch import Launch, launch, resolve_nproc
-from slideduck.runner.learner import Learner
+from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
 from slideduck.runner.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.runfolder import RunFolder, versions
+from slideduck.runner.schedule import plateau_factor
+from slideduck.runner.steplog import epoch_bar, step_line
+from slideduck.runner.stopping import resolve_criteria
+from slideduck.runner.telling import Teller
+from slideduck.runner.waiting import usage
+from slideduck.runner.writer import Writer, copied, writing
 
 __all__ = ["train", "train_rank"]
 
 _SECONDS_BETWEEN_PICTURES = 20.0
+
+#: Steps between looks at the clock for a checkpoint: rank 0 tells the others what it saw.
+_STEPS_PER_CLOCK = 10
 
 
 def train(
@@ -66,7 +75,8 @@ def train(
     how : Launch, optional
         Several nodes, restarts after a lost process, and how long processes wait for each other.
     progress : bool
-        Tell on standard error how it goes, a line an epoch.
+        Tell on standard error how it goes: a line an epoch, and within one a bar, or a line every ten
+        seconds where that is no terminal.
 
     Returns
     -------
@@ -76,7 +86,7 @@ def train(
     Raises
     ------
     ConfigError, BetonError, RunError, DiskFullError
-        Each says what to do; the last whole epoch is never lost.
+        Each says what to do; the last checkpoint is never lost.
     """
     settings = (config or TrainConfig()).to_dict()
     beton, run = str(Path(beton).absolute()), str(Path(run).absolute())
@@ -113,55 +123,71 @@ def train_rank(
         data = open_data(Path(beton), config, place)
         training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
         try:
-            with lock_folder(Path(run)) if place.is_first else nullcontext():
-                return training.run()
+            with lock_folder(Path(run)) if place.is_first else nullcontext(), writing() as writer:
+                return training.run(writer)
         except torch.cuda.OutOfMemoryError as error:
             raise RunError(
-                f"{place.device} has no memory left for batches of {data.batch_size}; give a smaller --batch-size"
+                f"{place.device} has no memory left for batches of {data.batch_size}; give a smaller --batch-size, "
+                "and a larger --accumulate to train as before"
             ) from error
 
 
 class _Training:
     """A run on one rank."""
 
+    writer: Writer
+    learner: Learner
+
     def __init__(
         self, data: TrainingData, folder: RunFolder, config: TrainConfig, place: Place, progress: bool
     ) -> None:
         self.data, self.folder, self.config, self.place, self.progress = data, folder, config, place, progress
+        self.steps, batches = steps_of_epoch(data.steps, config.accumulate)
+        self.tiles_per_step = batches * data.batch_size * place.world_size
+        self.criteria = resolve_criteria(config, self._known_metrics())
+        self.teller = Teller(data, config, place, self.criteria, folder.path, progress)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        self.pictured = time.monotonic()
+        self.kept = "no checkpoint is written yet"
+        self.pictured = self.saved = time.monotonic()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, writer: Writer) -> dict[str, Any]:
         """Train the epochs that are left and return the summary."""
+        self.writer = writer
         state, lacks_best = self._open_folder()
-        first_epoch = state["epoch"] if state else 0
-        if first_epoch < self.config.epochs or lacks_best:
-            self.learner = Learner(self.data, self.config, self.place, state, self.folder.last)
+        is_left = not self._is_over()
+        if is_left or lacks_best:
+            self.learner = Learner(self.data, self.config, self.place, state)
             for text in self.learner.told:
-                self._tell(text)
+                self.teller.tell(text)
         if state and lacks_best:
             self._write_missing_best(state)
-        if first_epoch >= self.config.epochs:
-            self._tell(
-                f"{self.folder.path}: finished, {len(self.history)} of {self.config.epochs} epochs, best epoch "
-                f"{self.best['epoch']} with balanced accuracy {self.best['balanced_accuracy']:.4f}; "
-                f"nothing to do. --epochs {2 * self.config.epochs} would go on"
-            )
+        if not is_left:
+            self.teller.finished(self.history, self.best)
             if not self.folder.curves.exists():
                 self._draw()
             return self._summary()
         if self.place.is_first and not self.folder.augmented.exists():
             draw_examples(self.data, self.config.augment, self.config.seed, self.folder.augmented)
-        for epoch in range(first_epoch, self.config.epochs):
-            self._epoch(epoch)
+        part = self.learner.new_part()
+        if state and state["within_epoch"]:
+            part.load(state["within_epoch"])
+        try:
+            while not self._is_over():
+                self._epoch(len(self.history), part)
+                part = self.learner.new_part()
+        except NotFinite as error:
+            # What is told to be kept is on the disk.
+            self.writer.wait()
+            raise RunError(self.teller.not_finite(error, self.kept)) from None
+        self.writer.wait()
+        self.teller.stopped(self.history)
         self._draw()
         return self._summary()
 
-    def _tell(self, text: str) -> None:
-        """Say something on standard error, where that is wanted; rank 0 only."""
-        if self.progress:
-            message(text)
+    def _is_over(self) -> bool:
+        """Return True if no epoch is left, or the run has stopped early."""
+        return len(self.history) >= self.config.epochs or self.criteria.stopped_after(self.history) is not None
 
     def _open_folder(self) -> tuple[dict[str, Any] | None, bool]:
         """Check the folder against the settings; rank 0 looks and tells the others.
@@ -169,96 +195,151 @@ class _Training:
         Returns
         -------
         state : dict or None
-            The last checkpoint.
+            The newest checkpoint.
         lacks_best : bool
             True if a kill came before the files of the best epoch.
         """
         state: dict[str, Any] | None = None
         lacks_best = False
         if self.place.is_first:
-            state = self.folder.open(
+            state, damaged = self.folder.open(
                 {
                     "settings": self.config.to_dict(),
                     "world_size": self.place.world_size,
-                    "global_batch": self.config.batch_size_per_rank * self.place.world_size,
+                    "global_batch": self.config.batch_size_per_rank * self.config.accumulate * self.place.world_size,
                     "classes": self.data.classes,
                     "beton": self.data.facts,
                     "versions": versions(),
                 }
             )
+            for problem in damaged:
+                message(f"warning: {problem}; the checkpoint before it is used")
+            self.folder.restore_steps(state["step"] if state else 0)
             if state:
                 self.folder.restore_metrics(state["history"])
-                lacks_best = self.folder.lacks_best(state["best"]["epoch"])
+                # After a damaged last.pt, the best epoch may be one that is done again now.
+                state["best"] = self.folder.best_beyond(state["epoch"]) or state["best"]
+                lacks_best = self.folder.lacks_best(state["best"].get("epoch", 0))
         state, lacks_best = dist.broadcast((state, lacks_best), self.place)
         if state:
             self.history, self.best = list(state["history"]), dict(state["best"])
-            if state["epoch"] < self.config.epochs:
-                self._tell(f"resuming after epoch {state['epoch']} of {self.config.epochs} ({self.folder.path})")
+            self.kept = self._kept_as(state["step"])
+            if not self._is_over():
+                self.teller.resuming(state)
         else:
-            self._say_start()
+            self.teller.start()
         return state, lacks_best
 
-    def _epoch(self, epoch: int) -> None:
-        """Train and validate one epoch, then make it count."""
-        data, learner = self.data, self.learner
-        step = (epoch + 1) * data.steps
-        started = time.perf_counter()
-        waited = [0.0]
-        loss = learner.train_epoch(epoch, waited)
+    def _epoch(self, epoch: int, part: EpochPart) -> None:
+        """Do what is left of an epoch's steps, validate, and make it count."""
+        learner = self.learner
+        learner.lr_factor = self._plateau_factor()
+        self._train(epoch, part)
+        learner.finish_epoch()
         trained = time.perf_counter()
         predictions = learner.validate()
-        if predictions is None:
-            return
-        validated = time.perf_counter()
-        slides = data.sidecar.slide[predictions.rows].astype(np.int64)
-        metrics = compute_metrics(predictions, slides, data.classes)
+        seconds = time.perf_counter() - trained
+        metrics = dist.broadcast(self._metrics(predictions) if predictions else None, self.place)
         if not math.isfinite(metrics["loss"]):
-            raise RunError(learner.not_finite(epoch, step, "validation loss", metrics["loss"]))
-        seconds = trained - started
-        n_tiles = data.steps * data.batch_size * self.place.world_size
+            raise NotFinite("validation loss", (epoch + 1) * self.steps, metrics["loss"])
         line = {
             "epoch": epoch + 1,
-            "step": step,
-            "lr": learner.lr(step - 1),
-            "train/loss": loss,
+            "step": (epoch + 1) * self.steps,
+            "lr": learner.lr((epoch + 1) * self.steps - 1),
+            "train/loss": float(part.losses.mean()),
             **{f"val/{name}": value for name, value in metrics.items()},
-            "time/epoch_s": round(validated - started, 4),
-            "time/train_s": round(seconds, 4),
-            "time/val_s": round(validated - trained, 4),
-            "time/load_share": round(waited[0] / seconds, 4),
-            "throughput/tiles_per_s": round(n_tiles / seconds, 1),
+            "time/epoch_s": round(part.seconds + seconds, 4),
+            "time/train_s": round(part.seconds, 4),
+            "time/val_s": round(seconds, 4),
+            "time/load_share": round(part.waited_s / part.seconds, 4),
+            "throughput/tiles_per_s": round(self.steps * self.tiles_per_step / part.seconds, 1),
         }
         if self.place.device.type == "cuda":
             line["memory/GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
         self._commit(plain(line), predictions)
 
-    def _commit(self, line: dict[str, Any], predictions: Predictions) -> None:
-        """Save the epoch; rank 0 only. The checkpoint comes first, the rest can be made from it."""
+    def _train(self, epoch: int, part: EpochPart) -> None:
+        """Do the steps of an epoch that are left, with a line of steps.jsonl and a checkpoint when they are due."""
+        learner, config = self.learner, self.config
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        before, window = (part.done, part.seconds, part.waited_s), part.done - part.done % config.log_steps
+        first, used = before, usage()
+        with (
+            closing(learner.train(epoch, part)) as steps,
+            epoch_bar(title, part, self.tiles_per_step, self.progress) as bar,
+        ):
+            for done in steps:
+                step = epoch * self.steps + done
+                is_last = done == self.steps
+                is_line = is_last or done % config.log_steps == 0
+                is_due = not is_last and self._is_due(step)
+                if is_line or is_due:
+                    learner.look(epoch, part)
+                if is_line:
+                    if self.place.is_first:
+                        line = step_line(epoch, part, before, window, learner.lr(step - 1), self.tiles_per_step)
+                        self.folder.add_step(line)
+                        if bar:
+                            bar.loss = line["train/loss"]
+                    before, window = (part.done, part.seconds, part.waited_s), part.done
+                if is_due:
+                    self._keep_step(epoch, part)
+                if bar:
+                    bar.advance()
+        self.teller.advise(part, first, usage().since(used))
+
+    def _is_due(self, step: int) -> bool:
+        """Return True if a checkpoint is due after a step; the same on every rank."""
+        config = self.config
+        if config.checkpoint_steps and step % config.checkpoint_steps == 0:
+            return True
+        # With several ranks the others ask rank 0, which costs a little at each step.
+        if not config.checkpoint_minutes or (self.place.world_size > 1 and step % _STEPS_PER_CLOCK):
+            return False
+        return dist.agreed(time.monotonic() - self.saved >= 60 * config.checkpoint_minutes, self.place)
+
+    def _keep_step(self, epoch: int, part: EpochPart) -> None:
+        """Write a checkpoint within an epoch."""
+        step = epoch * self.steps + part.done
+        state = self._state(epoch, step, part.state())
+        if self.place.is_first:
+            kept = copied(state)
+            self.writer.submit(lambda: self.folder.commit_step(kept))
+        self.saved, self.kept = time.monotonic(), self._kept_as(step)
+
+    def _commit(self, line: dict[str, Any], predictions: Predictions | None) -> None:
+        """Save the epoch. The checkpoint comes first, the rest can be made from it."""
         self.history.append(line)
-        score = (line["val/balanced_accuracy"], -line["val/loss"])
-        is_best = not self.best or score > (self.best["balanced_accuracy"], -self.best["loss"])
+        is_best = self.criteria.is_better(line, self.best)
         if is_best:
-            self.best = {"epoch": line["epoch"], "balanced_accuracy": score[0], "loss": line["val/loss"]}
-        state = self._state(line["epoch"])
-        self.folder.commit(state)
-        if is_best:
-            self._write_best(state, predictions)
-        self.folder.add_metrics(line)
-        self._tell(
-            f"epoch {line['epoch']:>3}/{self.config.epochs}  loss {line['train/loss']:.4f}  "
-            f"val loss {line['val/loss']:.4f}  balanced accuracy {line['val/balanced_accuracy']:.4f}"
-            f"{' (best)' if is_best else '       '}  {line['throughput/tiles_per_s']:,.0f} tiles/s, "
-            f"{100 * line['time/load_share']:.0f} % of the time waiting for tiles"
-        )
+            self.best = self.criteria.as_best(line)
+        state = self._state(line["epoch"], line["step"], None)
+        self.saved, self.kept = time.monotonic(), self._kept_as(line["step"])
+        if predictions is None:
+            return
+        self._submit_epoch(copied(state), predictions if is_best else None)
+        self.teller.epoch(line, is_best)
         if time.monotonic() - self.pictured > _SECONDS_BETWEEN_PICTURES:
             self._draw()
             self.pictured = time.monotonic()
 
-    def _state(self, epoch: int) -> dict[str, Any]:
-        """Return the checkpoint: all that resuming, evaluating and predicting need."""
+    def _submit_epoch(self, state: dict[str, Any], predictions: Predictions | None) -> None:
+        """Have the files of an epoch written, those of the best epoch with its predictions; rank 0 only."""
+
+        def write() -> None:
+            self.folder.commit(state)
+            if predictions:
+                self._write_best(state, predictions)
+            self.folder.add_metrics(state["history"][-1])
+
+        self.writer.submit(write)
+
+    def _state(self, epoch: int, step: int, within_epoch: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the checkpoint: all that resuming, evaluating and predicting need; every rank is to call it."""
         return {
             "epoch": epoch,
-            "step": epoch * self.data.steps,
+            "step": step,
+            "within_epoch": within_epoch,
             **self.learner.state(),
             "config": self.config.to_dict(),
             "world_size": self.place.world_size,
@@ -269,6 +350,39 @@ class _Training:
             "versions": versions(),
         }
 
+    def _metrics(self, predictions: Predictions) -> dict[str, Any]:
+        """Return the metrics of validation predictions."""
+        slides = self.data.sidecar.slide[predictions.rows].astype(np.int64)
+        return compute_metrics(predictions, slides, self.data.classes)
+
+    def _known_metrics(self) -> dict[str, Any]:
+        """Return what an epoch's metrics will be called, with the values of predictions that know nothing."""
+        rows = self.data.rows.val
+        n_classes = len(self.data.classes)
+        alike = np.full((len(rows), n_classes), -math.log(n_classes), np.float32)
+        metrics = self._metrics(Predictions(rows, self.data.sidecar.class_number[rows].astype(np.int64), alike))
+        return {"train/loss": 0.0, **{f"val/{name}": value for name, value in plain(metrics).items()}}
+
+    def _plateau_factor(self) -> float:
+        """Return what a plateau makes of the learning rate after the epochs so far."""
+        config, metric = self.config, self.criteria.stop
+        if config.schedule != "plateau":
+            return 1.0
+        return plateau_factor(
+            [metric.value(line) for line in self.history],
+            mode=metric.mode,
+            patience=config.plateau_patience,
+            factor=config.plateau_factor,
+            min_delta=config.stop_min_delta,
+        )
+
+    def _kept_as(self, step: int) -> str:
+        """Return where the checkpoint of a step is, in words."""
+        epoch, within = divmod(step, self.steps)
+        if within == 0:
+            return f"epoch {epoch} is kept in {self.folder.last}"
+        return f"step {step} is kept in {self.folder.step_checkpoint(step)}"
+
     def _write_best(self, state: dict[str, Any], predictions: Predictions) -> None:
         """Write the files of the best epoch."""
         self.folder.write_best(state)
@@ -277,7 +391,7 @@ class _Training:
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
         """Write the files of the best epoch where a kill came before them."""
-        if self.best["epoch"] != state["epoch"]:
+        if self.best["epoch"] != state["epoch"] or state["within_epoch"]:
             raise RunError(
                 f"{self.folder.best} or {self.folder.predictions.name} of epoch {self.best['epoch']} "
                 "is missing; put it back, or train again with another --run"
@@ -291,31 +405,6 @@ class _Training:
         if self.place.is_first and self.history:
             title = f"{self.folder.path.name}: {self.config.model} on {self.data.beton.name}"
             draw_curves(self.history, self.data.classes, self.best["epoch"], self.folder.curves, title)
-
-    def _say_start(self) -> None:
-        """Tell what is about to be trained, and what cannot be learnt."""
-        data = self.data
-        self._tell(
-            f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
-            f"{len(data.rows.val):,}, {len(data.classes)} classes ({', '.join(data.classes)}); "
-            f"{self.place.world_size} x {self.place.device.type}, "
-            f"{data.steps} steps of {data.batch_size * self.place.world_size} tiles an epoch"
-        )
-        if data.rows.unlabelled:
-            self._tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
-        if data.rows.left_out:
-            self._tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
-        if data.rows.clipped:
-            self._tell(f"{data.rows.clipped:,} training tiles are left out: at most {self.config.clip:,} of a slide")
-        groups = data.sampler.groups
-        if groups is not None and self.config.sample != "natural":
-            self._tell(
-                f"balanced by {self.config.sample}: {len(groups.names):,} groups, of which "
-                f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles; an epoch takes "
-                f"{data.sampler.tiles:,}"
-            )
-        if data.absent_classes:
-            self._tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
 
     def _summary(self) -> dict[str, Any]:
         """Return what a caller wants to know, on rank 0; nothing elsewhere."""

@@ -76,7 +76,7 @@ def test_settings_go_to_a_dict_and_back() -> None:
 
 
 def test_unknown_setting_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^no such setting: optimiser; the settings are augment, balance, "):
+    with pytest.raises(ConfigError, match=r"^no such setting: optimiser; the settings are accumulate, "):
         TrainConfig.from_dict({"optimiser": "adam"})
 
 

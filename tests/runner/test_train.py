@@ -116,8 +116,17 @@ def test_it_learns_two_textures_and_leaves_a_whole_folder(
     assert "optimizer" not in state
     assert sorted(item.name for item in run.iterdir()) == [
         ".lock", "augmented.png", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl",
-        "predictions.parquet",
+        "predictions.parquet", "steps.jsonl",
     ]  # fmt: skip
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    # Fifteen steps an epoch, a line every fifty and at the end of each epoch.
+    assert [(line["epoch"], line["step"], line["train/loss"]) for line in steps] == [
+        (line["epoch"], line["step"], line["train/loss"]) for line in lines
+    ]
+    assert set(steps[0]) == {
+        "step", "epoch", "lr", "train/loss", "train/gradient_norm", "time/step_ms", "time/load_ms", "time/load_share",
+        "throughput/tiles_per_s",
+    }  # fmt: skip
     told = capsys.readouterr().err.splitlines()
     assert told[0] == (
         "training networks:tiny on 240 tiles, validating on 80, 2 classes (stripes, chequers); 1 x cpu, "
@@ -157,16 +166,24 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_numbers(beton: Path, tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_numbers(
+    beton: Path, tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "slideduck.runner", "train", str(beton), "--run", str(run),
                "--model", STOPPABLE.model, "--epochs", "3", "--batch-size", "32", "--lr", "0.01",
                "--augment", "standard"]  # fmt: skip
-    environment = {**os.environ, "SLIDEDUCK_TEST_STOP_AT": f"SIGKILL:{2 * STEPS + 3}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "SLIDEDUCK_TEST_STOP_AT": f"SIGKILL:{2 * STEPS + 6}"}
+    done = subprocess.run(
+        [*command, "--checkpoint-steps", "2"], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
+    # What the writer had in flight is lost, nothing before it.
     assert len(metrics_of(run)) == 2
-    train(beton, run, STOPPABLE, progress=False)
+    train(beton, run, STOPPABLE)
+    told = capsys.readouterr().err.splitlines()[0]
+    # Which of the last two it is depends on the disk.
+    assert told in [f"resuming after step {step} of {STEPS} in epoch 3 of 3 ({run})" for step in (2, 4)]
     assert_same_run(run, uninterrupted)
 
 

@@ -1,0 +1,162 @@
+"""What a run says of itself on standard error: its start, each epoch, its end, and what stands in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slideduck.console import message
+from slideduck.runner import dist
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.data import TrainingData
+from slideduck.runner.dist import Place
+from slideduck.runner.learner import EpochPart, NotFinite, steps_of_epoch
+from slideduck.runner.stopping import Criteria
+from slideduck.runner.waiting import LoaderFacts, Usage, advice
+
+__all__ = ["Teller"]
+
+#: Shorter epochs are all start, and what they wait for tells nothing.
+_SECONDS_FOR_ADVICE = 5.0
+
+Line = Mapping[str, Any]
+
+
+class Teller:
+    """Says how a run goes.
+
+    Parameters
+    ----------
+    data, config, place, criteria
+        Of the run.
+    run : Path
+        Its folder.
+    show : bool
+        False keeps it silent, as on all ranks but the first.
+    """
+
+    def __init__(
+        self, data: TrainingData, config: TrainConfig, place: Place, criteria: Criteria, run: Path, show: bool
+    ) -> None:
+        self.data, self.config, self.place, self.criteria, self.run, self.show = (
+            data,
+            config,
+            place,
+            criteria,
+            run,
+            show,
+        )
+        self.steps, batches = steps_of_epoch(data.steps, config.accumulate)
+        self.tiles_per_step = batches * data.batch_size * place.world_size
+        self.advised = False
+
+    def tell(self, text: str) -> None:
+        """Say something."""
+        if self.show:
+            message(text)
+
+    def start(self) -> None:
+        """Say what is about to be trained, and what cannot be learnt."""
+        data = self.data
+        self.tell(
+            f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
+            f"{len(data.rows.val):,}, {len(data.classes)} classes ({', '.join(data.classes)}); "
+            f"{self.place.world_size} x {self.place.device.type}, "
+            f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
+        )
+        if data.rows.unlabelled:
+            self.tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
+        if data.rows.left_out:
+            self.tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
+        if data.rows.clipped:
+            self.tell(f"{data.rows.clipped:,} training tiles are left out: at most {self.config.clip:,} of a slide")
+        groups = data.sampler.groups
+        if groups is not None and self.config.sample != "natural":
+            self.tell(
+                f"balanced by {self.config.sample}: {len(groups.names):,} groups, of which "
+                f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles; an epoch takes "
+                f"{data.sampler.tiles:,}"
+            )
+        if data.absent_classes:
+            self.tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
+
+    def resuming(self, state: Mapping[str, Any]) -> None:
+        """Say from where the run goes on."""
+        within = state["step"] - state["epoch"] * self.steps
+        where = f"epoch {state['epoch']} of {self.config.epochs}"
+        if within:
+            where = f"step {within} of {self.steps} in epoch {state['epoch'] + 1} of {self.config.epochs}"
+        self.tell(f"resuming after {where} ({self.run})")
+
+    def epoch(self, line: Line, is_best: bool) -> None:
+        """Say how an epoch went."""
+        self.tell(
+            f"epoch {line['epoch']:>3}/{self.config.epochs}  loss {line['train/loss']:.4f}  "
+            f"val loss {line['val/loss']:.4f}  {self._best_metric(line)}"
+            f"{' (best)' if is_best else '       '}  {line['throughput/tiles_per_s']:,.0f} tiles/s, "
+            f"{100 * line['time/load_share']:.0f} % of the time waiting for tiles"
+        )
+
+    def finished(self, history: Sequence[Line], best: Line) -> None:
+        """Say that there is nothing to do."""
+        epochs, stopped = self.config.epochs, self.criteria.stopped_after(history)
+        if stopped:
+            more = f"it stopped early: no better {self.criteria.stop.title} since epoch {stopped[1]}"
+        else:
+            more = f"nothing to do. --epochs {2 * epochs} would go on"
+        self.tell(
+            f"{self.run}: finished, {len(history)} of {epochs} epochs, best epoch "
+            f"{best['epoch']} with {self._best_metric(best)}; {more}"
+        )
+
+    def stopped(self, history: Sequence[Line]) -> None:
+        """Say if the run stopped early, and why."""
+        stopped = self.criteria.stopped_after(history)
+        if stopped and len(history) < self.config.epochs:
+            self.tell(
+                f"stopped after epoch {stopped[0]} of {self.config.epochs}: no better {self.criteria.stop.title} "
+                f"since epoch {stopped[1]}"
+            )
+
+    def not_finite(self, error: NotFinite, kept: str) -> str:
+        """Return the message for a number that is not finite; `kept` says what is left of the run."""
+        return (
+            f"epoch {(error.step - 1) // self.steps + 1}, step {error.step}: the {error.what} is {error.number}; "
+            f"{kept}; start another run with a lower --lr (it is {self.config.lr:g}) or with --precision fp32"
+        )
+
+    def advise(self, part: EpochPart, first: tuple[int, float, float], used: Usage) -> None:
+        """Say once what to change where tiles are waited for.
+
+        Parameters
+        ----------
+        part : EpochPart
+            The epoch, all of it.
+        first : tuple of (int, float, float)
+            ``done``, ``seconds`` and ``waited_s`` when this process began with it.
+        used : Usage
+            What it used since.
+        """
+        steps, seconds, waited = part.done - first[0], part.seconds - first[1], part.waited_s - first[2]
+        if self.advised or not self.show or seconds < _SECONDS_FOR_ADVICE:
+            return
+        image = self.data.facts["image"]
+        facts = LoaderFacts(
+            threads=self.place.threads,
+            cores=dist.cores(),
+            processes=self.place.world_size,
+            mode=image["mode"],
+            tile_px=image["tile_px"],
+            tile_bytes=self.data.beton.stat().st_size / self.data.sidecar.samples,
+            on_cpu=self.place.device.type == "cpu",
+        )
+        text = advice(waited / seconds, seconds, steps * self.tiles_per_step // self.place.world_size, used, facts)
+        if text:
+            self.advised = True
+            self.tell(f"warning: {text}")
+
+    def _best_metric(self, values: Line) -> str:
+        """Return the metric that chooses the best epoch, of a line or of what is kept of the best epoch."""
+        value = values.get(self.criteria.best.name, values.get("value"))
+        return f"{self.criteria.best.title} {'undefined' if value is None else f'{value:.4f}'}"

@@ -1,0 +1,86 @@
+"""Checkpoints written beside the training: copied first, then brought to the disk by a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from slideduck.console import message
+from slideduck.errors import SlideduckError
+
+__all__ = ["Writer", "copied", "writing"]
+
+
+def copied(value: Any) -> Any:
+    """Return a state of dicts, lists and tensors whose tensors are copies on the CPU.
+
+    What the training changes afterwards, the copy does not see.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(item) for item in value]
+    return value
+
+
+class Writer:
+    """Does jobs one after another in a thread, one in flight at most.
+
+    An error of a job is raised by the next call, so that a run whose disk is full ends instead of
+    training on without checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="slideduck-writer")
+        self._job: Future[None] | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Wait for the job before, and start this one.
+
+        Raises
+        ------
+        SlideduckError
+            What the job before raised; this one is not started then.
+        """
+        self.wait()
+        self._job = self._thread.submit(job)
+
+    def wait(self) -> None:
+        """Wait for the job in flight, and raise its error if it failed."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self) -> None:
+        """End the thread, after the job in flight."""
+        self._thread.shutdown(wait=True)
+
+
+@contextmanager
+def writing() -> Iterator[Writer]:
+    """Give a writer, and leave only when what it was given is on the disk.
+
+    Raises
+    ------
+    SlideduckError
+        What its last job raised. Where the block itself fails, that error is told and the block's raised.
+    """
+    writer = Writer()
+    try:
+        yield writer
+    except BaseException:
+        try:
+            writer.wait()
+        except SlideduckError as error:
+            message(f"error: {error}")
+        raise
+    else:
+        writer.wait()
+    finally:
+        writer.close()
