@@ -1,0 +1,48 @@
+"""The benches run at small scale, so that they are ready for the machine whose figures count."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def run(name: str, *words: str) -> list[str]:
+    """Run a bench beside the networks of the tests, and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, str(BENCH / name), *words], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides are not here")
+def test_the_bench_of_training_prints_what_a_run_says_of_itself() -> None:
+    lines = run("train.py", "--models", "networks:tiny", "--tile-px", "128", "--nproc", "1")
+    (row,) = (line.split("│")[1:-1] for line in lines if line.startswith("│"))
+    assert [cell.strip() for cell in row[:4]] == ["tiny", "128", "1", "16"]
+    assert float(row[4].replace(",", "")) > 0
+    assert row[-1].strip() == "1.00"
+    # 3 x 8 kernels of 5 px, then 8 x 16 of 3 px, forward and (but for the first's input) twice backward.
+    outputs = (62 * 62, 30 * 30)
+    flops = 2 * (outputs[0] * 3 * 8 * 25 * 2 + outputs[1] * 8 * 16 * 9 * 3 + 16 * 2 * 3)
+    assert lines[-2] == f"forward and backward: tiny at 128 px {flops / 1e9:.3f} GFLOP a tile"
+    assert re.fullmatch(r"ratios: tiny 128 px x1 waiting \d\.\d{3}, matrix rate \d\.\d{3}", lines[-1])
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides are not here")
+def test_the_bench_of_the_loader_compares_all_that_are_installed() -> None:
+    lines = run("loader.py", "--tiles", "256", "--repeat", "1", "--threads", "2")
+    assert "Slideflow is not installed here; --slideflow-python names a Python that imports it." in lines[-2]
+    names = re.findall(r"(slideduck/[^,]+|uncopied/decode) \d+\.\d\d \(\d+\.\d\d\)", lines[-1])
+    assert names == ["slideduck/decode", "uncopied/decode", "slideduck/torch + PIL", "slideduck/torch + cv2"]
