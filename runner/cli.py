@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from slideduck.console import STUDY, counted, example
+from slideduck.errors import RunError
 from slideduck.runner.config import TrainConfig
 
 __all__ = ["demo", "evaluate", "features", "heatmap", "main", "predict", "train"]
@@ -99,6 +100,13 @@ def _settings(command: F) -> F:
     metavar="MINUTES",
     help="End the run if a process does not answer for so long.",
 )
+@click.option("--folds", is_flag=True, help="Let each fold of the split validate in turn: a run each, in DIR/fold-K.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="A run for each of N seeds from --seed on, in DIR/seed-S; with --folds for each of every fold.",
+)
 @_JSON
 def train(
     beton: Path,
@@ -109,6 +117,8 @@ def train(
     rendezvous: str | None,
     restarts: int,
     timeout_minutes: float,
+    folds: bool,
+    seeds: int | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -118,12 +128,20 @@ def train(
     folder gets config.json, metrics.jsonl, best.pt, last.pt, predictions.parquet (validation, best epoch)
     and curves.png. Stopped at any time, the same command goes on after the last whole epoch; with more
     --epochs, a finished run goes on as well.
+
+    With --folds or --seeds DIR gets several runs, of which finished ones are passed over, summary.json with
+    the mean, standard deviation and 95 % interval of each metric, and predictions.parquet with each
+    validation tile once.
     """
     config = TrainConfig(**settings)
     from slideduck.runner.launch import Launch
-    from slideduck.runner.train import train as train_run
 
     how = Launch(nnodes, node_rank, rendezvous, restarts, timeout_minutes)
+    if folds or seeds is not None:
+        _cross_validate(beton, run, config, as_json, folds=folds, seeds=seeds, nproc=nproc, how=how)
+        return
+    from slideduck.runner.train import train as train_run
+
     result = train_run(beton, run, config, nproc=nproc, how=how)
     if not result:
         return  # another rank tells
@@ -133,6 +151,23 @@ def train(
     metrics = {name.removeprefix("val/"): value for name, value in result["metrics"].items() if name.startswith("val/")}
     _print_metrics(metrics, f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)")
     click.echo(f"run: {run}")
+
+
+def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, **how: Any) -> None:
+    """Train several runs and print what they say together; fail if one of them did."""
+    from slideduck.runner.crossval import cross_validate, print_summary
+
+    summary = cross_validate(beton, run, config, **how)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_summary(summary)
+        click.echo(f"summary: {run / 'summary.json'}")
+    if summary["failed"]:
+        raise RunError(
+            f"{', '.join(summary['failed'])} failed, so that there is no {run / 'predictions.parquet'}; "
+            "mend what is said above, and the same command trains only what is missing"
+        )
 
 
 @click.command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))

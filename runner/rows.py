@@ -14,7 +14,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.where import tiles_where
 
-__all__ = ["Rows", "RunRows", "class_weights", "labelled_rows", "run_rows"]
+__all__ = ["Rows", "RunRows", "class_weights", "folds_of", "labelled_rows", "run_rows"]
 
 Rows = NDArray[np.int64]
 
@@ -115,6 +115,34 @@ def labelled_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str |
     if len(rows) == 0:
         raise ConfigError(f"{beton}: {which}; it has {_counts(sidecar, 'split')}")
     return rows
+
+
+def folds_of(sidecar: Sidecar, where: str | None, beton: Path) -> list[int]:
+    """Return the folds that have labelled tiles, ascending.
+
+    Parameters
+    ----------
+    where : str, optional
+        A condition that the tiles must meet; see `slideduck.runner.where.tiles_where`.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two, with the number of tiles of each.
+    QueryError
+        If the condition cannot be used.
+    """
+    chosen = (sidecar.class_number >= 0) & (sidecar.tile_fold >= 0)
+    if where is not None:
+        chosen &= tiles_where(sidecar, where, beton)
+    folds: list[int] = np.unique(sidecar.tile_fold[chosen]).tolist()
+    if len(folds) < 2:
+        also = "" if where is None else f" that meet --where {where!r}"
+        raise ConfigError(
+            f"{beton}: --folds needs labelled tiles of two folds or more{also}; it has {_counts(sidecar, 'fold')}; "
+            "split the study into folds (slideduck split STUDY --folds 5, --preserve-site for sites) and export again"
+        )
+    return folds
 
 
 def class_weights(

@@ -1,0 +1,369 @@
+"""Several runs of one beton, one a fold, one a seed or both, and what they say together.
+
+Each run is an ordinary one in a folder of its own: it can be stopped, goes on, and is passed over once it is
+finished. Over runs a metric has a mean, a standard deviation and a 95 % interval of the mean by Student's t
+distribution. Folds share most of their training tiles, so that the runs are not independent and the interval
+is narrower than that of new data would be (Bengio and Grandvalet, No unbiased estimator of the variance of
+K-fold cross-validation, 2004). Each run's metrics are those of its best epoch, chosen on the same tiles.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import stdtrit
+
+from slideduck.beton import Sidecar, read_sidecar
+from slideduck.console import Output, counted, message, print_rows
+from slideduck.errors import ConfigError, RunError, SlideduckError
+from slideduck.runner import dist
+from slideduck.runner.checkpoint import lock_folder, write_json, write_whole
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.launch import Launch
+from slideduck.runner.metrics import Predictions, compute_metrics, plain
+from slideduck.runner.rows import folds_of
+from slideduck.runner.train import train
+
+__all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]
+
+_FORMAT = "slideduck cross-validation"
+#: Metrics that the table of runs has, of those there are.
+_SHOWN = (
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_auroc",
+    "slide/balanced_accuracy",
+    "patient/balanced_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of several.
+
+    Attributes
+    ----------
+    name : str
+        Name of its folder: ``fold-0``, ``seed-3`` or ``fold-0-seed-3``.
+    config : TrainConfig
+        Its settings.
+    """
+
+    name: str
+    config: TrainConfig
+
+
+def runs_of(config: TrainConfig, folds: Sequence[int] | None, seeds: int | None) -> list[Run]:
+    """Return the runs of some folds and seeds, the seeds of a fold one after the other.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        The settings of all of them; its seed is the first.
+    folds : sequence of int, optional
+        Folds that validate in turn; without them all runs have the sides of `config`.
+    seeds : int, optional
+        Number of seeds; without it there is one, which has no part in the names.
+
+    Raises
+    ------
+    ConfigError
+        If the settings name a fold, or sides, beside the folds.
+    """
+    if folds is not None and config.fold is not None:
+        raise ConfigError(f"fold is {config.fold} but all folds are to validate in turn; give --fold or --folds")
+    if seeds is not None and seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; it must be 1 or more")
+    runs = []
+    for fold in [None] if folds is None else folds:
+        of_fold = config if fold is None else replace(config, fold=fold)
+        for seed in range(config.seed, config.seed + (seeds or 1)):
+            parts = [f"fold-{fold}"] * (fold is not None) + [f"seed-{seed}"] * (seeds is not None)
+            runs.append(Run("-".join(parts), replace(of_fold, seed=seed)))
+    return runs
+
+
+def cross_validate(
+    beton: Path | str,
+    folder: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    folds: bool = False,
+    seeds: int | None = None,
+    nproc: str | int = "auto",
+    how: Launch | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a run for each fold of a beton, for each of several seeds, or for each of both.
+
+    Parameters
+    ----------
+    beton : path
+        The beton; with `folds`, of a study that was split into folds, by patient or by site.
+    folder : path
+        Gets a folder for each run, ``summary.json``, and ``predictions.parquet``: of each validation tile the
+        mean probabilities of the runs that did not train on its fold.
+    config : TrainConfig, optional
+        The settings of all runs.
+    folds : bool
+        Let each fold validate in turn.
+    seeds : int, optional
+        Train with so many seeds, from that of `config` on.
+    nproc, how
+        How each run is started; see `slideduck.runner.train.train`. One machine is all that is used.
+    progress : bool
+        Tell on standard error how it goes.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: ``runs``, each with its ``name``, ``fold``, ``seed``, ``best_epoch``,
+        ``checkpoint`` and ``metrics``; ``failed``, by name of the run, with the reason; ``metrics``, by name, with
+        the ``values`` by run, and ``mean``, ``std``, ``ci95`` and ``n`` (see `interval`; of a fold's seeds the
+        mean is taken first); and ``pooled``, the metrics of predictions.parquet, or None where a run failed.
+
+    Raises
+    ------
+    ConfigError
+        If the beton has no two folds, or the settings do not go with folds.
+    RunError
+        If `folder` is that of a single run, another process trains in it, or no run came to its end.
+    BetonError, QueryError
+        If the beton or a condition of the settings cannot be used.
+    """
+    beton, folder = Path(beton).absolute(), Path(folder).absolute()
+    config = config or TrainConfig()
+    if dist.is_joining():
+        raise ConfigError(
+            "--folds and --seeds train one run after the other and start the processes of each themselves; "
+            "start without torchrun, with --nproc"
+        )
+    if how is not None and how.nnodes > 1:
+        raise ConfigError(
+            f"--nnodes is {how.nnodes}, but --folds and --seeds use one machine; "
+            "start each run by itself, with --fold and --seed"
+        )
+    sidecar = read_sidecar(beton)
+    runs = runs_of(config, folds_of(sidecar, config.where, beton) if folds else None, seeds)
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder}: the folder of a single run; give another --run")
+    finished: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    with lock_folder(folder):
+        for number, run in enumerate(runs, start=1):
+            if progress:
+                message(f"{run.name}: run {number} of {len(runs)}")
+            try:
+                finished[run.name] = train(
+                    beton, folder / run.name, run.config, nproc=nproc, how=how, progress=progress
+                )
+            except Exception as error:
+                if not isinstance(error, SlideduckError):
+                    traceback.print_exc()
+                failed[run.name] = (
+                    str(error) if isinstance(error, SlideduckError) else f"{type(error).__name__}: {error}"
+                )
+                message(f"{run.name} failed: {failed[run.name]}")
+        if not finished:
+            raise RunError(f"{folder}: none of {counted(len(runs), 'run')} came to its end; the reasons stand above")
+        pooled = None
+        if failed:
+            # What an earlier call left is of other epochs.
+            (folder / "predictions.parquet").unlink(missing_ok=True)
+        else:
+            pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar), sidecar)
+        summary = _summary(beton, runs, finished, failed, pooled)
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean of some numbers, and how sure it is.
+
+    Returns
+    -------
+    dict
+        ``n``; ``mean``; ``std``, the sample's, with n - 1; and ``ci95``, two numbers: the mean less and plus
+        the 0.975 quantile of Student's t distribution with n - 1 degrees of freedom times ``std / sqrt(n)``.
+        What is not defined is None: all without a number, ``std`` and ``ci95`` of a single one.
+    """
+    n = len(values)
+    if n == 0:
+        return {"n": 0, "mean": None, "std": None, "ci95": None}
+    mean = fmean(values)
+    if n == 1:
+        return {"n": 1, "mean": mean, "std": None, "ci95": None}
+    deviation = stdev(values)
+    half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+    return {"n": n, "mean": mean, "std": deviation, "ci95": [mean - half, mean + half]}
+
+
+def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Path:
+    """Write the predictions of all runs as one Parquet: each tile once, in the order of the beton.
+
+    Of several seeds a tile has the mean of its probabilities; ``predicted`` and ``loss`` are theirs. A column
+    ``fold`` says which fold it is of, NULL where there are no folds.
+
+    Returns
+    -------
+    Path
+        ``predictions.parquet`` of the folder.
+
+    Raises
+    ------
+    RunError
+        If the runs of a fold did not predict the same tiles, or two folds a tile.
+    """
+    by_fold: dict[int | None, list[pa.Table]] = {}
+    for run in runs:
+        by_fold.setdefault(run.config.fold, []).append(pq.read_table(folder / run.name / "predictions.parquet"))
+    tables = []
+    for fold, of_seeds in by_fold.items():
+        table = _mean_table(of_seeds, folder)
+        tables.append(table.append_column("fold", pa.array([fold] * table.num_rows, pa.int64())))
+    pooled = pa.concat_tables(tables)
+    row_of = {name: row for row, name in enumerate(sidecar.tile_id.tolist())}
+    rows = np.array([row_of[name] for name in pooled["tile_id"].to_pylist()], np.int64)
+    if len(np.unique(rows)) < len(rows):
+        raise RunError(f"{folder}: two folds have the same tile; give another --run")
+    # The facts of a single run, such as its epoch, are not those of all.
+    facts = {
+        key: value
+        for key, value in (tables[0].schema.metadata or {}).items()
+        if key not in (b"epoch", b"run", b"split")
+    }
+    pooled = pooled.take(pa.array(np.argsort(rows))).replace_schema_metadata({**facts, b"run": folder.name.encode()})
+    path = folder / "predictions.parquet"
+    write_whole(path, lambda file: pq.write_table(pooled, file))
+    return path
+
+
+def _pooled_metrics(path: Path, sidecar: Sidecar) -> dict[str, Any]:
+    """Return the metrics of predictions that `pool_predictions` wrote."""
+    table = pq.read_table(path)
+    classes = [name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_")]
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.array([number[name] for name in table["label"].to_pylist()], np.int64)
+    probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in classes], axis=1)
+    # A probability that was too small for its type is the smallest one: its logarithm is then a number.
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).smallest_subnormal))
+    slide_of = {slide.slide: i for i, slide in enumerate(sidecar.slides)}
+    slides = np.array([slide_of[name] for name in table["slide"].to_pylist()], np.int64)
+    return compute_metrics(Predictions(np.arange(len(labels)), labels, logs), slides, classes)
+
+
+def _mean_table(tables: Sequence[pa.Table], folder: Path) -> pa.Table:
+    """Return one table of the predictions of several networks for the same tiles."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    if any(not table["tile_id"].equals(first["tile_id"]) for table in tables):
+        raise RunError(f"{folder}: its runs predicted different tiles; give another --run")
+    names = [name for name in first.column_names if name.startswith("prob_")]
+    mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in names}
+    probabilities = np.stack(list(mean.values()), axis=1)
+    classes = [name.removeprefix("prob_") for name in names]
+    label = np.array([classes.index(name) for name in first["label"].to_pylist()], np.int64)
+    of_label = np.maximum(probabilities[np.arange(len(label)), label], np.finfo(np.float64).smallest_subnormal)
+    changed = {
+        **mean,
+        "predicted": np.array(classes, object)[probabilities.argmax(axis=1)],
+        "loss": -np.log(of_label),
+    }
+    for name, values in changed.items():
+        if name in first.column_names:
+            at = first.column_names.index(name)
+            first = first.set_column(at, first.schema.field(at), pa.array(values, first.schema.field(at).type))
+    return first
+
+
+def _summary(
+    beton: Path,
+    runs: Sequence[Run],
+    finished: Mapping[str, dict[str, Any]],
+    failed: Mapping[str, str],
+    pooled: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what summary.json holds."""
+    done = [run for run in runs if run.name in finished]
+    of_run = {
+        run.name: {
+            name.removeprefix("val/"): value
+            for name, value in finished[run.name]["metrics"].items()
+            if name.startswith("val/")
+        }
+        for run in done
+    }
+    names = [name for name, value in of_run[done[0].name].items() if not isinstance(value, list)]
+    metrics = {}
+    for name in names:
+        values = {run.name: of_run[run.name].get(name) for run in done}
+        # The unit of the interval is a fold where there are folds, else a seed.
+        by_unit: dict[Any, list[float]] = {}
+        for run in done:
+            value = values[run.name]
+            if value is not None:
+                unit = run.config.seed if run.config.fold is None else run.config.fold
+                by_unit.setdefault(unit, []).append(value)
+        metrics[name] = {"values": values, **interval([fmean(of_unit) for of_unit in by_unit.values()])}
+    return {
+        "format": _FORMAT,
+        "version": 1,
+        "beton": str(beton),
+        "interval": "95 %, of the mean, Student's t",
+        "runs": [
+            {
+                "name": run.name,
+                "fold": run.config.fold,
+                "seed": run.config.seed,
+                **{key: finished[run.name][key] for key in ("run", "checkpoint", "epochs", "best_epoch")},
+                "metrics": of_run[run.name],
+            }
+            for run in done
+        ],
+        "failed": dict(failed),
+        "metrics": metrics,
+        "pooled": None if pooled is None else plain(pooled),
+    }
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print what `cross_validate` returned: a table of the runs, and one of the metrics over them."""
+    shown = [name for name in _SHOWN if name in summary["metrics"]]
+    runs = [
+        {"run": run["name"], "best epoch": run["best_epoch"], **{name: run["metrics"].get(name) for name in shown}}
+        for run in summary["runs"]
+    ]
+    print_rows(pa.Table.from_pylist(runs), Output(), title="validation of each run, best epoch")
+    pooled = summary["pooled"] or {}
+    rows = [
+        {
+            "metric": name,
+            "mean": entry["mean"],
+            "std": entry["std"],
+            "95 % from": entry["ci95"] and entry["ci95"][0],
+            "95 % to": entry["ci95"] and entry["ci95"][1],
+            "n": entry["n"],
+            "pooled": pooled.get(name),
+        }
+        for name, entry in summary["metrics"].items()
+        if name.split("/")[-1] not in ("tiles", "slides", "patients")
+    ]
+    kinds = {"metric": pa.string(), "n": pa.int64()}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
+    of = "folds" if summary["runs"][0]["fold"] is not None else "seeds"
+    print_rows(
+        pa.Table.from_pylist(rows, schema),
+        Output(),
+        title=f"over the n {of} where it is defined; intervals of the mean by Student's t; pooled: each tile once",
+    )
