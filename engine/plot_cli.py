@@ -11,6 +11,7 @@ import click
 
 import slideduck
 from slideduck.console import STUDY, example, message
+from slideduck.stain import METHODS, REFERENCE
 
 __all__ = ["plot"]
 
@@ -64,5 +65,28 @@ def labels(study: Path, slide: str, out: Path, **options: Any) -> None:
     """
     with slideduck.open(study, read_only=True, progress=True) as opened, warnings.catch_warnings(record=True) as notes:
         click.echo(opened.plot_labels(slide, out, **options))
+    for note in notes:
+        message(str(note.message))
+
+
+@plot.command(
+    epilog=example(
+        "slideduck plot stain study.duckdb s0 s1 stain.png",
+        "slideduck plot stain study.duckdb s0 s1 stain.png --method reinhard --stain-to s0",
+    )
+)
+@STUDY
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--method", type=click.Choice(METHODS), default="macenko", show_default=True, help="How.")
+@click.option("--stain-to", metavar="SLIDE", help=f"The slide whose stains all get. Default: {REFERENCE}, averages.")
+@click.option("--dpi", type=int, help="Dots per inch of a PNG. Default: 200.")
+def stain(study: Path, slides: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Draw each SLIDE of a STUDY before and after normalisation of its stains, with a close-up.
+
+    The suffix of OUT says in which form: .png, .pdf or .svg. Slides that have no fit are fitted for the picture.
+    """
+    with slideduck.open(study, read_only=True) as opened, warnings.catch_warnings(record=True) as notes:
+        click.echo(opened.plot_stain(slides, out, **options))
     for note in notes:
         message(str(note.message))

@@ -26,6 +26,7 @@ from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.sqlfiles import read_query
 from slideduck.stain_fit import StainReport, fit_stain
+from slideduck.stain_plot import plot_stain
 from slideduck.tile_geojson import TileExportReport, export_tiles
 from slideduck.verify import VerifyReport, verify
 
@@ -639,6 +640,19 @@ class Study:
     ) -> Path:
         """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.plot.plot_labels`."""
         return plot_labels(self, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois)
+
+    def plot_stain(
+        self,
+        slides: str | Sequence[str],
+        out: str | Path,
+        *,
+        method: str = "macenko",
+        stain_to: str | None = None,
+        dpi: int | None = None,
+    ) -> Path:
+        """Draw slides before and after normalisation of their stains; see `slideduck.stain_plot.plot_stain`."""
+        names = [slides] if isinstance(slides, str) else list(slides)
+        return plot_stain(self, names, out, method=method, stain_to=stain_to, dpi=dpi)
 
     def _grids(self) -> list[str]:
         return [name for (name,) in self.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]

@@ -34,7 +34,8 @@ from slideduck.stain import (
     stain_from_json,
     stain_to_json,
 )
-from slideduck.stain_fit import StainSlide, fit_slide, list_stain_slides, tissue_pixels
+from slideduck.stain_fit import list_stain_slides
+from slideduck.stain_slide import StainSlide, fit_slide, tissue_pixels
 from slideduck.tiles import TileReader
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import synthetic_image, write_slide
