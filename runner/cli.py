@@ -125,9 +125,10 @@ def train(
     """Train a network on a BETON that `slideduck export` made.
 
     Its tiles of split train are learnt from, and those of split val validate after each epoch. The run's
-    folder gets config.json, metrics.jsonl, best.pt, last.pt, predictions.parquet (validation, best epoch)
-    and curves.png. Stopped at any time, the same command goes on after the last whole epoch; with more
-    --epochs, a finished run goes on as well.
+    folder gets config.json, metrics.jsonl, best.pt, last.pt, predictions.parquet (validation, best epoch),
+    validation.json (its metrics with intervals, calibration, thresholds) and curves.png. Stopped at any
+    time, the same command goes on after the last whole epoch; with more --epochs, a finished run goes on
+    as well.
 
     With --folds or --seeds DIR gets several runs, of which finished ones are passed over, summary.json with
     the mean, standard deviation and 95 % interval of each metric, and predictions.parquet with each
@@ -148,8 +149,11 @@ def train(
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    metrics = {name.removeprefix("val/"): value for name, value in result["metrics"].items() if name.startswith("val/")}
-    _print_metrics(metrics, f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)")
+    from slideduck.runner.report import print_metrics
+
+    print_metrics(
+        result["validation"]["metrics"], f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)"
+    )
     click.echo(f"run: {run}")
 
 
@@ -183,18 +187,56 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
     metavar="FILE",
     help="Parquet of the predictions; default RUN/evaluations/NAME.parquet.",
 )
+@click.option(
+    "--by",
+    multiple=True,
+    # Those of slideduck.runner.assess, which imports torch.
+    type=click.Choice(["slide", "patient", "site", "split", "fold", "label", "roi_name"]),
+    help="Also metrics of the tiles of each value of this column; may be repeated.",
+)
+@click.option(
+    "--thresholds",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="JSON",
+    help="An evaluation of other tiles, or RUN/validation.json: try its thresholds here.",
+)
+@click.option(
+    "--temperature",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="JSON",
+    help="The same: divide logits by the temperature that was fitted there.",
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Resamples of patients for the intervals; 0 for none.",
+)
 @_JSON
 def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
-    """Compute the metrics of a RUN's network on any BETON, and write its predictions."""
+    """Compute the metrics of a RUN's network on any BETON, and write its predictions.
+
+    Metrics are of tiles, slides and patients, with 95 % intervals from resamples of patients. The JSON beside
+    the predictions also has the tables of reliability diagrams, the thresholds of each class by Youden's J and
+    by F1, and the temperature that calibrates these tiles best.
+    """
     from slideduck.runner.evaluate import evaluate as evaluate_run
 
     result = evaluate_run(run, beton, **options)
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
+    from slideduck.runner.report import print_by, print_metrics, print_thresholds
+
     split = f", split {result['split']}" if result["split"] else ""
     where = f", where {result['where']}" if result["where"] else ""
-    _print_metrics(result["metrics"], f"{beton.name}{split}{where}, epoch {result['epoch']} of {run}")
+    print_metrics(result["metrics"], f"{beton.name}{split}{where}, epoch {result['epoch']} of {run}")
+    if "applied_thresholds" in result:
+        print_thresholds(result["applied_thresholds"], f"thresholds of {options['thresholds']}")
+    for column, rows in result["by"].items():
+        print_by(rows, column)
     click.echo(f"predictions: {result['predictions']}")
 
 
@@ -351,29 +393,3 @@ def main() -> None:
     from slideduck.cli import cli
 
     cli(prog_name="slideduck")
-
-
-def _print_metrics(metrics: dict[str, Any], title: str) -> None:
-    """Print metrics as a table: what is known of tiles, and the same of slides."""
-    from rich.console import Console
-    from rich.table import Table
-
-    click.echo(title)
-    table = Table()
-    table.add_column("metric")
-    table.add_column("tiles", justify="right")
-    table.add_column("slides", justify="right")
-    for name, value in metrics.items():
-        if name.startswith("slide/") or name == "confusion":
-            continue
-        of_slides = metrics.get("slide/slides" if name == "tiles" else f"slide/{name}")
-        table.add_row("number" if name == "tiles" else name, _shown(value), _shown(of_slides))
-    table.add_row("fraction_error", "", _shown(metrics["slide/fraction_error"]))
-    Console(width=100, highlight=False).print(table)
-
-
-def _shown(value: Any) -> str:
-    """Return a number as the table shows it."""
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

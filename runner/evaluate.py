@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,21 @@ from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar
 from slideduck.console import message
-from slideduck.errors import RunError
+from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner import dist
+from slideduck.runner.assess import (
+    assess,
+    metrics_by,
+    patient_numbers,
+    read_temperature,
+    read_thresholds,
+    tile_columns,
+)
+from slideduck.runner.bootstrap import RESAMPLES
+from slideduck.runner.calibration import with_temperature
 from slideduck.runner.data import open_beton
 from slideduck.runner.infer import predict_rows, write_predictions
-from slideduck.runner.metrics import compute_metrics, plain
 from slideduck.runner.rows import labelled_rows
 from slideduck.runner.trained import TrainedModel, load_trained
 
@@ -33,6 +43,10 @@ def evaluate(
     checkpoint: str = "best",
     batch_size: int | None = None,
     out: Path | str | None = None,
+    by: Sequence[str] = (),
+    thresholds: Path | str | None = None,
+    temperature: Path | str | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Compute a network's metrics on the labelled tiles of a beton, and write its predictions.
 
@@ -54,22 +68,34 @@ def evaluate(
     out : path, optional
         Parquet of the predictions; default ``RUN/evaluations/BETON[-SPLIT][-where-DIGEST]-CHECKPOINT.parquet``,
         with a digest of the condition. The metrics go beside it, as JSON.
+    by : sequence of str
+        Columns of the side-car, any of `slideduck.runner.assess.COLUMNS`: metrics of the tiles of each value.
+    thresholds, temperature : path, optional
+        JSON of an evaluation of other tiles, or a run's validation.json: see what the thresholds that were chosen
+        there do here, and divide logits by the temperature that was fitted there.
+    resamples : int
+        Resamples of patients for the confidence intervals; 0 for none.
 
     Returns
     -------
     dict
-        ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``metrics`` (see
-        `slideduck.runner.metrics.compute_metrics`) and ``predictions``, the Parquet's path.
+        ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``predictions`` (the
+        Parquet's path), what `slideduck.runner.assess.assess` says: ``metrics``, ``reliability``, ``thresholds``,
+        ``temperature``; and ``by``: for each column a list of metrics.
 
     Raises
     ------
     RunError
-        If the beton has a class that the network lacks.
+        If the beton has a class that the network lacks, or a file holds no thresholds or temperature.
     ConfigError
-        If there is no labelled tile to evaluate.
+        If there is no labelled tile to evaluate, or no such column.
     QueryError
         If the condition cannot be used.
     """
+    if resamples < 0:
+        raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
+    chosen = None if thresholds is None else read_thresholds(thresholds)
+    divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
     trained = load_trained(run, checkpoint)
     sidecar, loader = open_beton(beton, dist.cores())
@@ -77,6 +103,7 @@ def evaluate(
     if where is not None:
         left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
         message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
+    columns = {name: tile_columns(sidecar, rows, name) for name in by}
     number_of_class = _class_numbers(trained, sidecar, rows, beton)
     _warn_of_other_tiles(trained, sidecar, beton)
     predictions = predict_rows(
@@ -90,12 +117,21 @@ def evaluate(
         len(trained.classes),
     )
     predictions = replace(predictions, labels=number_of_class[predictions.labels])
-    metrics = compute_metrics(predictions, sidecar.slide[rows].astype(np.int64), trained.classes)
+    if divisor is not None:
+        logs = with_temperature(predictions.log_probabilities, divisor).astype(np.float32)
+        predictions = replace(predictions, log_probabilities=logs)
+    units = sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows)
     condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
     name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
     target = Path(out).absolute() if out else trained.run / "evaluations" / f"{name}.parquet"
     checkpoints.make_folder(target.parent)
-    facts = {"run": trained.run.name, "checkpoint": trained.sha256, "epoch": str(trained.epoch)}
+    facts = {
+        "run": trained.run.name,
+        "checkpoint": trained.sha256,
+        "epoch": str(trained.epoch),
+        "beton": str(beton),
+        "split": split or "",
+    }
     write_predictions(target, predictions, sidecar, list(trained.classes), facts)
     result = {
         "run": str(trained.run),
@@ -105,9 +141,12 @@ def evaluate(
         "split": split,
         "where": where,
         "classes": list(trained.classes),
-        "metrics": plain(metrics),
         "predictions": str(target),
+        **assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen),
+        "by": {name: metrics_by(predictions, *units, trained.classes, values) for name, values in columns.items()},
     }
+    if divisor is not None:
+        result["applied_temperature"] = divisor
     checkpoints.write_json(target.with_suffix(".json"), result)
     return result
 

@@ -126,24 +126,27 @@ def write_predictions(
 ) -> None:
     """Write predictions as Parquet: one row a tile, in the order of the beton.
 
-    Columns are ``tile_id, slide, patient, label, predicted`` and ``prob_CLASS`` for each class.
+    Columns are ``tile_id, slide, patient, label, predicted``, ``loss`` (cross-entropy, nats) and ``prob_CLASS``
+    for each class.
 
     Parameters
     ----------
     facts : dict of str
-        Kept in the file's schema, such as the epoch.
+        Kept in the file's schema, such as the epoch, beside the grid's name and the side-car's digest.
     """
     names = np.array(classes, object)
-    rows = predictions.rows
+    rows, logs = predictions.rows, predictions.log_probabilities.astype(np.float64)
     columns: dict[str, object] = {
         "tile_id": pa.array(sidecar.tile_id[rows], pa.string()),
         "slide": pa.array(sidecar.tile_slide[rows], pa.string()),
         "patient": pa.array(sidecar.tile_patient[rows], pa.string()),
         "label": pa.array(names[predictions.labels], pa.string()),
         "predicted": pa.array(names[predictions.predicted], pa.string()),
+        "loss": pa.array(-logs[np.arange(len(rows)), predictions.labels], pa.float64()),
     }
     probabilities = predictions.probabilities
     for number, name in enumerate(classes):
         columns[f"prob_{name}"] = pa.array(probabilities[:, number], pa.float64())
+    facts = {"grid": sidecar.raw["grid"]["name"], "sidecar": sidecar.sha256, **facts}
     table = pa.table(columns).replace_schema_metadata(facts)
     write_whole(path, lambda file: pq.write_table(table, file))

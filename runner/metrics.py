@@ -1,4 +1,4 @@
-"""How good predictions are, tile by tile and slide by slide.
+"""How good predictions are, tile by tile, slide by slide and patient by patient.
 
 All numbers are computed in one process, in double precision, from predictions in order of row, so that
 they do not depend on how many processes predicted.
@@ -12,16 +12,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import binary_auroc, multiclass_confusion_matrix
 
 from slideduck.errors import RunError
+from slideduck.runner.calibration import brier_score, calibration_error, classwise_calibration_error
 
-__all__ = ["Predictions", "collect", "compute_metrics", "plain"]
+__all__ = [
+    "LEVELS",
+    "Predictions",
+    "Units",
+    "collect",
+    "compute_metrics",
+    "confusion_of",
+    "mean_over_classes",
+    "plain",
+    "ranked_scores",
+    "scores_of_confusion",
+    "units_of",
+]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
+
+#: What metrics are of, with the prefix of their names.
+LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
 
 
 @dataclass(frozen=True)
@@ -85,11 +99,33 @@ def collect(parts: Sequence[Predictions], expected_rows: Ints) -> Predictions:
     )
 
 
-def compute_metrics(predictions: Predictions, slides: Ints, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of predictions at tile and at slide level.
+@dataclass(frozen=True)
+class Units:
+    """What metrics are counted over: tiles, slides or patients.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, (n,)
+        True class numbers.
+    probabilities : ndarray of float64, (n, classes)
+        Probability of each class.
+    predicted : ndarray of int64, (n,)
+        Predicted class numbers.
+    """
+
+    labels: Ints
+    probabilities: NDArray[np.float64]
+    predicted: Ints
+
+
+def compute_metrics(
+    predictions: Predictions, slides: Ints, classes: Sequence[str], *, patients: Ints | None = None
+) -> dict[str, Any]:
+    """Return the metrics of predictions at tile, slide and patient level.
 
     A slide's true class is that of most of its tiles (the lesser number where two are equal), and its
-    score the mean of its tiles' probabilities.
+    score the mean of its tiles' probabilities. A patient's are the same, over the tiles of all of the
+    patient's slides: each tile counts once, so that a slide with more tiles counts for more.
 
     Parameters
     ----------
@@ -99,62 +135,170 @@ def compute_metrics(predictions: Predictions, slides: Ints, classes: Sequence[st
         Number of each tile's slide.
     classes : sequence of str
         Names of the classes, in order of their numbers.
+    patients : ndarray of int64, (n,), optional
+        Number of each tile's patient; without them there are no metrics of patients.
 
     Returns
     -------
     dict
         ``loss`` (mean cross-entropy, nats, not weighted), ``accuracy``, ``balanced_accuracy`` (mean recall
-        of the classes that are there), ``auroc/CLASS`` (one against the rest; NaN where only one side is
-        there), ``confusion`` (rows: true class, columns: predicted, both by number), ``tiles``; the same
-        under ``slide/``, with ``slide/slides`` for their number and ``slide/fraction_error``: the mean,
-        over slides and classes, of the difference between the part of a slide's tiles that is
-        predicted to be of a class and the part that is.
+        of the classes that are there), ``macro_f1`` (mean over the classes that are there or predicted),
+        ``kappa`` (Cohen's; NaN where chance alone would agree always), ``auroc/CLASS`` and
+        ``average_precision/CLASS`` (one against the rest; NaN where only one side is there),
+        ``macro_auroc`` (mean over the classes that have one), ``brier``, ``ece`` and ``classwise_ece`` (see
+        `slideduck.runner.calibration`), ``confusion`` (rows: true class, columns: predicted, both by
+        number), ``tiles``; the same, but for the loss, under ``slide/``, with ``slide/slides`` for their
+        number and ``slide/fraction_error``: the mean, over slides and classes, of the difference between the part of
+        a slide's tiles that is predicted to be of a class and the part that is; and alike under ``patient/``,
+        with ``patient/patients``.
     """
-    labels, probabilities = predictions.labels, predictions.probabilities
+    labels = predictions.labels
     of_label = predictions.log_probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    _, slide_of_tile = np.unique(slides, return_inverse=True)
-    true_fractions = _fractions(slide_of_tile, labels, len(classes))
-    predicted_fractions = _fractions(slide_of_tile, predictions.predicted, len(classes))
-    n_tiles = np.bincount(slide_of_tile).astype(np.float64)
-    scores = np.stack([np.bincount(slide_of_tile, probabilities[:, k]) / n_tiles for k in range(len(classes))], axis=1)
-    of_slides = _scores(scores, scores.argmax(axis=1), true_fractions.argmax(axis=1), classes)
+    tiles = units_of(predictions, None)
+    metrics = {"loss": -float(of_label.mean()), **_scores(tiles, classes), "tiles": len(labels)}
+    for level, groups in (("slides", slides), ("patients", patients)):
+        if groups is None:
+            continue
+        units = units_of(predictions, groups)
+        of_units = {
+            **_scores(units, classes),
+            "fraction_error": float(fraction_errors(predictions, groups).mean()),
+            level: len(units.labels),
+        }
+        metrics |= {LEVELS[level] + name: value for name, value in of_units.items()}
+    return metrics
+
+
+def units_of(predictions: Predictions, groups: Ints | None) -> Units:
+    """Return tiles themselves, or the groups of tiles that have the same number, in order of that number."""
+    probabilities = predictions.probabilities
+    if groups is None:
+        return Units(predictions.labels, probabilities, predictions.predicted)
+    _, group = np.unique(groups, return_inverse=True)
+    n_classes = probabilities.shape[1]
+    n_tiles = np.bincount(group).astype(np.float64)
+    scores = np.stack([np.bincount(group, probabilities[:, k]) / n_tiles for k in range(n_classes)], axis=1)
+    true = _fractions(group, predictions.labels, n_classes).argmax(axis=1)
+    return Units(true, scores, np.asarray(scores.argmax(axis=1), np.int64))
+
+
+def fraction_errors(predictions: Predictions, groups: Ints) -> NDArray[np.float64]:
+    """Return, for each group in order of its number, the mean error of the part of its tiles of each class."""
+    _, group = np.unique(groups, return_inverse=True)
+    n_classes = predictions.log_probabilities.shape[1]
+    predicted = _fractions(group, predictions.predicted, n_classes)
+    return np.asarray(np.abs(predicted - _fractions(group, predictions.labels, n_classes)).mean(axis=1))
+
+
+def confusion_of(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
+    """Return how many units of each true class (rows) are predicted to be of each (columns)."""
+    counts = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
+
+
+def scores_of_confusion(confusion: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics that a table of true and predicted classes gives, for any number of tables.
+
+    Parameters
+    ----------
+    confusion : ndarray, (..., classes, classes)
+        Rows are true, columns predicted classes; counts of at least one unit each.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1`` and ``kappa``, each of shape ``(...)``.
+        ``kappa`` is (p_o - p_e) / (1 - p_e): Cohen, Educational and Psychological Measurement 20 (1960) 37-46.
+    """
+    table = confusion.astype(np.float64)
+    right = np.diagonal(table, axis1=-2, axis2=-1)
+    true, predicted, total = table.sum(-1), table.sum(-2), table.sum((-2, -1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall = right / true
+        f1 = 2 * right / (true + predicted)
+        by_chance = (true * predicted).sum(-1)
+        kappa = (total * right.sum(-1) - by_chance) / (total**2 - by_chance)
     return {
-        "loss": -float(of_label.mean()),
-        **_scores(probabilities, predictions.predicted, labels, classes),
-        "tiles": len(labels),
-        **{f"slide/{name}": value for name, value in of_slides.items()},
-        "slide/fraction_error": float(np.abs(predicted_fractions - true_fractions).mean()),
-        "slide/slides": len(n_tiles),
+        "accuracy": right.sum(-1) / total,
+        "balanced_accuracy": mean_over_classes(recall),
+        "macro_f1": mean_over_classes(f1),
+        "kappa": np.where(total**2 == by_chance, np.nan, kappa),
     }
+
+
+def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the last axis of what is a number there; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values, 0).sum(-1) / known.sum(-1))
+
+
+def ranked_scores(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return AUROC and average precision of scores.
+
+    Equal scores stand together: a pair of them counts half for the AUROC (Mann and Whitney's U), and average
+    precision is the sum over thresholds of the precision times the recall won there, without interpolation.
+
+    Parameters
+    ----------
+    scores : ndarray, (n,)
+        Higher means more likely positive.
+    positive : ndarray of bool, (n,)
+        What is positive.
+
+    Returns
+    -------
+    tuple of float
+        Both NaN where only one side is there, or a score is NaN.
+    """
+    n_positive = int(np.count_nonzero(positive))
+    if n_positive in (0, len(positive)) or np.isnan(scores).any():
+        return math.nan, math.nan
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last_of_equals = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
+    hits = np.cumsum(positive[order])[last_of_equals]
+    won = np.diff(hits, prepend=0)
+    misses = last_of_equals + 1 - hits
+    # Twice U, so that it is a whole number.
+    twice = int((np.diff(misses, prepend=0) * (2 * hits - won)).sum())
+    precision = float((won * (hits / (last_of_equals + 1))).sum()) / n_positive
+    return twice / (2 * n_positive * (len(positive) - n_positive)), precision
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics as JSON takes them: NaN and infinity become None."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
+    """Return metrics as JSON takes them: NaN and infinity become None, in what they hold as well."""
+    return {name: _plain(value) for name, value in values.items()}
 
 
-def _fractions(slide_of_tile: Ints, numbers: Ints, n_classes: int) -> NDArray[np.float64]:
-    """Return the part of each slide's tiles that is of each class, (slides, classes)."""
-    counts = np.bincount(slide_of_tile * n_classes + numbers, minlength=(slide_of_tile.max() + 1) * n_classes)
+def _plain(value: Any) -> Any:
+    """Return a value as JSON takes it."""
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fractions(group: Ints, numbers: Ints, n_classes: int) -> NDArray[np.float64]:
+    """Return the part of each group's tiles that is of each class, (groups, classes)."""
+    counts = np.bincount(group * n_classes + numbers, minlength=(group.max() + 1) * n_classes)
     counts = counts.reshape(-1, n_classes)
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-def _scores(probabilities: Floats, predicted: Ints, labels: Ints, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what is the same for tiles and for slides."""
-    truth = torch.from_numpy(labels)
-    confusion = multiclass_confusion_matrix(torch.from_numpy(predicted), truth, num_classes=len(classes)).numpy()
-    support = confusion.sum(axis=1)
-    recalls = np.diag(confusion)[support > 0] / support[support > 0]
-    scores = {
-        "accuracy": float(np.trace(confusion) / confusion.sum()),
-        "balanced_accuracy": float(recalls.mean()),
+def _scores(units: Units, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what is the same for tiles, slides and patients."""
+    confusion = confusion_of(units.labels, units.predicted, len(classes))
+    scores: dict[str, Any] = {name: float(value) for name, value in scores_of_confusion(confusion).items()}
+    ranked = [ranked_scores(units.probabilities[:, k], units.labels == k) for k in range(len(classes))]
+    scores["macro_auroc"] = float(mean_over_classes(np.array([auroc for auroc, _ in ranked])))
+    scores |= {f"auroc/{name}": auroc for name, (auroc, _) in zip(classes, ranked, strict=True)}
+    scores |= {f"average_precision/{name}": precision for name, (_, precision) in zip(classes, ranked, strict=True)}
+    return {
+        **scores,
+        "brier": brier_score(units.probabilities, units.labels),
+        "ece": calibration_error(units.probabilities, units.predicted, units.labels),
+        "classwise_ece": classwise_calibration_error(units.probabilities, units.labels),
+        "confusion": confusion.tolist(),
     }
-    for number, name in enumerate(classes):
-        is_class = (truth == number).long()
-        both_sides = 0 < int(is_class.sum()) < len(labels)
-        column = torch.from_numpy(np.ascontiguousarray(probabilities[:, number]))
-        scores[f"auroc/{name}"] = float(binary_auroc(column, is_class)) if both_sides else math.nan
-    return {**scores, "confusion": confusion.tolist()}

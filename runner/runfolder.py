@@ -56,6 +56,7 @@ class RunFolder:
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
         self.predictions = self.path / "predictions.parquet"
+        self.validation = self.path / "validation.json"
         self.curves = self.path / "curves.png"
         self.augmented = self.path / "augmented.png"
         self.steps = self.path / "steps.jsonl"
@@ -208,6 +209,23 @@ class RunFolder:
             return None
         state = checkpoint.load(self.best)
         return dict(state["best"]) if state["epoch"] > epoch else None
+
+    def write_validation(self, values: Mapping[str, Any]) -> None:
+        """Write what the validation tiles say of the best epoch."""
+        checkpoint.write_json(self.validation, values)
+
+    def read_validation(self) -> dict[str, Any]:
+        """Return what `write_validation` wrote; nothing where there is no such file, or it is damaged."""
+        try:
+            values = json.loads(self.validation.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def epoch_of_validation(self) -> int | None:
+        """Return the epoch that validation.json is of; None where there is none."""
+        epoch = self.read_validation().get("epoch")
+        return epoch if isinstance(epoch, int) else None
 
     def lacks_best(self, best_epoch: int) -> bool:
         """Return True if a kill came between the last checkpoint and the files of its best epoch."""

@@ -148,5 +148,5 @@ def _metric(setting: str, name: str, direction: str, names: list[str], undefined
 
 def _mode(name: str) -> str:
     """Return which values of a metric are better, by the words of its name; those of a class tell nothing."""
-    words = name.partition("auroc/")[0].lower().replace("/", "_").split("_")
+    words = name.partition("auroc/")[0].partition("average_precision/")[0].lower().replace("/", "_").split("_")
     return "min" if any(word in _LESS_IS_BETTER for word in words) else "max"

@@ -24,6 +24,7 @@ import torch
 from slideduck.console import message
 from slideduck.errors import RunError
 from slideduck.runner import dist
+from slideduck.runner.assess import assess_file, patient_numbers
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.curves import draw_curves
@@ -81,7 +82,8 @@ def train(
     Returns
     -------
     dict
-        ``run``, ``epochs``, ``best_epoch``, ``metrics`` (of the best epoch) and ``checkpoint``.
+        ``run``, ``epochs``, ``best_epoch``, ``metrics`` (of the best epoch), ``validation`` (what
+        `slideduck.runner.assess.assess` says of its predictions) and ``checkpoint``.
 
     Raises
     ------
@@ -166,6 +168,7 @@ class _Training:
             self.teller.finished(self.history, self.best)
             if not self.folder.curves.exists():
                 self._draw()
+            self._assess()
             return self._summary()
         if self.place.is_first and not self.folder.augmented.exists():
             draw_examples(self.data, self.config.augment, self.config.seed, self.folder.augmented)
@@ -183,6 +186,7 @@ class _Training:
         self.writer.wait()
         self.teller.stopped(self.history)
         self._draw()
+        self._assess()
         return self._summary()
 
     def _is_over(self) -> bool:
@@ -353,7 +357,8 @@ class _Training:
     def _metrics(self, predictions: Predictions) -> dict[str, Any]:
         """Return the metrics of validation predictions."""
         slides = self.data.sidecar.slide[predictions.rows].astype(np.int64)
-        return compute_metrics(predictions, slides, self.data.classes)
+        patients = patient_numbers(self.data.sidecar, predictions.rows)
+        return compute_metrics(predictions, slides, self.data.classes, patients=patients)
 
     def _known_metrics(self) -> dict[str, Any]:
         """Return what an epoch's metrics will be called, with the values of predictions that know nothing."""
@@ -386,7 +391,14 @@ class _Training:
     def _write_best(self, state: dict[str, Any], predictions: Predictions) -> None:
         """Write the files of the best epoch."""
         self.folder.write_best(state)
-        facts = {"epoch": str(state["epoch"]), "run": self.folder.path.name}
+        config = self.config
+        split = config.val_split if config.fold is None else f"fold {config.fold}"
+        facts = {
+            "epoch": str(state["epoch"]),
+            "run": self.folder.path.name,
+            "beton": str(self.data.beton),
+            "split": config.val_where or split,
+        }
         write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
@@ -399,6 +411,11 @@ class _Training:
         predictions = self.learner.validate()
         if predictions is not None:
             self._write_best(state, predictions)
+
+    def _assess(self) -> None:
+        """Say what the best epoch is worth, with intervals, once a run is finished; rank 0 only."""
+        if self.place.is_first and self.folder.epoch_of_validation() != self.best["epoch"]:
+            self.folder.write_validation(assess_file(self.folder.predictions))
 
     def _draw(self) -> None:
         """Draw the curves; rank 0 only."""
@@ -417,4 +434,5 @@ class _Training:
             "epochs": len(self.history),
             "best_epoch": best_epoch,
             "metrics": next(line for line in self.history if line["epoch"] == best_epoch),
+            "validation": self.folder.read_validation(),
         }

@@ -74,7 +74,7 @@ def test_train_prints_the_best_epoch(beton: Path, trained: Path) -> None:
     result = run("train", beton, "--run", trained, "--epochs", 2, *TINY)
     assert result.exit_code == 0
     assert re.search(r"^validation, epoch [12] of 2 \(best\)", result.stdout)
-    assert re.search(r"balanced_accuracy │ [01]\.\d{4} │", result.stdout)
+    assert re.search(r"balanced_accuracy +│ [01]\.\d{4} │", result.stdout)
     assert result.stdout.endswith(f"run: {trained}\n")
     assert f"{trained}: finished, 2 of 2 epochs" in result.stderr
     result = run("train", beton, "--run", trained, "--epochs", 2, *TINY, "--json")
@@ -127,6 +127,26 @@ def test_conditions_choose_tiles_and_say_what_they_leave_out(beton: Path, traine
     assert result.stderr == "40 tiles are evaluated; 40 labelled ones do not meet slide = 'S7'\n"
     assert result.stdout.startswith("tiles.beton, split val, where slide = 'S7', epoch ")
     assert result.stdout.endswith(f"predictions: {trained / 'evaluations' / 'tiles-val-where-10bf39bd-best.parquet'}\n")
+
+
+def test_evaluate_prints_patients_intervals_thresholds_and_tables(beton: Path, trained: Path, tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "all.parquet", "--thresholds", trained / "validation.json", "--by", "split")
+    result = run("evaluate", trained, beton, *words)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert re.search(r"metric +┃ +tiles ┃ +slides ┃ +patients", lines[2])
+    number = r"[01]\.\d{4} \([01]\.\d{3}–[01]\.\d{3}\)"
+    assert any(re.fullmatch(rf"│ balanced_accuracy +│ {number} │ {number} │ {number} │", line) for line in lines)
+    assert "in parentheses: 95 % intervals, 1,000 resamples of 8 patients with all their tiles" in lines
+    assert f"thresholds of {trained / 'validation.json'}" in lines
+    assert any(re.match(r"│ tiles +│ chequers +│ youden +│", line) for line in lines)
+    assert "by split" in lines
+    assert any(re.match(r"│ val +│ +80 │ +2 │ +2 │", line) for line in lines)
+    result = run("evaluate", trained, beton, "--split", "val", "--out", tmp_path / "val.parquet")
+    assert (
+        "no confidence intervals: the tiles are of 2 patients, and resampling needs at least 5"
+        in result.stdout.splitlines()
+    )
 
 
 def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_it_learns_two_textures_and_leaves_a_whole_folder(
 
     table = pq.read_table(run / "predictions.parquet")
     assert table.column_names == [
-        "tile_id", "slide", "patient", "label", "predicted", "prob_stripes", "prob_chequers",
+        "tile_id", "slide", "patient", "label", "predicted", "loss", "prob_stripes", "prob_chequers",
     ]  # fmt: skip
     val = np.flatnonzero(sidecar.tile_split == "val")
     assert table["tile_id"].to_pylist() == sidecar.tile_id[val].tolist()
@@ -116,7 +116,7 @@ def test_it_learns_two_textures_and_leaves_a_whole_folder(
     assert "optimizer" not in state
     assert sorted(item.name for item in run.iterdir()) == [
         ".lock", "augmented.png", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl",
-        "predictions.parquet", "steps.jsonl",
+        "predictions.parquet", "steps.jsonl", "validation.json",
     ]  # fmt: skip
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     # Fifteen steps an epoch, a line every fifty and at the end of each epoch.

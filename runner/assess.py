@@ -1,0 +1,299 @@
+"""All that is said of a network's predictions: metrics with intervals, calibration, thresholds, tables by column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from slideduck.beton import Sidecar
+from slideduck.errors import ConfigError, RunError
+from slideduck.runner.bootstrap import RESAMPLES, intervals
+from slideduck.runner.calibration import (
+    apply_thresholds,
+    calibration_error,
+    choose_thresholds,
+    fit_temperature,
+    reliability,
+    with_temperature,
+)
+from slideduck.runner.metrics import Predictions, compute_metrics, plain, units_of
+
+__all__ = [
+    "COLUMNS",
+    "PredictedTiles",
+    "assess",
+    "assess_file",
+    "metrics_by",
+    "patient_numbers",
+    "read_predictions",
+    "read_temperature",
+    "read_thresholds",
+    "tile_columns",
+]
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+#: Columns of a side-car that metrics can be told apart by.
+COLUMNS = ("slide", "patient", "site", "split", "fold", "label", "roi_name")
+
+
+@dataclass(frozen=True)
+class PredictedTiles:
+    """Predictions of labelled tiles, with the tiles' names.
+
+    Attributes
+    ----------
+    predictions : Predictions
+        Their rows are those of the file, from 0.
+    tile_id, slide, patient : ndarray of object (str), (n,)
+        Names.
+    classes : tuple of str
+        In order of their numbers.
+    facts : dict of str
+        What the file says of itself, such as ``run`` and ``epoch``.
+    path : Path
+        The file.
+    """
+
+    predictions: Predictions
+    tile_id: NDArray[np.object_]
+    slide: NDArray[np.object_]
+    patient: NDArray[np.object_]
+    classes: tuple[str, ...]
+    facts: dict[str, str]
+    path: Path
+
+
+def read_predictions(path: Path | str) -> PredictedTiles:
+    """Read the predictions that a run made of its validation tiles, or that `evaluate` wrote.
+
+    Raises
+    ------
+    RunError
+        If there is no such file, or it is none of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"no predictions at {path}; `slideduck train` and `slideduck evaluate` write them")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: not a Parquet file that can be read ({error}); evaluate again") from error
+    classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))
+    missing = [name for name in ("tile_id", "slide", "patient", "label") if name not in table.column_names]
+    if missing or not classes or not table.num_rows:
+        what = f"it lacks the column {', '.join(missing) or 'prob_CLASS'}" if missing or not classes else "it is empty"
+        raise RunError(f"{path}: not predictions of labelled tiles ({what}); give those of a run's evaluation")
+    number = {name: i for i, name in enumerate(classes)}
+    labels, label_names = _numbered(table["label"])
+    unknown = [name for name in label_names if name not in number]
+    if unknown:
+        raise RunError(f"{path}: no probability of the label {', '.join(map(repr, unknown))}; evaluate again")
+    probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    # A probability that was too small for its type is the smallest one: its logarithm is then a number.
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).smallest_subnormal))
+    labels = np.array([number[name] for name in label_names], np.int64)[labels]
+    metadata = table.schema.metadata or {}
+    facts = {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+    tile_id, slide, patient = (
+        np.asarray(table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
+    )
+    predictions = Predictions(np.arange(len(labels)), labels, logs)
+    return PredictedTiles(predictions, tile_id, slide, patient, classes, facts, path)
+
+
+def assess(
+    predictions: Predictions,
+    slides: Ints,
+    patients: Ints,
+    classes: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    thresholds: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return all that is said of predictions, as JSON takes it.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        At least one tile.
+    slides, patients : ndarray of int64, (n,)
+        Number of each tile's slide and patient; intervals draw patients in order of their numbers.
+    classes : sequence of str
+        Names of the classes, in order of their numbers.
+    resamples : int
+        Resamples of patients for the intervals; 0 for no intervals.
+    thresholds : mapping, optional
+        Thresholds that were chosen elsewhere, as from `read_thresholds`.
+
+    Returns
+    -------
+    dict
+        ``metrics`` (see `compute_metrics`, and ``ci95/…`` of `slideduck.runner.bootstrap.intervals`);
+        ``reliability``, by level (tiles, slides, patients): the table of ``predicted``, and of each class under
+        ``classes``; ``thresholds``, by level and class: those that serve these units best; ``applied_thresholds``,
+        alike: what `thresholds` do here; and ``temperature``: the one that gives these tiles the greatest
+        likelihood (``fitted``), with the ``loss`` and ``ece`` of the tiles after it.
+    """
+    metrics = compute_metrics(predictions, slides, classes, patients=patients)
+    if resamples:
+        metrics |= intervals(predictions, slides, patients, classes, resamples=resamples)
+    result: dict[str, Any] = {"metrics": metrics, "reliability": {}, "thresholds": {}}
+    if thresholds is not None:
+        result["applied_thresholds"] = {}
+    for level, groups in (("tiles", None), ("slides", slides), ("patients", patients)):
+        units = units_of(predictions, groups)
+        confidence = units.probabilities[np.arange(len(units.labels)), units.predicted]
+        result["reliability"][level] = {
+            "predicted": reliability(confidence, units.predicted == units.labels),
+            "classes": {
+                name: reliability(units.probabilities[:, number], units.labels == number)
+                for number, name in enumerate(classes)
+            },
+        }
+        result["thresholds"][level] = choose_thresholds(units.probabilities, units.labels, classes)
+        if thresholds is not None:
+            result["applied_thresholds"][level] = apply_thresholds(
+                units.probabilities, units.labels, classes, thresholds.get(level, {})
+            )
+    fitted = fit_temperature(predictions.log_probabilities, predictions.labels)
+    logs = with_temperature(predictions.log_probabilities, fitted)
+    result["temperature"] = {
+        "fitted": fitted,
+        "loss": -float(logs[np.arange(len(logs)), predictions.labels].mean()),
+        "ece": calibration_error(np.exp(logs), predictions.predicted, predictions.labels),
+    }
+    return plain(result)
+
+
+def metrics_by(
+    predictions: Predictions, slides: Ints, patients: Ints, classes: Sequence[str], values: NDArray[np.object_]
+) -> list[dict[str, Any]]:
+    """Return the metrics of the tiles of each value of a column, without intervals.
+
+    Parameters
+    ----------
+    values : ndarray of object, (n,)
+        Value of each tile; None is a value.
+
+    Returns
+    -------
+    list of dict
+        In order of the values, None last: ``value`` and the metrics of `compute_metrics`, as JSON takes them.
+    """
+    found = sorted({value for value in values if value is not None})
+    if any(value is None for value in values):
+        found.append(None)
+    rows = []
+    for value in found:
+        here = np.flatnonzero(values == value)
+        part = Predictions(predictions.rows[here], predictions.labels[here], predictions.log_probabilities[here])
+        metrics = compute_metrics(part, slides[here], classes, patients=patients[here])
+        rows.append({"value": value, **plain(metrics)})
+    return rows
+
+
+def tile_columns(sidecar: Sidecar, rows: Ints, column: str) -> NDArray[np.object_]:
+    """Return a column of a side-car, one of `COLUMNS`, for rows of its beton.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column.
+    """
+    if column not in COLUMNS:
+        raise ConfigError(f"no column {column!r} to tell tiles apart by; give any of {', '.join(COLUMNS)}")
+    if column == "label":
+        names = np.array([*sidecar.classes, None], object)
+        return np.asarray(names[sidecar.class_number[rows]], object)
+    if column == "roi_name":
+        return np.asarray(sidecar.roi_name[rows], object)
+    of_slides = np.array([getattr(slide, column) for slide in sidecar.slides] + [None], object)
+    return np.asarray(of_slides[sidecar.slide[rows]], object)
+
+
+def patient_numbers(sidecar: Sidecar, rows: Ints) -> Ints:
+    """Return the number of each row's patient, in the sorted order of all patients' names."""
+    names = sorted({slide.patient for slide in sidecar.slides})
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[slide.patient] for slide in sidecar.slides], np.int64)[sidecar.slide[rows]]
+
+
+def assess_file(path: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Return what `assess` says of predictions that were written, with their ``epoch`` and ``classes``."""
+    tiles = read_predictions(path)
+    slides, patients = (_numbered(pa.array(names, pa.string()))[0] for names in (tiles.slide, tiles.patient))
+    return {
+        "epoch": int(tiles.facts.get("epoch", 0)),
+        "classes": list(tiles.classes),
+        **assess(tiles.predictions, slides, patients, tiles.classes, resamples=resamples),
+    }
+
+
+def read_thresholds(source: Path | str) -> dict[str, Any]:
+    """Return the thresholds that an evaluation of other tiles chose, by level and class.
+
+    Parameters
+    ----------
+    source : path
+        The JSON that `evaluate` writes, or a run's validation.json.
+
+    Raises
+    ------
+    RunError
+        If the file is none of these.
+    """
+    thresholds = _read(source).get("thresholds")
+    if not isinstance(thresholds, dict):
+        raise RunError(f"{source}: it has no thresholds; give the JSON of an evaluation, or a run's validation.json")
+    return thresholds
+
+
+def read_temperature(source: Path | str) -> float:
+    """Return the temperature that an evaluation of other tiles fitted; `source` as of `read_thresholds`.
+
+    Raises
+    ------
+    RunError
+        If the file is none of these.
+    """
+    temperature = _read(source).get("temperature")
+    fitted = temperature.get("fitted") if isinstance(temperature, dict) else None
+    if not isinstance(fitted, float) or not fitted > 0:
+        raise RunError(f"{source}: it has no temperature; give the JSON of an evaluation, or a run's validation.json")
+    return fitted
+
+
+def _read(source: Path | str) -> dict[str, Any]:
+    """Return the content of an evaluation's JSON."""
+    try:
+        content = json.loads(Path(source).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"no file {source}; give the JSON of an evaluation, or a run's validation.json") from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{source}: not the JSON of an evaluation ({type(error).__name__}: {error}); "
+            "give one, or a run's validation.json"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _numbered(names: pa.ChunkedArray | pa.Array) -> tuple[Ints, list[str]]:
+    """Return the number of each name in the sorted order of names, and the names."""
+    encoded = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    encoded = encoded.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    found = encoded.dictionary.to_pylist()
+    ordered = sorted(found)
+    place = {name: i for i, name in enumerate(ordered)}
+    return np.array([place[name] for name in found], np.int64)[encoded.indices.to_numpy()], ordered

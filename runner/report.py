@@ -1,0 +1,96 @@
+"""Prints what an evaluation says, as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import pyarrow as pa
+
+__all__ = ["print_by", "print_metrics", "print_thresholds"]
+
+_LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
+#: Columns of the tables by site and the like; the JSON has every metric.
+_BY_METRICS = (
+    "tiles", "slide/slides", "patient/patients", "loss", "accuracy", "balanced_accuracy", "macro_f1", "kappa",
+    "macro_auroc", "ece",
+)  # fmt: skip
+
+
+def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
+    """Print metrics as a table: of tiles, of slides and of patients, each with its interval.
+
+    Parameters
+    ----------
+    metrics : mapping
+        As from `slideduck.runner.assess.assess`; without patients there is no column of them.
+    title : str
+        Above the table.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    click.echo(title)
+    levels = {level: prefix for level, prefix in _LEVELS.items() if prefix + level in metrics}
+    table = Table()
+    table.add_column("metric")
+    for level in levels:
+        table.add_column(level, justify="right")
+    names = [
+        name
+        for name in metrics
+        if not name.startswith(("slide/", "patient/", "ci95/")) and name not in ("confusion", "tiles")
+    ]
+    table.add_row("number", *(_shown(metrics[prefix + level]) for level, prefix in levels.items()))
+    for name in [*names, "fraction_error"]:
+        table.add_row(name, *(_with_interval(metrics, prefix + name) for prefix in levels.values()))
+    Console(width=120, highlight=False).print(table)
+    if "ci95/resamples" in metrics:
+        click.echo(
+            f"in parentheses: 95 % intervals, {metrics['ci95/resamples']:,} resamples of "
+            f"{metrics['ci95/patients']:,} patients with all their tiles"
+        )
+    elif "ci95/note" in metrics:
+        click.echo(metrics["ci95/note"])
+
+
+def print_thresholds(thresholds: Mapping[str, Any], title: str) -> None:
+    """Print thresholds by level and class, with what they do."""
+    rows = [
+        {"of": level, "class": name, "rule": rule, **values}
+        for level, classes in thresholds.items()
+        for name, rules in classes.items()
+        for rule, values in rules.items()
+    ]
+    _print(rows, ("of", "class", "rule", "threshold", "sensitivity", "specificity", "precision", "f1"), title)
+
+
+def print_by(rows: Sequence[Mapping[str, Any]], column: str) -> None:
+    """Print the metrics of each value of a column."""
+    names = [name for name in _BY_METRICS if any(name in row for row in rows)]
+    of = [{column: row["value"], **{name.split("/")[-1]: row[name] for name in names}} for row in rows]
+    _print(of, (column, *(name.split("/")[-1] for name in names)), f"by {column}")
+
+
+def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> None:
+    """Print rows as the engine's tables are."""
+    from slideduck.console import Output, print_rows
+
+    print_rows(pa.table({name: [row[name] for row in rows] for name in columns}), Output(), title=title)
+
+
+def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    """Return a metric with its interval, where it has one."""
+    if name not in metrics:
+        return ""
+    bounds = metrics.get(f"ci95/{name}")
+    text = _shown(metrics[name])
+    return text if bounds is None else f"{text} ({bounds[0]:.3f}–{bounds[1]:.3f})"
+
+
+def _shown(value: Any) -> str:
+    """Return a number as the table shows it."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
