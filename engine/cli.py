@@ -18,6 +18,7 @@ import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.db import translated
 from slideduck.errors import SlideduckError
+from slideduck.evaluations_cli import add_predictions
 from slideduck.export_cli import BETON_COMMANDS
 from slideduck.label_cli import label, split
 from slideduck.plot_cli import plot
@@ -373,5 +374,5 @@ def info(study: Path, output: Output) -> None:
         print_rows(opened.info(), output, title=str(study))
 
 
-for command in (label, qc, split, stain, *BETON_COMMANDS, plot, *EXPORT_COMMANDS, *QUERY_COMMANDS):
+for command in (label, qc, split, stain, *BETON_COMMANDS, plot, *EXPORT_COMMANDS, *QUERY_COMMANDS, add_predictions):
     cli.add_command(command)

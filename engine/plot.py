@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from slideduck.study import Study
 
-__all__ = ["PALETTE", "label_colours", "overlay", "plot_labels", "save_figure", "scale_bar_um"]
+__all__ = ["PALETTE", "label_colours", "overlay", "own_style", "plot_labels", "save_figure", "scale_bar_um"]
 
 #: Kinds of pictures by suffix, with what matplotlib would write of itself or of the day: a newer version, or
 #: another day, then changed every picture.
@@ -147,7 +147,7 @@ def overlay(
     check_folder(out)
     drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
-    with _own_style("".join([drawn.slide, *drawn.labels])):
+    with own_style("".join([drawn.slide, *drawn.labels])):
         figure, axes, across = _slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
         # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.
         from matplotlib.transforms import Affine2D
@@ -200,7 +200,7 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
 
 
 @contextmanager
-def _own_style(words: str) -> Iterator[None]:
+def own_style(words: str) -> Iterator[None]:
     """Draw in matplotlib's own style, whatever the user's settings; they are theirs again afterwards.
 
     `words` are all that will be written: other fonts are taken for characters that matplotlib's own lacks.

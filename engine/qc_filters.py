@@ -176,7 +176,7 @@ def qc_overlay(
         tiles=replace(drawn.tiles, grid=title, state=state.astype(np.int32)),
     )
     picture, _ = thumbnail(drawn.path, plot._THUMBNAIL_PX)
-    with plot._own_style("".join([drawn.slide, *texts])):
+    with plot.own_style("".join([drawn.slide, *texts])):
         from matplotlib.transforms import Affine2D
 
         figure, axes, across = plot._slide_figure(

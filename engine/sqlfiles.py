@@ -26,6 +26,7 @@ VIEWS = (
     "views/conflicts.sql",
     "views/roi_tiles.sql",
     "views/label_areas.sql",
+    "views/errors.sql",
     "questions.sql",
 )
 

@@ -109,7 +109,7 @@ def plot_stain(
     target = reference_target(method).fit if stain_to is None else fits[stain_to]
     rows = [_row(known[name], fits[name], target) for name in slides]
     to = REFERENCE if stain_to is None else f"slide {stain_to}"
-    with plot._own_style("".join(names)):
+    with plot.own_style("".join(names)):
         height = len(rows) * (_PANEL + _ABOVE) + _TOP
         figure = Figure(figsize=(4 * _PANEL, height))
         grid = figure.subplots(len(rows), 4, squeeze=False)

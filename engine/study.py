@@ -16,6 +16,7 @@ from duckdb import ColumnExpression, ConstantExpression
 from slideduck import grid_table, ingest, labels, query, roi_table, schema
 from slideduck.db import atomic, connect, identifier, registered, translated
 from slideduck.errors import QueryError, SplitError, StudyError
+from slideduck.evaluations import EvaluationAdded, add_predictions
 from slideduck.export import ExportReport, export
 from slideduck.grid import GridSpec, parse_tile_um
 from slideduck.native import NativeGrid, find_native_grid
@@ -625,6 +626,10 @@ class Study:
         return export_tiles(
             self, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
         )
+
+    def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
+        """Load what a run predicted of labelled tiles; see `slideduck.evaluations.add_predictions`."""
+        return add_predictions(self, run, overwrite=overwrite)
 
     def plot_labels(
         self,

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar
 from slideduck.errors import ConfigError, RunError
+from slideduck.evaluations import read_prediction_file
 from slideduck.runner.bootstrap import RESAMPLES, intervals
 from slideduck.runner.calibration import (
     apply_thresholds,
@@ -32,6 +32,7 @@ __all__ = [
     "assess",
     "assess_file",
     "metrics_by",
+    "numbers_of",
     "patient_numbers",
     "read_predictions",
     "read_temperature",
@@ -81,34 +82,17 @@ def read_predictions(path: Path | str) -> PredictedTiles:
     RunError
         If there is no such file, or it is none of ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RunError(f"no predictions at {path}; `slideduck train` and `slideduck evaluate` write them")
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path}: not a Parquet file that can be read ({error}); evaluate again") from error
-    classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))
-    missing = [name for name in ("tile_id", "slide", "patient", "label") if name not in table.column_names]
-    if missing or not classes or not table.num_rows:
-        what = f"it lacks the column {', '.join(missing) or 'prob_CLASS'}" if missing or not classes else "it is empty"
-        raise RunError(f"{path}: not predictions of labelled tiles ({what}); give those of a run's evaluation")
-    number = {name: i for i, name in enumerate(classes)}
-    labels, label_names = _numbered(table["label"])
-    unknown = [name for name in label_names if name not in number]
-    if unknown:
-        raise RunError(f"{path}: no probability of the label {', '.join(map(repr, unknown))}; evaluate again")
-    probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    file = read_prediction_file(path)
+    number = {name: i for i, name in enumerate(file.classes)}
+    codes, names = _numbered(file.table["label"])
+    labels = np.array([number[name] for name in names], np.int64)[codes]
     # A probability that was too small for its type is the smallest one: its logarithm is then a number.
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).smallest_subnormal))
-    labels = np.array([number[name] for name in label_names], np.int64)[labels]
-    metadata = table.schema.metadata or {}
-    facts = {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+    logs = np.log(np.maximum(file.probabilities, np.finfo(np.float64).smallest_subnormal))
     tile_id, slide, patient = (
-        np.asarray(table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
+        np.asarray(file.table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
     )
     predictions = Predictions(np.arange(len(labels)), labels, logs)
-    return PredictedTiles(predictions, tile_id, slide, patient, classes, facts, path)
+    return PredictedTiles(predictions, tile_id, slide, patient, file.classes, file.facts, file.path)
 
 
 def assess(
@@ -231,12 +215,17 @@ def patient_numbers(sidecar: Sidecar, rows: Ints) -> Ints:
 def assess_file(path: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Return what `assess` says of predictions that were written, with their ``epoch`` and ``classes``."""
     tiles = read_predictions(path)
-    slides, patients = (_numbered(pa.array(names, pa.string()))[0] for names in (tiles.slide, tiles.patient))
+    slides, patients = numbers_of(tiles.slide), numbers_of(tiles.patient)
     return {
         "epoch": int(tiles.facts.get("epoch", 0)),
         "classes": list(tiles.classes),
         **assess(tiles.predictions, slides, patients, tiles.classes, resamples=resamples),
     }
+
+
+def numbers_of(names: NDArray[np.object_]) -> Ints:
+    """Return the number of each name in the sorted order of the names that there are."""
+    return _numbered(pa.array(names, pa.string()))[0]
 
 
 def read_thresholds(source: Path | str) -> dict[str, Any]:

@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slideduck.plot import label_colours
+from slideduck.errors import RunError
+from slideduck.evaluations import read_prediction_file
+from slideduck.plot import label_colours, own_style, save_figure
 from slideduck.runner.checkpoint import write_whole
 
-__all__ = ["draw_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_curves", "plot_curves"]
 
 _TRAIN, _VAL, _GREY = "#7F7F7F", "#0072B2", "#4D4D4D"
+
+
+def plot_curves(run: Path | str, out: Path | str, *, dpi: int | None = None) -> Path:
+    """Draw the curves of a run, finished or not, as PNG, PDF or SVG.
+
+    Parameters
+    ----------
+    run : path
+        The run's folder.
+    out : path
+        The picture; its suffix says in which form.
+    dpi : int, optional
+        Dots per inch of a PNG; default 200.
+
+    Raises
+    ------
+    RunError
+        If the folder has no epoch of a run.
+    """
+    folder = Path(run).absolute()
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        history = [json.loads(line) for line in lines]
+        classes, beton = settings["classes"], Path(settings["beton"]["path"]).name
+        model = settings["settings"]["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}: no run that can be read ({type(error).__name__}: {error}); train first") from error
+    if not history:
+        raise RunError(f"{folder}: no epoch is whole yet; there are no curves")
+    best_epoch = read_prediction_file(folder / "predictions.parquet").facts.get("epoch", "0")
+    title = f"{folder.name}: {model} on {beton}"
+    with own_style("".join([title, *classes])):
+        save_figure(_figure(history, classes, int(best_epoch), title), Path(out), dpi=dpi)
+    return Path(out)
 
 
 def draw_curves(
@@ -32,6 +74,12 @@ def draw_curves(
     title : str
         Above the panels.
     """
+    figure = _figure(history, classes, best_epoch, title)
+    write_whole(out, lambda file: figure.savefig(file, format="png"))
+
+
+def _figure(history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_epoch: int, title: str) -> Figure:
+    """Return the four panels."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -75,7 +123,23 @@ def draw_curves(
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#E6E6E6", lw=0.6)
         panel.set_axisbelow(True)
-        panel.legend(frameon=False, fontsize=8, ncols=2 if len(panel.lines) > 6 else 1)
+        if panel is not auroc:
+            panel.legend(frameon=False, fontsize=8)
+    _draw_classes(figure, auroc, [name for name in label_colours(classes) if name in present])
     for panel in panels[1]:
         panel.set_xlabel(f"epoch (dashed: best, {best_epoch})")
-    write_whole(out, lambda file: figure.savefig(file, format="png"))
+    return figure
+
+
+def _draw_classes(figure: Figure, auroc: Any, classes: Sequence[str]) -> None:
+    """Say which line is of which class: in the panel, or beside all of them where that would hide lines."""
+    lines = auroc.lines[: len(classes) + 1]
+    names = ["\n".join(textwrap.wrap(name, 24)) or name for name in (*classes, "chance")]
+    beside = len(classes) > 3 or max(map(len, classes)) > 24
+    where: dict[str, Any] = {"loc": "outside right lower", "title": "AUROC", "alignment": "left"}
+    drawn = figure if beside else auroc
+    legend = drawn.legend(lines, ["-"] * len(lines), frameon=False, fontsize=8, **(where if beside else {}))
+    # Written afterwards: a name may begin with an underscore, or look like mathematics.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)

@@ -393,3 +393,54 @@ COMMENT ON COLUMN predictions.probabilities IS 'Probability of each class.';
 COMMENT ON COLUMN predictions.entropy IS 'Entropy of the probabilities, nats; NULL without MC dropout.';
 COMMENT ON COLUMN predictions.mutual_information IS
 'Part of the entropy on which the passes of MC dropout disagree, nats; NULL without.';
+
+CREATE TABLE evaluations (
+    run VARCHAR NOT NULL,
+    evaluation VARCHAR NOT NULL,
+    path VARCHAR NOT NULL,
+    checkpoint VARCHAR,
+    epoch INTEGER,
+    grid VARCHAR NOT NULL,
+    beton VARCHAR,
+    split VARCHAR,
+    classes VARCHAR [] NOT NULL,
+    tiles BIGINT NOT NULL,
+    PRIMARY KEY (run, evaluation)
+);
+COMMENT ON TABLE evaluations IS 'One row per set of labelled tiles that a run was evaluated on, and that was added.';
+COMMENT ON COLUMN evaluations.run IS 'Name of the run: that of its folder.';
+COMMENT ON COLUMN evaluations.evaluation IS 'Name: the stem of the Parquet; validation for the run''s own tiles.';
+COMMENT ON COLUMN evaluations.path IS 'Absolute path of the Parquet that it was read from.';
+COMMENT ON COLUMN evaluations.checkpoint IS 'SHA-256 of the checkpoint, where the Parquet says it.';
+COMMENT ON COLUMN evaluations.epoch IS 'Epoch of the weights, from 1, where the Parquet says it.';
+COMMENT ON COLUMN evaluations.grid IS 'Name of the grid of the tiles.';
+COMMENT ON COLUMN evaluations.beton IS 'Path of the beton at the time.';
+COMMENT ON COLUMN evaluations.split IS 'Split or fold that the tiles were; NULL for all of the beton.';
+COMMENT ON COLUMN evaluations.classes IS 'Classes in the order of their numbers.';
+COMMENT ON COLUMN evaluations.tiles IS 'Number of its rows in evaluated_tiles.';
+
+CREATE TABLE evaluated_tiles (
+    run VARCHAR NOT NULL,
+    evaluation VARCHAR NOT NULL,
+    grid VARCHAR NOT NULL,
+    slide VARCHAR NOT NULL,
+    tile_id VARCHAR NOT NULL,
+    patient VARCHAR NOT NULL,
+    label VARCHAR NOT NULL,
+    predicted VARCHAR NOT NULL,
+    probability DOUBLE NOT NULL,
+    loss DOUBLE NOT NULL,
+    probabilities MAP(VARCHAR, DOUBLE) NOT NULL
+);
+COMMENT ON TABLE evaluated_tiles IS 'One row per evaluation and tile; whole, and kept when a slide is removed.';
+COMMENT ON COLUMN evaluated_tiles.run IS 'The run.';
+COMMENT ON COLUMN evaluated_tiles.evaluation IS 'The evaluation.';
+COMMENT ON COLUMN evaluated_tiles.grid IS 'Name of the grid.';
+COMMENT ON COLUMN evaluated_tiles.slide IS 'Name of the slide.';
+COMMENT ON COLUMN evaluated_tiles.tile_id IS 'The tile, as in the view labels.';
+COMMENT ON COLUMN evaluated_tiles.patient IS 'The patient, as the beton had it.';
+COMMENT ON COLUMN evaluated_tiles.label IS 'The label, as the beton had it; the study may have another by now.';
+COMMENT ON COLUMN evaluated_tiles.predicted IS 'Class of the greatest probability.';
+COMMENT ON COLUMN evaluated_tiles.probability IS 'Its probability, 0 to 1.';
+COMMENT ON COLUMN evaluated_tiles.loss IS 'Cross-entropy of the label, nats.';
+COMMENT ON COLUMN evaluated_tiles.probabilities IS 'Probability of each class.';
