@@ -127,6 +127,12 @@ class TrainConfig:
     checkpoint_minutes: float = _setting(
         10.0, "minutes", "Minutes between checkpoints within an epoch; 0 goes by steps alone."
     )
+    shard: str = _setting(
+        "none",
+        "way",
+        "fsdp cuts weights and optimizer across processes: models that fit no GPU.",
+        choices=("none", "fsdp"),
+    )
     log_steps: int = _setting(50, "steps", "Steps between the lines of steps.jsonl.")
 
     def __post_init__(self) -> None:
@@ -139,6 +145,7 @@ class TrainConfig:
                 raise ConfigError(f"{item.name} is {value!r}; it must be one of {', '.join(choices)}")
         self._check_model()
         parse_recipe(self.augment)
+        self._check_shard()
         self._check_range("epochs", 1)
         self._check_range("batch_size_per_rank", 1)
         self._check_range("lr", 0, open_below=True)
@@ -188,6 +195,13 @@ class TrainConfig:
         self._check_range("head_lr", 0)
         self._check_range("dropout", 0, 0.99)
         self._check_range("drop_path", 0, 0.99)
+
+    def _check_shard(self) -> None:
+        """Raise for what a sharded network does not do."""
+        for name, off in (("ema_decay", 0), ("compile", "off")):
+            value = getattr(self, name)
+            if self.shard == "fsdp" and value != off:
+                raise ConfigError(f"shard is 'fsdp' and {name} is {value!r}; with a sharded network it must be {off!r}")
 
     def _check_type(self, name: str, value: object, type_name: str) -> None:
         """Raise unless the value is of the field's type; a whole number passes for a float."""

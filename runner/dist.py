@@ -34,6 +34,7 @@ __all__ = [
     "cores",
     "distribute",
     "gather",
+    "is_out_of_memory",
     "is_joining",
     "joined",
     "visible",
@@ -74,6 +75,15 @@ class Place:
 def is_joining() -> bool:
     """Return True if a launcher such as torchrun started this process."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if a device, or the machine, had no memory left, whichever library says so."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    # CUDA and NCCL, cuBLAS and cuDNN, and torch's own memory of the CPU.
+    return any(sign in text for sign in ("out of memory", "alloc_failed", "can't allocate memory"))
 
 
 def cores() -> int:

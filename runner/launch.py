@@ -28,7 +28,8 @@ __all__ = ["Launch", "launch", "resolve_nproc"]
 #: How long a rank that lost another waits, so that the launcher sees the one that died first, and so that
 #: all that waited for a rank in vain have said so.
 _SECONDS_AFTER_LOSS = 5.0
-_SIGNS_OF_LOSS = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "gloo")
+_SIGNS_OF_LOSS = ("connection closed by peer", "connection reset by peer", "broken pipe")
+_SIGNS_OF_TRANSPORT = ("nccl", "gloo")
 _SIGNS_OF_SILENCE = ("timed out waiting", "wait timeout", "watchdog")
 _GOES_ON = "the same command goes on from the last checkpoint"
 _RUN_ID = "slideduck"
@@ -227,8 +228,8 @@ class _Left:
     ----------
     rank, seconds, error
         Which rank, when, and what it raised.
-    waited : bool
-        True if it waited for another rank in vain, so that the cause is elsewhere.
+    waited, lost : bool
+        True if it waited for another rank in vain, or lost its connection to one: the cause is elsewhere.
     final : bool
         True if it would fail again, so that a restart is of no use.
     """
@@ -237,6 +238,7 @@ class _Left:
     seconds: float
     error: SlideduckError
     waited: bool = False
+    lost: bool = False
     final: bool = False
 
 
@@ -259,12 +261,14 @@ def _guarded(folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -
     except Exception as error:
         text = str(error).lower()
         waited = any(sign in text for sign in _SIGNS_OF_SILENCE)
-        if waited or any(sign in text for sign in _SIGNS_OF_LOSS):
-            if waited:
-                _leave(folder, _Left(rank, time.time(), RunError(f"rank {rank} waited for another"), waited=True))
+        lost = any(sign in text for sign in _SIGNS_OF_LOSS)
+        if waited or lost:
+            told = RunError(f"rank {rank} lost its connection to another rank, whose node says why")
+            _leave(folder, _Left(rank, time.time(), told, waited=waited, lost=lost and not waited))
+        if waited or lost or any(sign in text for sign in _SIGNS_OF_TRANSPORT):
             time.sleep(_SECONDS_AFTER_LOSS)
-            if waited:
-                os._exit(1)  # Its connections hang with the other rank: nothing is to be put in order.
+        if waited or lost:
+            os._exit(1)  # Its connections hang with the other rank: nothing is to be put in order.
         traceback.print_exc()
         told = RunError(f"rank {rank} failed: {type(error).__name__}: {error} (traceback above)")
         _leave(folder, _Left(rank, time.time(), told))
@@ -296,8 +300,12 @@ def _cause(folder: Path, rank: int, exit_code: int, how: Launch, first: int, npr
             f"{who} did not answer for {how.timeout_minutes:g} minutes (--timeout-minutes), and rank "
             f"{left[0].rank} waited for it; all ranks of this node were stopped"
         )
+    if left and all(item.waited or item.lost for item in left) and exit_code >= 0:
+        return str(left[0].error)
     if exit_code >= 0 and left:
-        return min(left, key=lambda item: (not item.final, item.waited, item.rank != rank, item.seconds))
+        elsewhere = [item.waited or item.lost for item in left]
+        order = sorted(range(len(left)), key=lambda i: (not left[i].final, elsewhere[i], left[i].rank != rank))
+        return left[order[0]]
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name

@@ -21,13 +21,14 @@ from slideduck.runner.averaging import AveragedNetwork
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.dist import Place
-from slideduck.runner.infer import Standard, precision_context, predict_rows
+from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
 from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.recipe import parse_recipe
 from slideduck.runner.rows import class_weights
 from slideduck.runner.schedule import lr_at
+from slideduck.runner.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
 
 __all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]
 
@@ -140,7 +141,12 @@ class Learner:
         self.standard = Standard(self.image["mean"], self.image["std"], place.device)
         if state:
             network.load_state_dict(state["trained"] if config.ema_decay else state["model"])
-        self.network: nn.Module = network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module
+        if config.shard == "fsdp" and place.world_size > 1:
+            # From the CPU: no device has to hold it whole.
+            self.network = shard(network, place)
+        else:
+            self.network = network.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged: AveragedNetwork | None = None
         if config.ema_decay:
             self.averaged = AveragedNetwork(self.network, config.ema_decay, state["step"] if state else 0)
@@ -150,9 +156,10 @@ class Learner:
             parameter_groups(self.network, config), lr=config.lr, fused=place.device.type == "cuda"
         )
         if state:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(sharded_state(state["optimizer"], self.optimizer))
         # What is called in training; the plain network keeps the names of its weights.
-        self.distributed = self.network if place.world_size == 1 else dist.distribute(self.network, place)
+        plain = place.world_size == 1 or is_sharded(self.network)
+        self.distributed = self.network if plain else dist.distribute(self.network, place)
         if state:
             self._load_buffers(state["buffers_of_ranks"])
         self.model = self._compiled(self.distributed)
@@ -171,8 +178,8 @@ class Learner:
         ``model`` is what predicts; ``trained`` are the weights that training goes on with, where they differ.
         """
         state = {
-            "model": self.inference_network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole_state(self.inference_network.state_dict(), self.place),
+            "optimizer": whole_state(self.optimizer.state_dict(), self.place),
             "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
             "image": self.image,
             "architecture": self.architecture,
@@ -265,12 +272,24 @@ class Learner:
             place.device,
             len(self.data.classes),
         )
+        if is_sharded(self.inference_network):
+            self._keep_pace(len(mine.rows))
         parts = [dist.gather(array, place) for array in (mine.rows, mine.labels, mine.log_probabilities)]
         rows, labels, log_probabilities = parts
         if rows is None or labels is None or log_probabilities is None:
             return None
         joined = [Predictions(*part) for part in zip(rows, labels, log_probabilities, strict=True)]
         return collect(joined, self.data.rows.val)
+
+    def _keep_pace(self, predicted: int) -> None:
+        """Call a sharded network as often as the rank with most tiles does: each call takes all ranks."""
+        size = self.config.batch_size_per_rank
+        most = math.ceil(len(self.data.rows.val) / self.place.world_size)
+        tile_px = self.data.sidecar.raw["beton"]["image"]["tile_px"]
+        blank = torch.zeros(1, 3, tile_px, tile_px, dtype=torch.uint8, device=self.place.device)
+        with evaluating(self.inference_network):
+            for _ in range(math.ceil(most / size) - math.ceil(predicted / size)):
+                log_probabilities(self.inference_network, blank, self.standard, self.config.precision)
 
     def _step(self, epoch: int, index: int, batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Do one step of an epoch; return this rank's loss and the gradient's norm, on the device."""
@@ -284,8 +303,7 @@ class Learner:
             self._seed(epoch, number)
             is_last = number + 1 == (index + 1) * self.batches_per_step
             # Gradients travel with the last batch of a step.
-            silent = nn.parallel.DistributedDataParallel.no_sync
-            with nullcontext() if is_last or self.place.world_size == 1 else silent(self.distributed):  # type: ignore[arg-type]
+            with nullcontext() if is_last else gradients_stay(self.distributed):
                 loss = self._loss(batch, self._augmented(batch, number)) / self.batches_per_step
                 loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -294,6 +312,7 @@ class Learner:
             norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         else:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(norm)
         self.optimizer.step()
         if self.averaged:
             self.averaged.update(self.network)

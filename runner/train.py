@@ -127,10 +127,13 @@ def train_rank(
         try:
             with lock_folder(Path(run)) if place.is_first else nullcontext(), writing() as writer:
                 return training.run(writer)
-        except torch.cuda.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not dist.is_out_of_memory(error):
+                raise
             raise RunError(
-                f"{place.device} has no memory left for batches of {data.batch_size}; give a smaller --batch-size, "
-                "and a larger --accumulate to train as before"
+                f"{place.device} has no memory left for batches of {config.batch_size_per_rank}; give a smaller "
+                "--batch-size, and a larger --accumulate to train as before"
+                + (", or --shard fsdp if the network itself is too large" if place.world_size > 1 else "")
             ) from error
 
 

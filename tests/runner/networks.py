@@ -53,8 +53,8 @@ def stoppable(num_classes: int) -> nn.Module:
 class _Lost(nn.Module):
     """Sends its process a signal, once in all restarts, or says that the device has no memory left.
 
-    ``SLIDEDUCK_TEST_LOSE=SIGKILL:1:val:2`` sends rank 1 SIGKILL in the second call of a validation; ``memory`` in
-    place of a signal raises what torch does.
+    ``SLIDEDUCK_TEST_LOSE=SIGKILL:1:val:2`` sends rank 1 SIGKILL in the second call of a validation; in place of a
+    signal, ``memory`` and ``backward`` raise what torch does on a GPU, and ``allocator`` asks for too much.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -71,9 +71,20 @@ class _Lost(nn.Module):
         if when == self.when and self.calls[when] == self.call:
             if self.what == "memory":
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            os.kill(os.getpid(), signal.Signals[self.what])
+            if self.what == "allocator":
+                torch.empty(2**60)
+            if self.what == "backward":
+                images = images.detach().requires_grad_()
+                images.register_hook(_no_memory)  # type: ignore[no-untyped-call]
+            else:
+                os.kill(os.getpid(), signal.Signals[self.what])
         logits: torch.Tensor = self.inner(images)
         return logits
+
+
+def _no_memory(_gradient: torch.Tensor) -> None:
+    """Raise what torch does where a gradient finds no memory."""
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def lost(num_classes: int) -> nn.Module:

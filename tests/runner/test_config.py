@@ -29,6 +29,14 @@ KNOWN = (
         ({"lr": float("nan")}, "lr is nan; it must be above 0"),
         ({"lr": float("inf")}, "lr is inf; it must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more"),
+        (
+            {"shard": "fsdp", "ema_decay": 0.9},
+            "shard is 'fsdp' and ema_decay is 0.9; with a sharded network it must be 0",
+        ),
+        (
+            {"shard": "fsdp", "compile": "auto"},
+            "shard is 'fsdp' and compile is 'auto'; with a sharded network it must be 'off'",
+        ),
         ({"grad_clip": -1}, "grad_clip is -1; it must be 0 or more"),
         ({"seed": -1}, "seed is -1; it must be 0 or more, at most 9223372036854775807"),
         ({"warmup_epochs": 3.0, "epochs": 3}, "warmup_epochs is 3; it must be less than epochs, 3"),

@@ -90,6 +90,33 @@ def test_two_ranks_learn_what_one_learns_with_twice_the_batch(odd_beton: Path, t
         assert torch.allclose(weight, weights[name], atol=1e-4)
 
 
+def test_sharded_ranks_learn_what_whole_ones_do(odd_beton: Path, two_ranks: Path, tmp_path: Path) -> None:
+    # Of 33 tiles one rank validates 17 in two batches, the other 16 in one.
+    where = "split = 'train' OR (slide = 'S7' AND grid_x < 57)"
+    run = tmp_path / "run"
+    train(odd_beton, run, replace(CONFIG, shard="fsdp", where=where), nproc=2, progress=False)
+    for name in ("train/loss", "lr", "step"):
+        assert last_line(run)[name] == pytest.approx(last_line(two_ranks)[name], abs=1e-5)
+    whole = evaluate(two_ranks, odd_beton, where=f"({where}) AND split = 'val'", checkpoint="last")["metrics"]
+    assert last_line(run)["val/tiles"] == whole["tiles"] == 33
+    assert last_line(run)["val/loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    weights = checkpoint.load(two_ranks / "last.pt")["model"]
+    for name, weight in checkpoint.load(run / "last.pt")["model"].items():
+        assert torch.allclose(weight, weights[name], atol=1e-5)
+
+
+def test_sharded_and_whole_ranks_go_on_with_the_same_run(odd_beton: Path, two_ranks: Path, tmp_path: Path) -> None:
+    more = replace(CONFIG, epochs=3, accumulate=2, batch_size_per_rank=8)
+    runs = [shutil.copytree(two_ranks, tmp_path / name) for name in ("sharded", "whole")]
+    train(odd_beton, runs[0], replace(more, shard="fsdp"), nproc=2, progress=False)
+    train(odd_beton, runs[1], replace(more, batch_size_per_rank=16), nproc=1, progress=False)
+    for name in ("train/loss", "val/loss", "step"):
+        assert last_line(runs[0])[name] == pytest.approx(last_line(runs[1])[name], abs=1e-5)
+    # One process goes on with what sharded ones wrote.
+    train(odd_beton, runs[0], replace(more, epochs=4, batch_size_per_rank=16), nproc=1, progress=False)
+    assert last_line(runs[0])["epoch"] == 4
+
+
 def test_one_process_with_twice_the_batch_goes_on_with_the_run_of_two(
     odd_beton: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
@@ -200,12 +227,16 @@ def test_an_interrupt_ends_all() -> None:
     assert time.monotonic() - started < 60
 
 
-def test_torchrun_starts_the_same_command(odd_beton: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_same_command_and_starts_it_again(
+    odd_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command = ["slideduck.runner", "train", str(odd_beton), "--run-dir", str(run), "--model", "networks:tiny",
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "slideduck.runner", "train", str(odd_beton), "--run-dir", str(run), "--model", "networks:lost",
                "--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--json"]  # fmt: skip
-    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=180)
+    monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", "SIGKILL:1:train:3")
+    again = [*torchrun, "--max-restarts", "1", *command]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epochs"] == 1
     # A second call with another setting fails, and says so once.
@@ -244,23 +275,35 @@ def free_port() -> int:
         return port
 
 
-def test_two_nodes_train_as_two_processes_do(odd_beton: Path, two_ranks: Path, tmp_path: Path) -> None:
+def test_two_nodes_start_again_together_and_train_as_two_processes_do(
+    odd_beton: Path, two_ranks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, port = tmp_path / "run", free_port()
-    words = "--model networks:tiny --epochs 2 --batch-size 16 --lr 0.01 --nproc 1 --json --nnodes 2 --timeout-minutes 2"
+    monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", "SIGKILL:1:train:10")  # in the second epoch
+    words = "--model networks:lost --epochs 2 --batch-size 16 --lr 0.01 --nproc 1 --json --nnodes 2 --restarts 1"
     command = [sys.executable, "-m", "slideduck", "train", str(odd_beton), "--run", str(run), *words.split()]
-    command += ["--rendezvous", f"localhost:{port}"]
+    command += ["--rendezvous", f"localhost:{port}", "--timeout-minutes", "2"]
     # The second node comes first, and has to wait.
     nodes = [
         subprocess.Popen([*command, "--node-rank", rank], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for rank in ("1", "0")
     ]
-    (out, err), (first_out, first_err) = (node.communicate(timeout=180) for node in nodes)
+    (out, err), (first_out, first_err) = (node.communicate(timeout=240) for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], err + first_err
-    assert (out, err) == ("", "")
+    assert (out, err) == (
+        "",
+        "rank 1 was killed by SIGKILL; the system may have been out of memory; the other ranks were stopped; "
+        "starting again from the last checkpoint, restart 1 of 1\n",
+    )
+    assert (
+        "rank 0 lost its connection to another rank, whose node says why; "
+        "starting again from the last checkpoint, restart 1 of 1\n"
+    ) in first_err
+    assert "Traceback" not in first_err
     assert json.loads(first_out)["epochs"] == 2
     weights = checkpoint.load(two_ranks / "last.pt")["model"]
     for name, weight in checkpoint.load(run / "last.pt")["model"].items():
-        assert torch.allclose(weight, weights[name], atol=1e-5)
+        assert torch.allclose(weight, weights[name.removeprefix("inner.")], atol=1e-5)
 
 
 def test_nodes_that_do_not_meet_are_told_what_to_do() -> None:

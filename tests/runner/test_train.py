@@ -284,6 +284,28 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(beton
     assert len(metrics_of(run)) == 1
 
 
+@pytest.mark.parametrize(
+    ("when", "what"),
+    [
+        ("train:3", "memory"),  # forward
+        ("train:3", "backward"),
+        ("val:2", "memory"),
+        ("val:2", "allocator"),
+    ],
+)
+def test_no_memory_on_the_device_is_told(
+    when: str, what: str, beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", f"{what}:0:{when}")
+    with pytest.raises(RunError) as error:
+        train(beton, tmp_path / "run", replace(TINY, model="networks:lost"), nproc=1, progress=False)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    assert str(error.value) == (
+        f"{device} has no memory left for batches of 16; give a smaller --batch-size, and a larger --accumulate to "
+        "train as before"
+    )
+
+
 def test_a_full_disk_ends_the_run_and_keeps_the_last_epoch(
     beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
