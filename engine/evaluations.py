@@ -37,7 +37,7 @@ class PredictionFile:
         The Parquet.
     table : pyarrow.Table
         Columns ``tile_id, slide, patient, label, predicted, loss`` and ``prob_CLASS`` for each class; at least one
-        row, and no NULL.
+        row, and no NULL in them. There may be further columns.
     classes : tuple of str
         In the order of their numbers.
     facts : dict of str
@@ -53,6 +53,13 @@ class PredictionFile:
     def name(self) -> str:
         """Name of the evaluation."""
         return VALIDATION if self.path.name == "predictions.parquet" else self.path.stem
+
+    @property
+    def run_path(self) -> Path:
+        """Folder of the run, as it was when the file was written."""
+        if self.facts.get("folder"):
+            return Path(self.facts["folder"])
+        return self.path.parent.parent if self.path.parent.name == "evaluations" else self.path.parent
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -118,7 +125,8 @@ def _problem(table: pa.Table, classes: Sequence[str]) -> str | None:
         return "it has no column prob_CLASS"
     if not table.num_rows:
         return "it is empty"
-    empty = [name for name in table.column_names if table[name].null_count]
+    needed = [*_COLUMNS, *(f"prob_{name}" for name in classes)]
+    empty = [name for name in needed if table[name].null_count]
     if empty:
         return f"there are NULLs in {', '.join(empty)}"
     for name in ("label", "predicted"):
@@ -221,15 +229,15 @@ def _check(study: StudyLike, file: PredictionFile, run: str, *, overwrite: bool)
     others = _others(study, file, run)
     if others and not overwrite:
         raise StudyError(
-            f"{study.path.name} holds evaluations of the run {_folder(others[0])}, also called {run!r}; "
+            f"{study.path.name} holds evaluations of the run {others[0]}, also called {run!r}; "
             "replace them with --overwrite, or rename the run folder"
         )
 
 
-def _others(study: StudyLike, file: PredictionFile, run: str) -> list[Path]:
-    """Return the files of evaluations of another folder of the same name."""
-    there = study.con.execute("SELECT path FROM evaluations WHERE run = $run ORDER BY path", {"run": run}).fetchall()
-    return [Path(path) for (path,) in there if _folder(Path(path)) != _folder(file.path)]
+def _others(study: StudyLike, file: PredictionFile, run: str) -> list[str]:
+    """Return other folders of the same name whose evaluations the study holds."""
+    there = study.con.execute("SELECT DISTINCT run_path FROM evaluations WHERE run = $run", {"run": run}).fetchall()
+    return sorted({path for (path,) in there} - {str(file.run_path)})
 
 
 def _remove_others(study: StudyLike, file: PredictionFile, run: str) -> None:
@@ -239,11 +247,6 @@ def _remove_others(study: StudyLike, file: PredictionFile, run: str) -> None:
         study.con.execute("DELETE FROM evaluations WHERE run = $run", {"run": run})
 
 
-def _folder(path: Path) -> Path:
-    """Return the run's folder that a Parquet lies in."""
-    return path.parent.parent if path.parent.name == "evaluations" else path.parent
-
-
 def _add(study: StudyLike, file: PredictionFile, run: str, evaluation: str) -> EvaluationAdded:
     """Replace one evaluation; inside a transaction."""
     key = {"run": run, "evaluation": evaluation}
@@ -251,10 +254,11 @@ def _add(study: StudyLike, file: PredictionFile, run: str, evaluation: str) -> E
     study.con.execute("DELETE FROM evaluations WHERE run = $run AND evaluation = $evaluation", key)
     facts, probabilities = file.facts, file.probabilities
     study.con.execute(
-        "INSERT INTO evaluations VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO evaluations VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         [
             run,
             evaluation,
+            str(file.run_path),
             str(file.path),
             facts.get("checkpoint"),
             int(facts["epoch"]) if facts.get("epoch", "").isdigit() else None,

@@ -214,6 +214,12 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
     metavar="N",
     help="Resamples of patients for the intervals; 0 for none.",
 )
+@click.option(
+    "--study",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="STUDY",
+    help="Also add the predictions to this study, as `slideduck add-predictions` does.",
+)
 @_JSON
 def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a RUN's network on any BETON, and write its predictions.

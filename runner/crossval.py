@@ -26,10 +26,11 @@ from slideduck.beton import Sidecar, read_sidecar
 from slideduck.console import Output, counted, message, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner import dist
+from slideduck.runner.assess import assess_file
 from slideduck.runner.checkpoint import lock_folder, write_json, write_whole
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.launch import Launch
-from slideduck.runner.metrics import Predictions, compute_metrics, plain
+from slideduck.runner.metrics import plain
 from slideduck.runner.rows import folds_of
 from slideduck.runner.train import train
 
@@ -130,7 +131,8 @@ def cross_validate(
         What summary.json holds: ``runs``, each with its ``name``, ``fold``, ``seed``, ``best_epoch``,
         ``checkpoint`` and ``metrics``; ``failed``, by name of the run, with the reason; ``metrics``, by name, with
         the ``values`` by run, and ``mean``, ``std``, ``ci95`` and ``n`` (see `interval`; of a fold's seeds the
-        mean is taken first); and ``pooled``, the metrics of predictions.parquet, or None where a run failed.
+        mean is taken first); and ``pooled``, the metrics of predictions.parquet with intervals over patients
+        (``ci95/…``), or None where a run failed.
 
     Raises
     ------
@@ -181,7 +183,7 @@ def cross_validate(
             # What an earlier call left is of other epochs.
             (folder / "predictions.parquet").unlink(missing_ok=True)
         else:
-            pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar), sidecar)
+            pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar))
         summary = _summary(beton, runs, finished, failed, pooled)
         write_json(folder / "summary.json", summary)
     return summary
@@ -240,7 +242,7 @@ def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Pat
     facts = {
         key: value
         for key, value in (tables[0].schema.metadata or {}).items()
-        if key not in (b"epoch", b"run", b"split")
+        if key not in (b"epoch", b"run", b"folder", b"split")
     }
     pooled = pooled.take(pa.array(np.argsort(rows))).replace_schema_metadata({**facts, b"run": folder.name.encode()})
     path = folder / "predictions.parquet"
@@ -248,18 +250,10 @@ def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Pat
     return path
 
 
-def _pooled_metrics(path: Path, sidecar: Sidecar) -> dict[str, Any]:
-    """Return the metrics of predictions that `pool_predictions` wrote."""
-    table = pq.read_table(path)
-    classes = [name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_")]
-    number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[name] for name in table["label"].to_pylist()], np.int64)
-    probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in classes], axis=1)
-    # A probability that was too small for its type is the smallest one: its logarithm is then a number.
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).smallest_subnormal))
-    slide_of = {slide.slide: i for i, slide in enumerate(sidecar.slides)}
-    slides = np.array([slide_of[name] for name in table["slide"].to_pylist()], np.int64)
-    return compute_metrics(Predictions(np.arange(len(labels)), labels, logs), slides, classes)
+def _pooled_metrics(path: Path) -> dict[str, Any]:
+    """Return the metrics, with intervals over patients, of predictions that `pool_predictions` wrote."""
+    metrics: dict[str, Any] = assess_file(path)["metrics"]
+    return metrics
 
 
 def _mean_table(tables: Sequence[pa.Table], folder: Path) -> pa.Table:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import slideduck
 from slideduck.beton import Sidecar
 from slideduck.console import message
 from slideduck.errors import ConfigError, RunError
@@ -47,6 +48,7 @@ def evaluate(
     thresholds: Path | str | None = None,
     temperature: Path | str | None = None,
     resamples: int = RESAMPLES,
+    study: Path | str | None = None,
 ) -> dict[str, Any]:
     """Compute a network's metrics on the labelled tiles of a beton, and write its predictions.
 
@@ -75,6 +77,8 @@ def evaluate(
         there do here, and divide logits by the temperature that was fitted there.
     resamples : int
         Resamples of patients for the confidence intervals; 0 for none.
+    study : path, optional
+        Study to add the predictions to; see `slideduck.evaluations.add_predictions`.
 
     Returns
     -------
@@ -89,6 +93,8 @@ def evaluate(
         If the beton has a class that the network lacks, or a file holds no thresholds or temperature.
     ConfigError
         If there is no labelled tile to evaluate, or no such column.
+    StudyError
+        If the tiles are not the study's; the predictions are written all the same.
     QueryError
         If the condition cannot be used.
     """
@@ -127,6 +133,7 @@ def evaluate(
     checkpoints.make_folder(target.parent)
     facts = {
         "run": trained.run.name,
+        "folder": str(trained.run),
         "checkpoint": trained.sha256,
         "epoch": str(trained.epoch),
         "beton": str(beton),
@@ -148,6 +155,9 @@ def evaluate(
     if divisor is not None:
         result["applied_temperature"] = divisor
     checkpoints.write_json(target.with_suffix(".json"), result)
+    if study is not None:
+        with slideduck.open(study) as opened:
+            opened.add_predictions(target)
     return result
 
 

@@ -36,7 +36,7 @@ _PARTS_OF_BATCH = ("batch_size_per_rank", "accumulate")
 
 def versions() -> dict[str, str]:
     """Return the versions of what a run's numbers depend on."""
-    packages = ("slideduck", "torch", "ffcv", "numpy", "torchmetrics", "transformers")
+    packages = ("slideduck", "torch", "ffcv", "numpy", "transformers")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -399,6 +399,7 @@ class _Training:
         facts = {
             "epoch": str(state["epoch"]),
             "run": self.folder.path.name,
+            "folder": str(self.folder.path.absolute()),
             "beton": str(self.data.beton),
             "split": config.val_where or split,
         }

@@ -397,6 +397,7 @@ COMMENT ON COLUMN predictions.mutual_information IS
 CREATE TABLE evaluations (
     run VARCHAR NOT NULL,
     evaluation VARCHAR NOT NULL,
+    run_path VARCHAR NOT NULL,
     path VARCHAR NOT NULL,
     checkpoint VARCHAR,
     epoch INTEGER,
@@ -410,6 +411,7 @@ CREATE TABLE evaluations (
 COMMENT ON TABLE evaluations IS 'One row per set of labelled tiles that a run was evaluated on, and that was added.';
 COMMENT ON COLUMN evaluations.run IS 'Name of the run: that of its folder.';
 COMMENT ON COLUMN evaluations.evaluation IS 'Name: the stem of the Parquet; validation for the run''s own tiles.';
+COMMENT ON COLUMN evaluations.run_path IS 'Absolute path of the run''s folder when it predicted.';
 COMMENT ON COLUMN evaluations.path IS 'Absolute path of the Parquet that it was read from.';
 COMMENT ON COLUMN evaluations.checkpoint IS 'SHA-256 of the checkpoint, where the Parquet says it.';
 COMMENT ON COLUMN evaluations.epoch IS 'Epoch of the weights, from 1, where the Parquet says it.';

@@ -73,9 +73,9 @@ def test_a_run_goes_in_whole_and_its_errors_are_found_in_sql(study: sd.Study, tm
         EvaluationAdded("first", "tiles-best", 64, 5, 0, 0),
     )
     assert study.sql("FROM evaluations ORDER BY evaluation").fetchall() == [
-        ("first", "tiles-best", str(run / "evaluations" / "tiles-best.parquet"), "ab12", 3, GRID, None, None,
+        ("first", "tiles-best", str(run), str(run / "evaluations" / "tiles-best.parquet"), "ab12", 3, GRID, None, None,
          ["stroma", "tumour"], 64),
-        ("first", "validation", str(run / "predictions.parquet"), None, 3, GRID, "/b.beton", "val",
+        ("first", "validation", str(run), str(run / "predictions.parquet"), None, 3, GRID, "/b.beton", "val",
          ["stroma", "tumour"], 32),
     ]  # fmt: skip
     errors = study.sql("FROM errors WHERE evaluation = 'validation' ORDER BY tile_id")

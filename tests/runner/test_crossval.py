@@ -102,6 +102,8 @@ def test_each_fold_is_a_run_as_by_itself_and_finished_ones_are_passed_over(
     assert summary["pooled"]["tiles"] == 120
     assert summary["pooled"]["accuracy"] == pytest.approx((table["label"] == table["predicted"]).mean())
     assert summary["pooled"]["slide/slides"] == 6
+    low, high = summary["pooled"]["ci95/loss"]
+    assert low <= summary["pooled"]["loss"] <= high
 
     # Again: nothing is trained, and all is the same.
     bytes_before = {path: path.read_bytes() for path in (folder / "summary.json", folder / "predictions.parquet")}

@@ -235,6 +235,23 @@ def test_evaluation_is_that_of_the_training(folder: Path) -> None:
         assert said["metrics"][name] == same, name
 
 
+def test_an_evaluation_goes_into_the_study(folder: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.duckdb"
+    study.write_bytes((folder / "study.duckdb").read_bytes())
+    for out in (None, tmp_path / "elsewhere.parquet"):
+        metrics = evaluate(folder / "run", folder / "tiles.beton", split="val", out=out, study=study)["metrics"]
+    with sd.open(study) as opened:
+        opened.add_predictions(folder / "run")
+        wrong = opened.sql(
+            "SELECT evaluation, count(*) FILTER (predicted <> label) FROM evaluated_tiles GROUP BY ALL"
+        ).fetchall()
+        # The validation tiles are those of the split.
+        of_all = round((1 - metrics["accuracy"]) * metrics["tiles"])
+        assert {"tiles-val-best": of_all, "elsewhere": of_all, "validation": of_all}.items() <= dict(wrong).items()
+        paths = opened.sql("SELECT DISTINCT run_path FROM evaluations").fetchall()
+        assert paths == [(str(folder / "run"),)]
+
+
 def test_tables_thresholds_and_temperature_of_an_evaluation(folder: Path, tmp_path: Path) -> None:
     first = evaluate(folder / "run", folder / "tiles.beton", split="train", out=tmp_path / "first.parquet")
     assert set(first["thresholds"]) == set(first["reliability"]) == {"tiles", "slides", "patients"}
