@@ -108,9 +108,9 @@ def export_tiles(
     Notes
     -----
     Tiles are objects of QuPath's type ``tile``, the lightest it has: a hundred thousand are drawn at once, and
-    their measurements (coverage, or the probability of each class) colour them as a measurement map. Rows stand
-    in the order of grid_y, grid_x; the same study gives the same bytes. No more than a few thousand tiles are in
-    memory as text, whatever the number of tiles.
+    their measurements (coverage, or the probability of each class and its uncertainty) colour them as a measurement
+    map. Rows stand in the order of grid_y, grid_x; the same study gives the same bytes. No more than a few thousand
+    tiles are in memory as text, whatever the number of tiles.
     """
     with translated():
         grid, names = _where_to(study, grid, run, slides)
@@ -203,7 +203,7 @@ class _Writer:
         if run is not None:
             ((classes,),) = con.execute("SELECT classes FROM runs WHERE run = $run", {"run": run}).fetchall()
             names += classes
-            measured = [f"probability {name}" for name in classes]
+            measured = [*(f"probability {name}" for name in classes), "entropy", "mutual information"]
         # The colours of the pictures of ROIs and of predictions.
         self._colours = label_colours(names)
         self._tile_ids, self._merged_ids = id_space("tile", grid, run), id_space("tiles", grid, run)

@@ -15,7 +15,7 @@ from slideduck.console import STUDY, counted, example
 from slideduck.errors import RunError
 from slideduck.runner.config import TrainConfig
 
-__all__ = ["demo", "evaluate", "features", "heatmap", "main", "predict", "train"]
+__all__ = ["demo", "evaluate", "features", "gradcam", "heatmap", "main", "predict", "train"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -323,17 +323,31 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
         click.echo(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
 
 
-@click.command(epilog=example("slideduck heatmap runs/first study.duckdb A12 A12.png"))
+@click.command(
+    epilog=example(
+        "slideduck heatmap runs/first study.duckdb A12 A12.png",
+        "slideduck heatmap runs/first study.duckdb A12 A12.geojson --merge",
+    )
+)
 @_RUN
 @STUDY
 @click.argument("slide")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @_GRID
 @_CHECKPOINT
+@click.option(
+    "--window",
+    type=click.Choice(["flat", "peaked"]),
+    default="flat",
+    show_default=True,
+    help="How tiles that overlap are averaged; peaked counts the middle of a tile most.",
+)
+@click.option("--merge", is_flag=True, help="In GeoJSON, one annotation for each class in place of an object a tile.")
 def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> None:
-    """Draw a SLIDE of a STUDY with the probability of each class over it, as PNG.
+    """Draw a SLIDE of a STUDY with the probability of each class over it.
 
-    Where the slide is not predicted yet, it is predicted first.
+    OUT is a .png, .pdf or .svg; or a .geojson, which QuPath opens over the slide. Where tiles overlap, each place
+    shows the mean of those that cover it. Where the slide is not predicted yet, it is predicted first.
     """
     import slideduck
     from slideduck.runner.heatmap import heatmap as draw_heatmap
@@ -380,6 +394,20 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
     click.echo(f"features of {amount}, {counted(report.width, 'number')} each, grid {report.grid}: {report.into}")
     if report.skipped:
         click.echo(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again", err=True)
+
+
+@click.command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
+@_RUN
+@_SOURCE
+@click.argument("tile_ids", metavar="TILE_ID...", nargs=-1, required=True)
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@_GRID
+@_CHECKPOINT
+def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
+    from slideduck.runner.gradcam import gradcam as draw_gradcam
+
+    click.echo(draw_gradcam(run, source, tile_ids, out, **options))
 
 
 @click.command(epilog=example("slideduck demo demo"))

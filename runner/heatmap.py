@@ -1,24 +1,26 @@
-"""A slide's picture with what a network says of each of its tiles."""
+"""A slide's picture with what a network says of each of its tiles, or that for QuPath."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
-from slideduck.errors import StudyError
+from slideduck.errors import ConfigError, StudyError
 from slideduck.plot import label_colours, save_figure, scale_bar_um
+from slideduck.runner.maps import WINDOWS, SlideMap, read_map
 from slideduck.runner.predict import predict
 from slideduck.runner.study_runs import held_passes
-from slideduck.sqlfiles import read_query
 from slideduck.study import Study
+from slideduck.tile_geojson import export_tiles
 from slideduck.tiles import thumbnail
 
 __all__ = ["heatmap"]
@@ -29,36 +31,24 @@ _PANEL_INCHES = 3.4
 _OPACITY = 0.6
 
 
-@dataclass(frozen=True)
-class _Map:
-    """What is drawn: probabilities on the grid of a slide.
-
-    Attributes
-    ----------
-    probabilities : ndarray of float32, (rows, columns, classes)
-        NaN where there is no tile.
-    extent_mm : tuple of float
-        Left, right, bottom and top of the grid on the slide, mm.
-    """
-
-    probabilities: NDArray[np.float32]
-    extent_mm: tuple[float, float, float, float]
-
-
 def heatmap(
     run: Path | str,
     study: Study | Path | str,
     slide: str,
-    out_png: Path | str,
+    out: Path | str,
     *,
     grid: str | None = None,
     checkpoint: str = "best",
     max_px: int = _THUMBNAIL_PX,
+    window: str = "flat",
+    merge: bool = False,
 ) -> Path:
-    """Draw a slide with the probability of each class over it, and write it as PNG.
+    """Draw a slide with the probability of each class over it, or write it for QuPath.
 
-    The panels are the slide as it is, one panel a class, and the likeliest class of each tile. A slide that
-    is not predicted yet is predicted first; see `slideduck.runner.predict.predict`.
+    The panels are the slide as it is, one panel a class, the likeliest class at each place, and with MC dropout the
+    mutual information. Where tiles overlap, a place shows the mean of those that cover it; see
+    `slideduck.runner.maps.blend`. A slide that is not predicted yet is predicted first, with the passes that the
+    study's predictions of the run have; see `slideduck.runner.predict.predict`.
 
     Parameters
     ----------
@@ -68,14 +58,20 @@ def heatmap(
         The study.
     slide : str
         Name of the slide.
-    out_png : path
-        File to write; one that is there is replaced once the picture is whole.
+    out : path
+        File to write, in the form that its suffix says: ``.png``, ``.pdf``, ``.svg``, or ``.geojson`` for QuPath,
+        with an object for each tile that has its probabilities as measurements. One that is there is replaced once
+        the new one is whole.
     grid : str, optional
         Name of a grid of the study; default the one that the network was trained on.
     checkpoint : str
         ``"best"`` or ``"last"``.
     max_px : int
         Longer side of the slide's picture, pixels.
+    window : str
+        ``"flat"`` or ``"peaked"``: how tiles that overlap are averaged.
+    merge : bool
+        In GeoJSON, make one annotation of all tiles of a class.
 
     Returns
     -------
@@ -86,28 +82,38 @@ def heatmap(
     ------
     StudyError
         If the study has no such slide or grid.
+    ConfigError
+        If there is no such window, or merge is given for a picture.
     SlideError
         If the slide cannot be read.
     """
-    out_png = Path(out_png)
-    if not out_png.absolute().parent.is_dir():
-        raise StudyError(f"no folder {out_png.parent} to put {out_png.name} in; make the folder first")
+    out = Path(out)
+    is_geojson = out.suffix.lower() == ".geojson"
+    if not out.absolute().parent.is_dir():
+        raise StudyError(f"no folder {out.parent} to put {out.name} in; make the folder first")
+    if merge and not is_geojson:
+        raise ConfigError(f"merge is given for {out.name}, a picture; name it {out.stem}.geojson, or leave merge out")
+    if window not in WINDOWS:
+        raise ConfigError(f"window is {window!r}; it must be one of {', '.join(WINDOWS)}")
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
         passes = held_passes(study, Path(run).absolute().name)
         report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, **vars(passes))
+        if is_geojson:
+            _write_geojson(study, report.run, report.grid, slide, out, merge=merge)
+            return out
         (classes,) = _one(study, "SELECT classes FROM runs WHERE run = $1", [report.run])
         path, width, height, mpp = _one(study, "SELECT path, width, height, mpp FROM slides WHERE slide = $1", [slide])
-        drawn = _read_map(study, report.run, report.grid, slide, classes, mpp)
+        drawn = read_map(study, report.run, report.grid, slide, classes, window=window)
         labels = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
     # The colours of the overlay of ROIs, so that the two pictures read alike.
     colours = label_colours([*classes, *(label for (label,) in labels)])
     picture, _ = thumbnail(path, max_px)
-    figure = _draw(picture, (width * mpp / 1000, height * mpp / 1000), drawn, classes, colours)
+    figure = _draw(picture, (width * mpp / 1000, height * mpp / 1000), drawn, mpp / 1000, classes, colours)
     figure.suptitle(f"{slide}    {report.run}, {report.grid}", x=0.01, ha="left", fontsize=10, fontweight="bold")
-    save_figure(figure, out_png)
-    return out_png
+    save_figure(figure, out)
+    return out
 
 
 def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[Any, ...]:
@@ -117,29 +123,18 @@ def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[
     return row
 
 
-def _read_map(study: Study, run: str, grid: str, slide: str, classes: Sequence[str], mpp: float) -> _Map:
-    """Read the predictions of a slide into the shape of its grid."""
-    where = {"run": run, "grid": grid, "slide": slide}
-    rows = study.con.execute(read_query("list_predictions"), {**where, "classes": list(classes)}).to_arrow_table()
-    n_columns, n_rows, extract_px, stride, origin_x, origin_y = _one(
-        study, read_query("find_slide_grid"), {"grid": grid, "slide": slide}
-    )
-    probabilities = np.full((n_rows, n_columns, len(classes)), np.nan, np.float32)
-    flat = rows["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    probabilities[rows["grid_y"].to_numpy(), rows["grid_x"].to_numpy()] = flat.reshape(-1, len(classes))
-    # Where tiles overlap, each is drawn as the part of the step around its centre.
-    left, top = (origin + (extract_px - stride) / 2 for origin in (origin_x, origin_y))
-    mm = mpp / 1000
-    return _Map(
-        probabilities,
-        (left * mm, (left + n_columns * stride) * mm, (top + n_rows * stride) * mm, top * mm),
-    )
+def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool) -> None:
+    """Write the predicted tiles of a slide as objects of QuPath, whole or not at all."""
+    with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
+        report = export_tiles(study, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
+        os.replace(report.paths[0], out)
 
 
 def _draw(
     picture: NDArray[np.uint8],
     size_mm: tuple[float, float],
-    drawn: _Map,
+    drawn: SlideMap,
+    mm_per_px: float,
     classes: Sequence[str],
     colours: dict[str, str],
 ) -> Any:
@@ -151,7 +146,8 @@ def _draw(
     from matplotlib.patches import Patch
 
     width_mm, height_mm = size_mm
-    n_panels = len(classes) + 2
+    uncertain = drawn.mutual_information
+    n_panels = len(classes) + 2 + (uncertain is not None)
     columns = _columns(n_panels, height_mm / width_mm)
     rows = -(-n_panels // columns)
     scale = _PANEL_INCHES / max(size_mm)
@@ -172,7 +168,10 @@ def _draw(
         panel.spines[:].set(color="#B0B0B0", linewidth=0.5)
     panels[0].set_title("slide", fontsize=9, loc="left")
     _draw_scale_bar(panels[0], width_mm, height_mm)
-    style = {"extent": drawn.extent_mm, "interpolation": "nearest", "alpha": _OPACITY}
+    rows_of_map, columns_of_map = drawn.probabilities.shape[:2]
+    left, top, cell = (length * mm_per_px for length in (drawn.left, drawn.top, drawn.cell))
+    extent = (left, left + columns_of_map * cell, top + rows_of_map * cell, top)
+    style = {"extent": extent, "interpolation": "nearest", "alpha": _OPACITY}
     for number, name in enumerate(classes):
         panel = panels[1 + number]
         panel.imshow(drawn.probabilities[..., number], cmap="viridis", vmin=0, vmax=1, **style)
@@ -183,12 +182,15 @@ def _draw(
     last = panels[1 + len(classes)]
     last.imshow(winner, cmap=flat, vmin=-0.5, vmax=len(classes) - 0.5, **style)
     last.set_title("likeliest class", fontsize=9, loc="left")
+    if uncertain is not None:
+        most = max(float(np.nanmax(uncertain)), 1e-6)
+        panels[2 + len(classes)].imshow(uncertain, cmap="magma", vmin=0, vmax=most, **style)
+        panels[2 + len(classes)].set_title(f"mutual information, 0 to {most:.2g} nats", fontsize=9, loc="left")
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), "viridis"), ax=axes, shrink=0.6, aspect=30, pad=0.02, alpha=_OPACITY
     )
     bar.set_label("probability of the class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    whole = np.isfinite(winner).sum()
     entries = [
         Patch(
             color=colours[name],
@@ -203,7 +205,7 @@ def _draw(
         ncols=min(len(entries), 6),
         frameon=False,
         fontsize=8,
-        title=f"likeliest class, part of {whole:,} tiles",
+        title=f"likeliest class, part of {'the area of ' * drawn.overlaps}{drawn.tiles:,} tiles",
         title_fontsize=8,
         alignment="left",
     )

@@ -6,6 +6,7 @@ SELECT
     predictions.grid_y,
     predictions.predicted,
     list_transform($classes::VARCHAR [], LAMBDA name: predictions.probabilities[name]) AS probabilities,
+    predictions.mutual_information,
 FROM predictions
 WHERE predictions.run = $run AND predictions.grid = $grid AND predictions.slide = $slide
 ORDER BY predictions.grid_y, predictions.grid_x

@@ -22,7 +22,7 @@ from slideduck.runner import cli as commands
 from slideduck.runner.config import TrainConfig
 from tests.slides import write_slide
 
-COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "demo")
+COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "gradcam", "demo")
 TINY = ("--model", "networks:tiny", "--batch-size", "16", "--lr", "0.01", "--nproc", "1")
 
 
