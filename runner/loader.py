@@ -7,6 +7,8 @@ is not used: it pads, and validates some tiles twice.
 
 from __future__ import annotations
 
+import mmap
+import os
 import queue
 import time
 from collections import deque
@@ -30,6 +32,7 @@ from ffcv.traversal_order.base import TraversalOrder
 from numpy.typing import NDArray
 
 from slideduck.beton import BetonInfo, check_beton
+from slideduck.db import machine_memory
 from slideduck.errors import BetonError, RunError, SlideduckError
 
 __all__ = ["TIMEOUT_S", "Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
@@ -40,6 +43,8 @@ Rows = NDArray[np.int64]
 TIMEOUT_S = 300.0
 
 _BATCHES_AHEAD = 3
+#: Tiles that are asked of the disk beyond the batch that is being decoded.
+_TILES_AHEAD = 256
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
 _NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -102,7 +107,7 @@ class Batch:
     labels : torch.Tensor of int64, (batch,)
         Class numbers, on the device; -1 for a tile without a label.
     rows : ndarray of int64, (batch,)
-        Row numbers in the beton.
+        Row numbers in the beton; their slides are ``sidecar.slide[rows]``.
     """
 
     images_BCHW: torch.Tensor
@@ -174,6 +179,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
 
     def run_pipeline(self, b_ix: int, batch_indices: Rows, batch_slot: int, cuda_event: Any) -> Any:
         """Read and decode one batch, and refuse tiles that do not decode."""
+        self.loader.read_ahead.advance((b_ix + 1) * self.loader.batch_size)
         result = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
         for memory in self.memory_allocations["operation"].values():
             if isinstance(memory, tuple):
@@ -186,10 +192,52 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         return result
 
 
+class _ReadAhead:
+    """Asks the system for the tiles of the next batches, so that none is waited for one at a time.
+
+    Tiles come in random order through a map of the file. Left to itself the system reads a stretch around
+    each (from 128 KiB up to 8 MiB, by the machine), of which little is used before it is dropped again
+    where the file is larger than the memory. So for a large file that is switched off, and in either case
+    the bytes of each tile to come, and no others, are asked for.
+
+    FFCV's own cache of pages serves such files only in an order that mixes few pages at a time: with a
+    random one it keeps nearly all of them.
+
+    Parameters
+    ----------
+    path : Path
+        The beton.
+    pointers, sizes : ndarray of uint64, (samples,)
+        Where the image of each row is, bytes.
+    """
+
+    def __init__(self, path: Path, pointers: NDArray[np.uint64], sizes: NDArray[np.uint64]) -> None:
+        self.file = path.open("rb")
+        self.pointers, self.sizes = pointers, sizes
+        self.rows: Rows = np.zeros(0, np.int64)
+        self.asked = 0
+
+    def start(self, rows: Rows) -> None:
+        """Begin with the rows of an epoch."""
+        self.rows, self.asked = rows, 0
+
+    def advance(self, done: int) -> None:
+        """Ask for what comes after the first `done` rows, which are being read now."""
+        first, self.asked = self.asked, min(done + _TILES_AHEAD, len(self.rows))
+        if not hasattr(os, "posix_fadvise"):
+            return
+        rows = self.rows[first : self.asked]
+        for pointer, size in zip(self.pointers[rows].tolist(), self.sizes[rows].tolist(), strict=True):
+            os.posix_fadvise(self.file.fileno(), pointer, size, os.POSIX_FADV_WILLNEED)
+
+
 class _EpochLoader(Loader):  # type: ignore[misc]
     """FFCV's loader with our thread and an order that is set before each epoch."""
 
+    read_ahead: _ReadAhead
+
     def __iter__(self) -> _Epoch:
+        self.read_ahead.start(self.traversal_order.rows)
         return _Epoch(self, self.traversal_order.rows)
 
 
@@ -206,6 +254,9 @@ class TileLoader:
         What `check_beton` returned for it, if it was called already.
     timeout_s : float
         Longest wait for one batch, seconds.
+    memory : int, optional
+        Bytes of memory that there are; default what this process may use. In a beton of more than half of it the
+        system reads the tiles that are asked for and nothing around them.
 
     Raises
     ------
@@ -214,7 +265,13 @@ class TileLoader:
     """
 
     def __init__(
-        self, beton: Path | str, threads: int, *, info: BetonInfo | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        beton: Path | str,
+        threads: int,
+        *,
+        info: BetonInfo | None = None,
+        timeout_s: float = TIMEOUT_S,
+        memory: int | None = None,
     ) -> None:
         self.path = Path(beton)
         self.timeout_s = timeout_s
@@ -240,6 +297,19 @@ class TileLoader:
         finally:
             # FFCV sets the threads of torch to its own.
             torch.set_num_threads(self._torch_threads)
+        self._map_file(machine_memory() if memory is None else memory)
+
+    def _map_file(self, memory: int) -> None:
+        """Map the beton into memory, and prepare the reading ahead in it."""
+        reader, context = self._loader.reader, self._loader.memory_manager.context
+        table = np.sort(reader.alloc_table, order="ptr")
+        pointers = reader.metadata["f0"]["data_ptr"]
+        sizes = table["size"][np.searchsorted(table["ptr"], pointers)]
+        self._loader.read_ahead = _ReadAhead(self.path, pointers, sizes)
+        # FFCV takes the map that is there.
+        context.mmap = np.memmap(self.path, "uint8", mode="r")
+        if self.path.stat().st_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
+            context.mmap._mmap.madvise(mmap.MADV_RANDOM)
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,22 @@ def test_one_loader_reads_one_epoch_after_the_other(loader: TileLoader) -> None:
     ):
         with loader.epoch(rows, batch_size) as epoch:
             assert np.array_equal(np.concatenate([batch.rows for batch in to_device(epoch, CPU)]), rows)
+
+
+@pytest.mark.parametrize("memory", [1, None])
+def test_a_beton_larger_than_half_the_memory_is_read_alike(beton: Path, tmp_path: Path, memory: int | None) -> None:
+    own = shutil.copy(beton, tmp_path / "own.beton")
+    loader = TileLoader(own, threads=2, memory=memory)
+    order = np.random.default_rng(3).permutation(320)
+    with loader.epoch(order, 16) as epoch:
+        batches = list(to_device(epoch, CPU))
+        maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    assert np.array_equal(np.concatenate([batch.rows for batch in batches]), order)
+    labels = torch.cat([batch.labels for batch in batches]).numpy()
+    assert np.array_equal(labels, loader.labels[order])
+    # "rr": the system reads what is asked for, and nothing around it.
+    flags = [after.split("\n")[0].split() for before, after in pairwise(maps) if str(own) in before]
+    assert any("rr" in of_map for of_map in flags) is (memory == 1)
 
 
 def test_no_rows_are_no_batches(loader: TileLoader) -> None:
