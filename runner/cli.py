@@ -15,7 +15,7 @@ from slideduck.console import STUDY, counted, example
 from slideduck.errors import RunError
 from slideduck.runner.config import TrainConfig
 
-__all__ = ["demo", "evaluate", "features", "gradcam", "heatmap", "main", "predict", "train"]
+__all__ = ["demo", "evaluate", "export_model", "features", "gradcam", "heatmap", "main", "predict", "train"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -408,6 +408,45 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
     from slideduck.runner.gradcam import gradcam as draw_gradcam
 
     click.echo(draw_gradcam(run, source, tile_ids, out, **options))
+
+
+@click.command(
+    epilog=example(
+        "slideduck export-model runs/first model.onnx", "slideduck export-model runs/first weights/model.safetensors"
+    )
+)
+@_RUN
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@_CHECKPOINT
+@click.option(
+    "--layout",
+    type=click.Choice(["nhwc", "nchw"]),
+    default="nhwc",
+    show_default=True,
+    help="Order of the axes of the tiles that an ONNX model takes.",
+)
+@_JSON
+def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Write a RUN's network into OUT for other programs: .onnx or .safetensors.
+
+    An ONNX model takes uint8 RGB tiles in batches of any size and gives probabilities: what comes before and
+    after the network is in it. Its classes, microns per pixel and tile size are in its metadata. It is checked
+    by onnxruntime before it appears. Safetensors holds the weights; config.json and preprocessor_config.json
+    beside it say what they are.
+    """
+    from slideduck.runner.export_model import export_model as write_model
+
+    report = write_model(run, out, **options)
+    if as_json:
+        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        return
+    click.echo(f"{out}: epoch {report.epoch}, {report.bytes / 1e6:,.1f} MB, classes {', '.join(report.classes)}")
+    if report.format == "onnx":
+        click.echo(
+            f"opset {report.opset}, tiles {str(report.layout).upper()}; its probabilities differ by "
+            f"{report.largest_difference:.1g} at most, on {counted(report.random_tiles, 'tile')} of noise and "
+            f"{report.real_tiles} of the beton"
+        )
 
 
 @click.command(epilog=example("slideduck demo demo"))

@@ -115,6 +115,23 @@ def bursting(num_classes: int) -> nn.Module:
     return _Burst(num_classes, 10)
 
 
+class _Branching(nn.Module):
+    """Does one thing or another, by what is in the tiles."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.inner = tiny(num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(images if images.mean() > 0 else -images)
+        return logits
+
+
+def branching(num_classes: int) -> nn.Module:
+    """Return a network that no fixed graph computes."""
+    return _Branching(num_classes)
+
+
 def not_a_module(num_classes: int) -> str:
     """Return something else."""
     return "no module"

@@ -22,7 +22,7 @@ from slideduck.runner import cli as commands
 from slideduck.runner.config import TrainConfig
 from tests.slides import write_slide
 
-COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "gradcam", "demo")
+COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "gradcam", "export-model", "demo")
 TINY = ("--model", "networks:tiny", "--batch-size", "16", "--lr", "0.01", "--nproc", "1")
 
 
@@ -50,7 +50,7 @@ def test_help_ends_with_an_example_that_parses(name: str) -> None:
     example = result.output.rstrip().splitlines()[-1]
     words = shlex.split(example)
     assert words[:2] == ["slideduck", name]
-    command = getattr(commands, name)
+    command = getattr(commands, name.replace("-", "_"))
     assert isinstance(command, click.Command)
     command.make_context(name, words[2:])
 
@@ -195,6 +195,17 @@ def test_features_go_to_files_or_a_table(beton: Path, trained: Path, tmp_path: P
         "computed": ["S3"], "skipped": [], "tiles": 40,
     }  # fmt: skip
     assert [path.name for path in out.iterdir()] == ["S3.h5"]
+
+
+def test_export_model_says_what_it_wrote(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    result = run("export-model", trained, out, "--checkpoint", "last")
+    size = out.stat().st_size / 1e6
+    assert (result.exit_code, result.stdout) == (0, f"{out}: epoch 2, {size:.1f} MB, classes stripes, chequers\n")
+    result = run("export-model", trained, tmp_path / "model.pt")
+    assert (result.exit_code, result.stderr) == (
+        1, f"error: {tmp_path / 'model.pt'}: ends in neither .onnx nor .safetensors; name the file so\n",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
