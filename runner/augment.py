@@ -1,9 +1,9 @@
 """Augmentation on the device, drawn by seed and place, the same on any number of ranks.
 
-Every number is a function of the seed, the epoch, the step and the tile's place in the global batch: a run
-on two ranks sees what one with batches of twice the size does, and one that goes on in the middle of an
-epoch what it would have seen. Numbers are drawn on the host and which tiles they concern is known there,
-so that the device is never waited for.
+Every number is a function of the seed, the epoch and the tile's place among those of the epoch: a run on two
+ranks, or one that adds up two batches to a step, sees what one with batches of twice the size does, and one
+that goes on in the middle of an epoch what it would have seen. Numbers are drawn on the host, where it is
+then known which tiles they concern, so that the device is never waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ __all__ = ["Augmenter", "epoch_positions", "turn"]
 # Keep the draws of each kind apart from those of the others, and of the order, which has the same seed.
 _STREAM = 1
 _CROP, _STAIN, _COLOUR, _BLUR, _SHARPEN, _JPEG = range(2, 8)
+
+#: Numbers that Philox draws at each of its counts.
+_NUMBERS_OF_COUNT = 4
 
 #: The highest quality of JPEG that is drawn.
 _BEST_QUALITY = 95
@@ -129,10 +132,11 @@ class Augmenter:
 
     def _drawn(self, stream: int, step: int, tiles: int, numbers: int) -> NDArray[np.float64]:
         """Return numbers from 0 to 1 for each tile of this rank's part of the global batch."""
-        generator = np.random.default_rng([self.seed, self._epoch, stream, step])
-        drawn = generator.random((self._world_size * self._batch_size, numbers))
-        first = self._rank * self._batch_size
-        return drawn[first : first + tiles]
+        # Philox counts: what it draws for a tile is found at once, by the tile's place in the epoch.
+        generator = np.random.Philox(np.random.SeedSequence([self.seed, self._epoch, stream]))
+        blocks = -(-numbers // _NUMBERS_OF_COUNT)
+        generator.advance((step * self._world_size + self._rank) * self._batch_size * blocks)
+        return np.random.Generator(generator).random((tiles, _NUMBERS_OF_COUNT * blocks))[:, :numbers]
 
     def _sent(self, array: NDArray[np.float64] | NDArray[np.int64]) -> torch.Tensor:
         """Return an array on the device, floats in single precision; the host does not wait."""

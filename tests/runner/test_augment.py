@@ -101,6 +101,13 @@ def test_two_ranks_see_what_one_with_twice_the_batch_does(text: str) -> None:
     assert torch.allclose(torch.cat(halves), whole, atol=1e-3)
 
 
+def test_two_small_batches_are_drawn_as_one_large_one() -> None:
+    images = tissue(8)
+    whole = augmented(EVERYTHING, images, step=1)
+    halves = [augmented(EVERYTHING, images[4 * i : 4 * i + 4], step=2 + i) for i in (0, 1)]
+    assert torch.allclose(torch.cat(halves), whole, atol=1e-3)
+
+
 def test_draws_depend_on_seed_epoch_and_step_and_on_nothing_before() -> None:
     images = tissue(4)
     augmenter = Augmenter(parse_recipe(EVERYTHING), 3, CPU)
