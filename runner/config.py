@@ -10,6 +10,7 @@ from typing import Any
 from slideduck.errors import ConfigError
 from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
 from slideduck.runner.recipe import PRESETS, parse_recipe
+from slideduck.runner.trackers import TRACKERS, tracker_names
 
 __all__ = ["MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
@@ -134,6 +135,9 @@ class TrainConfig:
         choices=("none", "fsdp"),
     )
     log_steps: int = _setting(50, "steps", "Steps between the lines of steps.jsonl.")
+    track: str = _setting(
+        "tensorboard", "names", f"Where the run can be watched: none, or {', '.join(TRACKERS)}, several by comma."
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -146,6 +150,7 @@ class TrainConfig:
         self._check_model()
         parse_recipe(self.augment)
         self._check_shard()
+        tracker_names(self.track)
         self._check_range("epochs", 1)
         self._check_range("batch_size_per_rank", 1)
         self._check_range("lr", 0, open_below=True)

@@ -29,7 +29,7 @@ _FORMAT = "slideduck run"
 STEP_CHECKPOINTS = 3
 
 #: Settings that decide what is kept and told, but no number: a run may go on with others.
-_FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps", "shard")
+_FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps", "shard", "track")
 #: Settings that count by what they multiply to, the global batch.
 _PARTS_OF_BATCH = ("batch_size_per_rank", "accumulate")
 
@@ -59,6 +59,7 @@ class RunFolder:
         self.validation = self.path / "validation.json"
         self.curves = self.path / "curves.png"
         self.augmented = self.path / "augmented.png"
+        self.card = self.path / "README.md"
         self.steps = self.path / "steps.jsonl"
         self.checkpoints = self.path / "checkpoints"
 

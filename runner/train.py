@@ -25,6 +25,7 @@ from slideduck.console import message
 from slideduck.errors import RunError
 from slideduck.runner import dist
 from slideduck.runner.assess import assess_file, patient_numbers
+from slideduck.runner.card import write_card
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.curves import draw_curves
@@ -40,6 +41,8 @@ from slideduck.runner.schedule import plateau_factor
 from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.stopping import resolve_criteria
 from slideduck.runner.telling import Teller
+from slideduck.runner.trackers import require_trackers
+from slideduck.runner.tracking import Tracking
 from slideduck.runner.waiting import usage
 from slideduck.runner.writer import Writer, copied, writing
 
@@ -122,6 +125,7 @@ def train_rank(
         config = TrainConfig.from_dict(settings)
         # Refused before the folder is made.
         precision_context(config.precision, place.device)
+        require_trackers(config.track)
         data = open_data(Path(beton), config, place)
         training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
         try:
@@ -142,6 +146,7 @@ class _Training:
 
     writer: Writer
     learner: Learner
+    tracking: Tracking
 
     def __init__(
         self, data: TrainingData, folder: RunFolder, config: TrainConfig, place: Place, progress: bool
@@ -172,9 +177,25 @@ class _Training:
             if not self.folder.curves.exists():
                 self._draw()
             self._assess()
+            if not self.folder.card.exists():
+                self._write_card()
             return self._summary()
         if self.place.is_first and not self.folder.augmented.exists():
             draw_examples(self.data, self.config.augment, self.config.seed, self.folder.augmented)
+        track = self.config.track if self.place.is_first else "none"
+        self.tracking = Tracking(track, self.folder.path, self.config.to_dict(), state["step"] if state else 0)
+        is_whole = False
+        try:
+            self._train_epochs(state)
+            is_whole = True
+        finally:
+            self.tracking.finish(is_whole)
+        return self._summary()
+
+    def _train_epochs(self, state: dict[str, Any] | None) -> None:
+        """Train the epochs that are left, and leave the files of a whole run."""
+        if not state:
+            self.tracking.picture(self.folder.augmented, 0)
         part = self.learner.new_part()
         if state and state["within_epoch"]:
             part.load(state["within_epoch"])
@@ -190,7 +211,8 @@ class _Training:
         self.teller.stopped(self.history)
         self._draw()
         self._assess()
-        return self._summary()
+        self._write_card()
+        self.tracking.picture(self.folder.curves, self.history[-1]["step"])
 
     def _is_over(self) -> bool:
         """Return True if no epoch is left, or the run has stopped early."""
@@ -286,6 +308,7 @@ class _Training:
                     if self.place.is_first:
                         line = step_line(epoch, part, before, window, learner.lr(step - 1), self.tiles_per_step)
                         self.folder.add_step(line)
+                        self.tracking.step(line)
                         if bar:
                             bar.loss = line["train/loss"]
                     before, window = (part.done, part.seconds, part.waited_s), part.done
@@ -326,6 +349,7 @@ class _Training:
             return
         self._submit_epoch(copied(state), predictions if is_best else None)
         self.teller.epoch(line, is_best)
+        self.tracking.epoch(line)
         if time.monotonic() - self.pictured > _SECONDS_BETWEEN_PICTURES:
             self._draw()
             self.pictured = time.monotonic()
@@ -348,6 +372,12 @@ class _Training:
             "step": step,
             "within_epoch": within_epoch,
             **self.learner.state(),
+            **self._facts(),
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what a checkpoint, and the model card, hold beside the network."""
+        return {
             "config": self.config.to_dict(),
             "world_size": self.place.world_size,
             "classes": self.data.classes,
@@ -404,6 +434,7 @@ class _Training:
             "split": config.val_where or split,
         }
         write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
+        write_card(self.folder.path, state, self.data.sidecar, self.data.rows)
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
         """Write the files of the best epoch where a kill came before them."""
@@ -420,6 +451,11 @@ class _Training:
         """Say what the best epoch is worth, with intervals, once a run is finished; rank 0 only."""
         if self.place.is_first and self.folder.epoch_of_validation() != self.best["epoch"]:
             self.folder.write_validation(assess_file(self.folder.predictions))
+
+    def _write_card(self) -> None:
+        """Write the model card, with the pictures and epochs that came after the best; rank 0 only."""
+        if self.place.is_first:
+            write_card(self.folder.path, self._facts(), self.data.sidecar, self.data.rows)
 
     def _draw(self) -> None:
         """Draw the curves; rank 0 only."""

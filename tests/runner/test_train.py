@@ -115,8 +115,8 @@ def test_it_learns_two_textures_and_leaves_a_whole_folder(
     assert len(state["image"]["mean"]) == 3
     assert "optimizer" not in state
     assert sorted(item.name for item in run.iterdir()) == [
-        ".lock", "augmented.png", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl",
-        "predictions.parquet", "steps.jsonl", "validation.json",
+        ".lock", "README.md", "augmented.png", "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl",
+        "predictions.parquet", "steps.jsonl", "tensorboard", "validation.json",
     ]  # fmt: skip
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     # Fifteen steps an epoch, a line every fifty and at the end of each epoch.

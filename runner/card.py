@@ -1,0 +1,290 @@
+"""The model card of a run: ``README.md`` in its folder, plain Markdown that the Hugging Face hub reads as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slideduck.beton import Sidecar
+from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.rows import RunRows
+
+__all__ = ["card_text", "write_card"]
+
+#: Metrics that are told as they are stored elsewhere, not in the table.
+_NOT_IN_TABLE = ("confusion", "tiles", "slides", "patients")
+
+
+def write_card(folder: Path, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> None:
+    """Write ``README.md`` into a run's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    state : mapping
+        A checkpoint of the run: the card tells of its best epoch.
+    sidecar : Sidecar
+        Of the beton that it was trained on.
+    rows : RunRows
+        The rows that trained and validated.
+    """
+    pictures = [name for name in ("curves.png", "augmented.png") if (folder / name).exists()]
+    text = card_text(folder.name, state, sidecar, rows, pictures)
+    write_whole(folder / "README.md", lambda file: file.write(text.encode()))
+
+
+def card_text(run: str, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows, pictures: Sequence[str] = ()) -> str:
+    """Return the model card of a run; the same for the same run.
+
+    Parameters
+    ----------
+    run : str
+        Its name.
+    state, sidecar, rows
+        As in `write_card`.
+    pictures : sequence of str
+        File names of the pictures that are beside it.
+    """
+    classes: list[str] = state["classes"]
+    best = next(line for line in state["history"] if line["epoch"] == state["best"]["epoch"])
+    parts = [
+        _front_matter(run, classes),
+        f"# {run}",
+        f"A network (`{state['config']['model']}`) that tells {len(classes)} classes of tissue apart on tiles of "
+        f"whole-slide images: {_listed(classes)}. It was trained by slideduck "
+        f"{state['versions']['slideduck']}; the weights are those of epoch {best['epoch']}, the best of "
+        f"{len(state['history'])}.",
+        "## Data",
+        _data(state, sidecar, rows),
+        _counts(classes, sidecar, rows),
+        "## Metrics",
+        f"On the validation tiles, epoch {best['epoch']}. Tiles of a slide are not independent of each other: "
+        "differences that are small beside the number of slides and patients say nothing.",
+        _metrics(best),
+        _confusion(best, classes),
+        *(f"![{name.partition('.')[0]}]({name})" for name in pictures),
+        "## Use",
+        _use(run),
+        "## Limits",
+        _limits(state, sidecar, rows),
+        "## Settings",
+        _settings(state),
+        "## Versions",
+        _table(("package", "version"), sorted(state["versions"].items())),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(run: str, classes: Sequence[str]) -> str:
+    """Return the metadata that the hub reads; JSON strings are YAML strings."""
+    tags = ["digital-pathology", "whole-slide-images", "slideduck"]
+    lines = ["library_name: slideduck", "pipeline_tag: image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in tags]
+    lines += [f"model_name: {json.dumps(run, ensure_ascii=False)}", "classes:"]
+    lines += [f"- {json.dumps(name, ensure_ascii=False)}" for name in classes]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _data(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
+    """Return what was trained on, in a list."""
+    beton, raw, config = state["beton"], sidecar.raw, state["config"]
+    lines = [
+        f"Beton: `{Path(beton['path']).name}`, {beton['samples']:,} tiles, side-car {beton['sidecar_sha256'][:12]}",
+        f"Tiles: {_grid(beton['grid'])}, {_image(beton['image'])}",
+    ]
+    for name, text in (("label_rule", "Labels"), ("split_rule", "Split")):
+        rule = raw.get(name)
+        if rule:
+            lines.append(f"{text}: {_rule(rule)}")
+    where = [f"{name} `{config[name]}`" for name in ("where", "train_where", "val_where") if config.get(name)]
+    exported = (raw.get("query") or {}).get("where")
+    if exported:
+        where.insert(0, f"exported `{exported}`")
+    if where:
+        lines.append(f"Only tiles with: {'; '.join(where)}")
+    for side, of_side in (("Training", rows.train), ("Validation", rows.val)):
+        slides, patients = (
+            len(np.unique(of[of_side].astype(str))) for of in (sidecar.tile_slide, sidecar.tile_patient)
+        )
+        lines.append(
+            f"{side}: {_number(len(of_side), 'tile')} of {_number(slides, 'slide')} of {_number(patients, 'patient')}"
+        )
+    if rows.unlabelled:
+        lines.append(f"Left out: {_number(rows.unlabelled, 'tile')} without a label")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """Return a rule of labels or splits in one line."""
+    told = {name: value for name, value in rule.items() if value not in (None, [], {}, "")}
+    if told.get("rule") == "centre":
+        # Of coverage alone.
+        told.pop("threshold", None)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in told.items()
+    )
+
+
+def _grid(grid: Mapping[str, Any]) -> str:
+    """Return a grid in words, with the resolution where it is the same on every slide."""
+    if grid["tile_um"] is None:
+        return f"{grid['tile_px']} px at {grid['magnification']} (grid `{grid['name']}`)"
+    mpp = grid["tile_um"] / grid["tile_px"]
+    return f"{grid['tile_px']} px, {mpp:.4g} µm a pixel (grid `{grid['name']}`)"
+
+
+def _image(image: Mapping[str, Any]) -> str:
+    """Return how tiles are stored, in words."""
+    return "raw pixels" if image["mode"] != "jpg" else f"JPEG of quality {image['quality']}"
+
+
+def _counts(classes: Sequence[str], sidecar: Sidecar, rows: RunRows) -> str:
+    """Return the tiles and slides of each class on each side."""
+    if tuple(classes) != tuple(sidecar.classes):
+        return ""
+    lines = []
+    for number, name in enumerate(classes):
+        cells: list[str] = [name]
+        for side in (rows.train, rows.val):
+            chosen = side[sidecar.class_number[side] == number]
+            slides = len(np.unique(sidecar.slide[chosen]))
+            cells += [f"{len(chosen):,}", f"{slides:,}"]
+        lines.append(cells)
+    return _table(("class", "training tiles", "slides", "validation tiles", "slides"), lines)
+
+
+def _metrics(best: Mapping[str, Any]) -> str:
+    """Return the validation metrics of tiles beside those of larger units."""
+    values = {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
+    units = ["tile", *(unit for unit in ("slide", "patient") if any(name.startswith(f"{unit}/") for name in values))]
+    names = [name for name in values if name.partition("/")[0] not in ("slide", "patient")]
+    names += [
+        rest for name in values for unit, _, rest in [name.partition("/")]
+        if unit in ("slide", "patient") and rest not in names
+    ]  # fmt: skip
+    lines = []
+    for name in dict.fromkeys(names):
+        if name in _NOT_IN_TABLE:
+            continue
+        cells = [values.get(name if unit == "tile" else f"{unit}/{name}") for unit in units]
+        if any(isinstance(cell, int | float) for cell in cells):
+            lines.append([name, *(_shown(cell) for cell in cells)])
+    return _table(("metric", *(f"{unit}s" for unit in units)), lines)
+
+
+def _confusion(best: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Return the confusion matrix of the validation tiles, if it is a small one."""
+    matrix = best.get("val/confusion")
+    if not isinstance(matrix, list) or len(matrix) != len(classes) or len(classes) > 20:
+        return ""
+    lines = [[name, *(f"{count:,}" for count in row)] for name, row in zip(classes, matrix, strict=True)]
+    return "Tiles by class (rows) and prediction (columns):\n\n" + _table(("", *classes), lines)
+
+
+def _use(run: str) -> str:
+    """Return the commands that use the network."""
+    name = run if run.replace("-", "").replace("_", "").replace(".", "").isalnum() else f"'{run}'"
+    return "\n".join(
+        (
+            "```text",
+            f"slideduck evaluate {name} other.beton                      # metrics on other tiles",
+            f"slideduck predict {name} study.duckdb                      # every tile of the study's slides",
+            f"slideduck heatmap {name} study.duckdb SLIDE heatmap.png    # a slide with its probabilities",
+            f"slideduck export-model {name} model.onnx                   # for other programs",
+            "```",
+        )
+    )
+
+
+def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
+    """Return what the network cannot do, in a list."""
+    classes = state["classes"]
+    lines = [
+        "It is for research. It is not a medical device, and nobody has shown that it is safe or useful to decide "
+        "about patients.",
+        f"It knows {len(classes)} classes and gives every tile to one of them: ink, folds, and tissue that it never "
+        "saw as well.",
+    ]
+    if tuple(classes) == tuple(sidecar.classes):
+        seen = set(sidecar.class_number[rows.train].tolist())
+        absent = [name for number, name in enumerate(classes) if number not in seen]
+        if absent:
+            lines.append(
+                f"No training tile was of {_listed(absent)}: it has not learnt {'it' if len(absent) == 1 else 'them'}."
+            )
+    lines += [
+        f"It was trained on {_number(_distinct(sidecar, rows, 'slide'), 'slide')} of "
+        f"{_number(_distinct(sidecar, rows, 'patient'), 'patient')}{_sites(sidecar, rows)}: other laboratories, "
+        "stains, scanners and organs have to be tried first.",
+        f"It expects tiles of {_grid(state['beton']['grid'])}, {_image(state['beton']['image'])}.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _settings(state: Mapping[str, Any]) -> str:
+    """Return the settings: first those that are not the defaults, then all."""
+    defaults = {item.name: item.default for item in fields(TrainConfig)}
+    config: Mapping[str, Any] = state["config"]
+    changed = [(name, value, defaults.get(name)) for name, value in config.items() if value != defaults.get(name)]
+    ranks = state["world_size"]
+    first = (
+        _table(("setting", "value", "default"), [(name, _value(mine), _value(other)) for name, mine, other in changed])
+        if changed
+        else "All settings have their defaults."
+    )
+    every = _table(("setting", "value"), [(name, _value(value)) for name, value in config.items()])
+    return (
+        f"Trained by {_number(ranks, 'process', 'processes')}.\n\n{first}\n\n"
+        f"<details><summary>All settings</summary>\n\n{every}\n\n</details>"
+    )
+
+
+def _sites(sidecar: Sidecar, rows: RunRows) -> str:
+    """Return the sites of the training tiles in words; nothing where none is known."""
+    slides = np.unique(sidecar.slide[rows.train])
+    sites = {site for number in slides.tolist() if (site := sidecar.raw["slides"][number].get("site")) is not None}
+    return f" from {_number(len(sites), 'site')}" if sites else ""
+
+
+def _distinct(sidecar: Sidecar, rows: RunRows, of: str) -> int:
+    """Return the number of slides or patients of the training tiles."""
+    column = sidecar.tile_slide if of == "slide" else sidecar.tile_patient
+    return len(np.unique(column[rows.train].astype(str)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _number(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def _shown(value: Any) -> str:
+    """Return a metric as the table shows it."""
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _value(value: Any) -> str:
+    """Return a setting as the table shows it."""
+    return "–" if value is None else f"`{value}`"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table; bars within cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,97 @@
+"""The model card tells what a network is for, what it was trained on and how good it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from slideduck.runner import checkpoint
+from slideduck.runner.card import card_text, write_card
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.data import open_data
+from slideduck.runner.dist import Place
+from slideduck.runner.train import train
+from tests.runner.betons import two_textures, write_beton
+
+TINY = TrainConfig(model="networks:tiny", epochs=2, batch_size_per_rank=32, lr=1e-2)
+
+
+def section(text: str, name: str) -> str:
+    return text.split(f"\n## {name}\n\n")[1].split("\n\n## ")[0]
+
+
+def test_a_run_leaves_a_card_of_its_best_epoch(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "first run"
+    train(beton, run, TINY, progress=False)
+    text = (run / "README.md").read_text()
+    state = checkpoint.load(run / "last.pt")
+    best = state["history"][state["best"]["epoch"] - 1]
+    assert text.startswith(
+        "---\nlibrary_name: slideduck\npipeline_tag: image-classification\ntags:\n- digital-pathology\n"
+        '- whole-slide-images\n- slideduck\nmodel_name: "first run"\nclasses:\n- "stripes"\n- "chequers"\n---\n\n'
+        "# first run\n\nA network (`networks:tiny`) that tells 2 classes of tissue apart on tiles of whole-slide "
+        "images: stripes and chequers. It was trained by slideduck 0.1.0; the weights are those of epoch "
+        f"{best['epoch']}, the best of 2.\n"
+    )
+    assert section(text, "Data") == (
+        f"- Beton: `tiles.beton`, 320 tiles, side-car {state['beton']['sidecar_sha256'][:12]}\n"
+        "- Tiles: 32 px, 0.5 µm a pixel (grid `32px_16um`), JPEG of quality 90\n"
+        "- Training: 240 tiles of 6 slides of 6 patients\n"
+        "- Validation: 80 tiles of 2 slides of 2 patients\n\n"
+        "| class | training tiles | slides | validation tiles | slides |\n| --- | --- | --- | --- | --- |\n"
+        "| stripes | 120 | 6 | 46 | 2 |\n| chequers | 120 | 6 | 34 | 2 |"
+    )
+    metrics = section(text, "Metrics")
+    accuracy, of_slides = best["val/balanced_accuracy"], best["val/slide/balanced_accuracy"]
+    shown = "–" if of_slides is None else f"{of_slides:.4f}"
+    assert f"| balanced_accuracy | {accuracy:.4f} | {shown} |" in metrics
+    row = " | ".join(str(count) for count in best["val/confusion"][0])
+    assert f"| stripes | {row} |" in metrics
+    assert "![curves](curves.png)\n\n![augmented](augmented.png)" in metrics
+    settings = section(text, "Settings")
+    assert settings.startswith(
+        "Trained by 1 process.\n\n| setting | value | default |\n| --- | --- | --- |\n"
+        "| model | `networks:tiny` | `resnet18` |\n"
+    )
+    assert settings.count("| augment | `d4` |") == 1
+    assert "slideduck predict 'first run' study.duckdb" in section(text, "Use")
+    assert "6 slides of 6 patients" in section(text, "Limits")
+    assert "not a medical device" in section(text, "Limits")
+    assert f"| torch | {state['versions']['torch']} |" in section(text, "Versions")
+
+
+def test_the_same_run_has_the_same_card(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(beton, run, replace(TINY, epochs=1), progress=False)
+    text = (run / "README.md").read_bytes()
+    (run / "README.md").unlink()
+    data = open_data(beton, TINY, Place(0, 1, torch.device("cpu"), 1))
+    write_card(run, checkpoint.load(run / "best.pt"), data.sidecar, data.rows)
+    assert (run / "README.md").read_bytes() == text
+    # Nothing that differs between machines and hours.
+    assert str(tmp_path) not in text.decode()
+    assert not re.search(r"tiles_per_s|epoch_s", text.decode())
+
+
+def test_names_cannot_break_the_card(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(64), classes=('a|b "c"', "ä: #1"))
+    train(path, tmp_path / "run", replace(TINY, epochs=1, batch_size_per_rank=16), progress=False)
+    text = (tmp_path / "run" / "README.md").read_text()
+    front = text.split("---\n")[1]
+    names = re.findall(r'^- (".*")$', front, re.M)
+    assert [json.loads(name) for name in names] == ['a|b "c"', "ä: #1"]
+    assert '| a\\|b "c" | ' in section(text, "Data")
+    # Every row of a table has as many cells as its header.
+    for table in re.findall(r"(?:^\|.*\|\n?)+", text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_without_pictures_the_card_has_none(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(beton, run, replace(TINY, epochs=1), progress=False)
+    data = open_data(beton, TINY, Place(0, 1, torch.device("cpu"), 1))
+    assert "![" not in card_text("run", checkpoint.load(run / "best.pt"), data.sidecar, data.rows)
