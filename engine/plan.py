@@ -6,8 +6,11 @@ files were added, on internal numbers, or on the time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import date, time
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -327,7 +330,11 @@ def make_plan(
     slides = tiles["slide"].combine_chunks().dictionary_encode()
     names: list[str] = slides.dictionary.to_pylist()
     of_slide = {row["slide"]: row for row in _rows(study.con, read_query("list_export_slides"), {"grid": name})}
-    infos = [SlideInfo(**{field.name: of_slide[n][field.name] for field in fields(SlideInfo)}) for n in names]
+    of_patient = _patient_columns(study.con)
+    known = [field.name for field in fields(SlideInfo) if field.name != "patient_columns"]
+    infos = [
+        SlideInfo(**{name: of_slide[n][name] for name in known}, patient_columns=of_patient.get(n, {})) for n in names
+    ]
     grids = [SlideGrid(**{field.name: of_slide[n][field.name] for field in fields(SlideGrid)}) for n in names]
     labels: list[str | None] = tiles["label"].to_pylist()
     ordered = _ordered_classes(labels, classes)
@@ -369,6 +376,23 @@ def _rows(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any] | N
     """Return the rows of a query by column name."""
     rows: list[dict[str, Any]] = con.execute(query, values).to_arrow_table().to_pylist()
     return rows
+
+
+def _patient_columns(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
+    """Return the further columns of the patients' table by slide, as JSON takes their values."""
+    rows = _rows(con, "SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide")
+    return {row.pop("slide"): {name: _plain(value) for name, value in row.items()} for row in rows}
+
+
+def _plain(value: object) -> object:
+    """Return a value of a table as JSON has it: dates and the like as text, numbers that are none as None."""
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return value.isoformat() if isinstance(value, (date, time)) else str(value)
 
 
 def _select(study: StudyLike, grid: str, where: str | None) -> pa.Table:

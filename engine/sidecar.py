@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -57,6 +57,8 @@ class SlideInfo:
         Side of a tile, pixels of that level.
     background : str
         Colour behind transparent pixels, RRGGBB.
+    patient_columns : mapping
+        The further columns of the patients' table by name: numbers, text or None. Betons of before have none.
     """
 
     slide: str
@@ -75,6 +77,7 @@ class SlideInfo:
     level_downsample: float
     read_px: int
     background: str
+    patient_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +157,16 @@ class Sidecar:
     def tile_fold(self) -> npt.NDArray[np.int64]:
         """Fold of each tile, -1 for none, shape (samples,)."""
         return np.array([-1 if s.fold is None else s.fold for s in self.slides], np.int64)[self.slide]
+
+    @cached_property
+    def patient_columns(self) -> tuple[str, ...]:
+        """Names of the further columns of the patients' table, in its order."""
+        return tuple(dict.fromkeys(name for info in self.slides for name in info.patient_columns))
+
+    def tile_patient_column(self, name: str) -> npt.NDArray[np.object_]:
+        """Value of a column of `patient_columns` for each tile's slide: a number, text or None; shape (samples,)."""
+        values = np.array([info.patient_columns.get(name) for info in self.slides] + [None], dtype=np.object_)
+        return values[self.slide]
 
     def _per_tile(self, name: str) -> npt.NDArray[np.object_]:
         """Spread a value of the slides over their tiles."""
@@ -280,8 +293,11 @@ def read_sidecar(beton: str | PathLike[str], info: BetonInfo | None = None) -> S
 def _sidecar_from_json(path: Path, raw: dict[str, Any], sha256: str) -> Sidecar:
     """Build a side-car, or raise KeyError, TypeError or ValueError."""
     tiles = raw["tiles"]
+    names = [item.name for item in fields(SlideInfo)]
+    # Side-cars of before know no further columns of patients.
     slides = tuple(
-        SlideInfo(**{field.name: entry[field.name] for field in fields(SlideInfo)}) for entry in raw["slides"]
+        SlideInfo(**{name: entry[name] for name in names if name != "patient_columns" or name in entry})
+        for entry in raw["slides"]
     )
     sidecar = Sidecar(
         path=path,

@@ -57,6 +57,26 @@ class TrainConfig:
     head_lr: float = _setting(0.0, "rate", "Highest learning rate of the head; 0 is as the others.")
     dropout: float = _setting(0.0, "share", "Features dropped in training, in models that know it; 0 is as built.")
     drop_path: float = _setting(0.0, "share", "Blocks dropped in training, in models that know it; 0 is as built.")
+    task: str = _setting(
+        "classification",
+        "task",
+        "What is learnt: one class, several labels, or numbers.",
+        choices=("classification", "multi-label", "regression"),
+    )
+    target: str = _setting(
+        "label",
+        "target",
+        "label is the tile's; patient:COLUMN the value of its slide in the patients' table (weak supervision); "
+        "several labels are one column such as 'a;b' or columns of 0 and 1: patient:a,b.",
+    )
+    loss: str = _setting(
+        "auto",
+        "loss",
+        "auto is cross-entropy, of each label for several, and squared error for numbers.",
+        choices=("auto", "focal", "huber"),
+    )
+    focal_gamma: float = _setting(2.0, "exponent", "How little the focal loss weighs tiles that are right already.")
+    label_smoothing: float = _setting(0.0, "share", "Part of each target that is spread over all classes.")
     epochs: int = _setting(10, "epochs", "How often the training tiles are gone through.")
     batch_size_per_rank: int = _setting(64, "tiles", "Tiles in a step of one process.")
     lr: float = _setting(1e-3, "rate", "Highest learning rate, at the end of the warm-up.")
@@ -151,6 +171,7 @@ class TrainConfig:
         parse_recipe(self.augment)
         self._check_shard()
         tracker_names(self.track)
+        self._check_objective()
         self._check_range("epochs", 1)
         self._check_range("batch_size_per_rank", 1)
         self._check_range("lr", 0, open_below=True)
@@ -207,6 +228,26 @@ class TrainConfig:
             value = getattr(self, name)
             if self.shard == "fsdp" and value != off:
                 raise ConfigError(f"shard is 'fsdp' and {name} is {value!r}; with a sharded network it must be {off!r}")
+
+    def _check_objective(self) -> None:
+        """Refuse a target and a loss that the task has no use for."""
+        kind, colon, columns = self.target.partition(":")
+        names = columns.split(",")
+        if self.target != "label" and not (kind == "patient" and colon and all(names)):
+            raise ConfigError(f"target is {self.target!r}; it must be label, or patient:COLUMN, such as patient:stage")
+        if len(names) > 1 and (self.task == "classification" or len(set(names)) < len(names)):
+            what = "classification takes one column" if self.task == "classification" else "it names a column twice"
+            raise ConfigError(f"target is {self.target!r}; {what}")
+        if self.task != "classification" and {"label", "class"} & set(self.sample.split(",")):
+            raise ConfigError(f"sample is {self.sample!r}, but task is {self.task!r}; only classes can be balanced")
+        if self.loss == "focal" and self.task == "regression":
+            raise ConfigError("loss is 'focal', but task is 'regression'; it must be auto or huber")
+        if self.loss == "huber" and self.task != "regression":
+            raise ConfigError(f"loss is 'huber', but task is {self.task!r}; it must be auto or focal")
+        self._check_range("focal_gamma", 0)
+        self._check_range("label_smoothing", 0, 0.99)
+        if self.label_smoothing and self.task == "regression":
+            raise ConfigError(f"label_smoothing is {self.label_smoothing:g}, but task is 'regression'; leave it at 0")
 
     def _check_type(self, name: str, value: object, type_name: str) -> None:
         """Raise unless the value is of the field's type; a whole number passes for a float."""

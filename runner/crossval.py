@@ -32,6 +32,7 @@ from slideduck.runner.config import TrainConfig
 from slideduck.runner.launch import Launch
 from slideduck.runner.metrics import plain
 from slideduck.runner.rows import folds_of
+from slideduck.runner.targets import read_targets
 from slideduck.runner.train import train
 
 __all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]
@@ -45,6 +46,10 @@ _SHOWN = (
     "macro_auroc",
     "slide/balanced_accuracy",
     "patient/balanced_accuracy",
+    "mean_auroc",
+    "patient/mean_auroc",
+    "mean_mae",
+    "patient/mean_mae",
 )
 
 
@@ -155,7 +160,7 @@ def cross_validate(
             f"--nnodes is {how.nnodes}, but --folds and --seeds use one machine; "
             "start each run by itself, with --fold and --seed"
         )
-    sidecar = read_sidecar(beton)
+    sidecar = read_targets(read_sidecar(beton), config, beton).sidecar
     runs = runs_of(config, folds_of(sidecar, config.where, beton) if folds else None, seeds)
     if (folder / "config.json").exists():
         raise RunError(f"{folder}: the folder of a single run; give another --run")
@@ -182,7 +187,7 @@ def cross_validate(
         if failed:
             # What an earlier call left is of other epochs.
             (folder / "predictions.parquet").unlink(missing_ok=True)
-        else:
+        elif config.task == "classification":
             pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar))
         summary = _summary(beton, runs, finished, failed, pooled)
         write_json(folder / "summary.json", summary)

@@ -56,6 +56,41 @@ def plot_curves(run: Path | str, out: Path | str, *, dpi: int | None = None) -> 
     return Path(out)
 
 
+def _task_figure(history: Sequence[Mapping[str, Any]], best_epoch: int, title: str) -> Figure:
+    """Return loss, the means of the metrics, and learning rate, of a run that learns labels or numbers."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [line["epoch"] for line in history]
+    means = [name for name in history[-1] if name.startswith("val/mean_")]
+    in_units = [name for name in means if name.endswith(("mae", "rmse"))]
+    shares = [name for name in means if name not in in_units]
+    shown = {"loss": ["train/loss", "val/loss"], "of 1": shares, "in units of the target": in_units, "rate": ["lr"]}
+    shown = {label: names for label, names in shown.items() if names}
+    figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+    panels = list(figure.subplots(2, 2, sharex=True).flat)
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    for panel, (label, names) in zip(panels, shown.items(), strict=False):
+        for number, name in enumerate(names):
+            levels = ("", "slide/") if name.startswith("val/mean_") else ("",)
+            for level, style in zip(levels, ("-", "--"), strict=False):
+                of_level = name.replace("val/", f"val/{level}")
+                values = [line.get(of_level) for line in history]
+                numbers = [float("nan") if value is None else value for value in values]
+                text = of_level.removeprefix("val/").replace("mean_", "") if levels[-1] else of_level
+                colour = (_VAL, "#D55E00", "#009E73", "#CC79A7")[number]
+                panel.plot(epochs, numbers, label=text, color=colour, ls=style, lw=1.6, marker="o", markersize=3)
+        panel.set_ylabel(label)
+        panel.axvline(best_epoch, color=_GREY, lw=0.8, ls="--", zorder=0)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_xlabel(f"epoch (dashed: best, {best_epoch})")
+        panel.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def draw_curves(
     history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_epoch: int, out: Path, title: str
 ) -> None:
@@ -80,6 +115,8 @@ def draw_curves(
 
 def _figure(history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_epoch: int, title: str) -> Figure:
     """Return the four panels."""
+    if "val/confusion" not in history[-1]:
+        return _task_figure(history, best_epoch, title)
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

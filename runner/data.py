@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
@@ -15,6 +16,7 @@ from slideduck.runner.dist import Place
 from slideduck.runner.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
 from slideduck.runner.rows import Rows, RunRows, run_rows
 from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
+from slideduck.runner.targets import Targets, read_targets
 
 __all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data"]
 
@@ -31,7 +33,11 @@ class TrainingData:
     beton : Path
         The beton.
     sidecar : Sidecar
-        What its tiles are.
+        What its tiles are; its classes are what is learnt, see `slideduck.runner.targets.Targets`.
+    targets : ndarray, (samples,) of int64 or (samples, outputs) of float32
+        What each tile is to be learnt as.
+    task : str
+        As in the settings.
     loader : TileLoader
         Reads them.
     rows : RunRows
@@ -44,6 +50,8 @@ class TrainingData:
 
     beton: Path
     sidecar: Sidecar
+    targets: NDArray[Any]
+    task: str
     loader: TileLoader
     rows: RunRows
     sampler: Sampler
@@ -73,7 +81,12 @@ class TrainingData:
 
     @property
     def absent_classes(self) -> list[str]:
-        """Classes that no training tile has: they cannot be learnt."""
+        """Classes or labels that no training tile has: they cannot be learnt."""
+        if self.task == "multi-label":
+            found = self.targets[self.rows.train].sum(axis=0)
+            return [name for name, count in zip(self.classes, found, strict=True) if count == 0]
+        if self.task == "regression":
+            return []
         counts = np.bincount(self.sidecar.class_number[self.rows.train], minlength=len(self.classes))
         return [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
 
@@ -112,8 +125,11 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     # Half as long as other ranks wait for this one: the cause is told, not that it did not answer.
     timeout_s = min(TIMEOUT_S, 30 * place.timeout_minutes)
     sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
-    if len(sidecar.classes) < 2:
-        raise ConfigError(f"{beton}: its only class is {sidecar.classes[0]!r}; a network needs two or more")
+    targets = read_targets(sidecar, config, beton)
+    _refuse_one_class(targets, config, beton)
+    if config.task != "classification" or config.target != "label":
+        loader.targets = targets.values
+    sidecar = targets.sidecar
     rows = run_rows(sidecar, config, beton)
     labelled = len(rows.train)
     train = clipped_rows(sidecar, rows.train, config.clip, config.seed)
@@ -128,7 +144,19 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
             "give fewer with --nproc, or a larger --batch-size"
         )
     sampler = sampler.with_tiles(steps * batch_size * place.world_size)
-    return TrainingData(beton, sidecar, loader, rows, sampler, steps, batch_size)
+    return TrainingData(beton, sidecar, targets.values, config.task, loader, rows, sampler, steps, batch_size)
+
+
+def _refuse_one_class(targets: Targets, config: TrainConfig, beton: Path) -> None:
+    """Raise where there is nothing to tell apart."""
+    names = targets.names
+    if config.task != "classification" or len(names) > 1:
+        return
+    of_column = "" if config.target == "label" else f" of {config.target}"
+    if not names:
+        hint = "" if of_column else "; to learn a value of the slides, give --target patient:COLUMN"
+        raise ConfigError(f"{beton}: no tile has a {'value' if of_column else 'label'}{of_column}{hint}")
+    raise ConfigError(f"{beton}: its only class{of_column} is {names[0]!r}; a network needs two or more")
 
 
 def input_statistics(

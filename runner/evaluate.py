@@ -29,7 +29,10 @@ from slideduck.runner.bootstrap import RESAMPLES
 from slideduck.runner.calibration import with_temperature
 from slideduck.runner.data import open_beton
 from slideduck.runner.infer import predict_rows, write_predictions
+from slideduck.runner.metrics import plain
 from slideduck.runner.rows import labelled_rows
+from slideduck.runner.targets import read_targets
+from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.trained import TrainedModel, load_trained
 
 __all__ = ["evaluate"]
@@ -103,14 +106,21 @@ def evaluate(
     chosen = None if thresholds is None else read_thresholds(thresholds)
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_trained(run, checkpoint)
+    trained = load_trained(run, checkpoint, any_task=True)
     sidecar, loader = open_beton(beton, dist.cores())
+    is_classes = trained.config.task == "classification"
+    if not is_classes and (by or thresholds is not None or temperature is not None):
+        raise ConfigError(
+            f"{trained.run} learnt task {trained.config.task!r}; by, thresholds and temperature are for classes"
+        )
+    targets = read_targets(sidecar, trained.config, beton, trained.classes)
+    sidecar, loader.targets = targets.sidecar, targets.values
     rows = labelled_rows(sidecar, split, beton, where)
     if where is not None:
         left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
         message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
     columns = {name: tile_columns(sidecar, rows, name) for name in by}
-    number_of_class = _class_numbers(trained, sidecar, rows, beton)
+    number_of_class = _class_numbers(trained, sidecar, rows, beton) if is_classes else None
     _warn_of_other_tiles(trained, sidecar, beton)
     predictions = predict_rows(
         trained.network,
@@ -121,12 +131,19 @@ def evaluate(
         trained.precision,
         trained.device,
         len(trained.classes),
+        trained.objective,
     )
-    predictions = replace(predictions, labels=number_of_class[predictions.labels])
-    if divisor is not None:
-        logs = with_temperature(predictions.log_probabilities, divisor).astype(np.float32)
-        predictions = replace(predictions, log_probabilities=logs)
-    units = sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows)
+    said: dict[str, Any]
+    if number_of_class is None:
+        said = {"metrics": plain(task_metrics_of(trained.objective, predictions, sidecar)), "by": {}}
+    else:
+        predictions = replace(predictions, labels=number_of_class[predictions.labels])
+        if divisor is not None:
+            logs = with_temperature(predictions.log_probabilities, divisor).astype(np.float32)
+            predictions = replace(predictions, log_probabilities=logs)
+        units = sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows)
+        said = assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen)
+        said["by"] = {name: metrics_by(predictions, *units, trained.classes, of) for name, of in columns.items()}
     condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
     name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
     target = Path(out).absolute() if out else trained.run / "evaluations" / f"{name}.parquet"
@@ -139,7 +156,10 @@ def evaluate(
         "beton": str(beton),
         "split": split or "",
     }
-    write_predictions(target, predictions, sidecar, list(trained.classes), facts)
+    if number_of_class is None:
+        write_task_predictions(target, trained.objective, predictions, sidecar, facts)
+    else:
+        write_predictions(target, predictions, sidecar, list(trained.classes), facts)
     result = {
         "run": str(trained.run),
         "checkpoint": checkpoint,
@@ -149,8 +169,8 @@ def evaluate(
         "where": where,
         "classes": list(trained.classes),
         "predictions": str(target),
-        **assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen),
-        "by": {name: metrics_by(predictions, *units, trained.classes, values) for name, values in columns.items()},
+        "task": trained.config.task,
+        **said,
     }
     if divisor is not None:
         result["applied_temperature"] = divisor

@@ -19,6 +19,7 @@ from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.loader import TileLoader, to_device
 from slideduck.runner.metrics import Predictions
 from slideduck.runner.model import logits_of, standardise
+from slideduck.runner.objective import Objective
 
 __all__ = [
     "Standard",
@@ -78,14 +79,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def log_probabilities(model: nn.Module, images_BCHW: torch.Tensor, standard: Standard, precision: str) -> torch.Tensor:
+def log_probabilities(
+    model: nn.Module,
+    images_BCHW: torch.Tensor,
+    standard: Standard,
+    precision: str,
+    objective: Objective | None = None,
+) -> torch.Tensor:
     """Return the log probabilities of uint8 tiles, float32 (batch, classes), on their device.
 
-    Call it inside `evaluating`.
+    Call it inside `evaluating`. With an `objective` that is none of classes it is what its `activate` gives.
     """
     with precision_context(precision, images_BCHW.device):
         logits = logits_of(model(standard(images_BCHW)))
-    return torch.log_softmax(logits.float(), dim=1)
+    return torch.log_softmax(logits.float(), dim=1) if objective is None else objective.activate(logits)
 
 
 def predict_rows(
@@ -97,6 +104,7 @@ def predict_rows(
     precision: str,
     device: torch.device,
     n_classes: int,
+    objective: Objective | None = None,
 ) -> Predictions:
     """Predict rows of a beton, each once, in their order.
 
@@ -104,20 +112,24 @@ def predict_rows(
     ----------
     rows : ndarray of int64, (n,)
         May be none.
+    objective : Objective, optional
+        What the network has learnt; default classes.
 
     Returns
     -------
     Predictions
-        Labels are as the beton has them.
+        Labels are as the beton has them, or the loader's targets; in place of logarithms of probabilities comes
+        what `Objective.activate` gives.
     """
     parts: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     with evaluating(model), loader.epoch(rows, batch_size) as batches:
         for batch in to_device(batches, device):
-            parts.append(log_probabilities(model, batch.images_BCHW, standard, precision))
+            parts.append(log_probabilities(model, batch.images_BCHW, standard, precision, objective))
             labels.append(batch.labels)
     if not parts:
-        return Predictions(rows, np.zeros(0, np.int64), np.zeros((0, n_classes), np.float32))
+        none = np.zeros(0, np.int64) if loader.targets is None else loader.targets[:0]
+        return Predictions(rows, none, np.zeros((0, n_classes), np.float32))
     return Predictions(rows, torch.cat(labels).cpu().numpy(), torch.cat(parts).cpu().numpy())
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from slideduck.errors import ConfigError
 from slideduck.runner import dist
 from slideduck.runner.augment import Augmenter
 from slideduck.runner.averaging import AveragedNetwork
@@ -25,8 +24,8 @@ from slideduck.runner.infer import Standard, evaluating, log_probabilities, prec
 from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
+from slideduck.runner.objective import make_objective
 from slideduck.runner.recipe import parse_recipe
-from slideduck.runner.rows import class_weights
 from slideduck.runner.schedule import lr_at
 from slideduck.runner.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
 
@@ -134,7 +133,10 @@ class Learner:
             torch.backends.cudnn.benchmark = True
         # A run that goes on has its weights, and what builds its network, from the checkpoint.
         architecture = state.get("architecture") if state else None
-        built = build_network(config, len(data.classes), architecture=architecture, fresh=state is None)
+        self.objective = make_objective(
+            config, data.classes, place.device, targets=data.targets[data.rows.train], shares=data.sampler.shares
+        )
+        built = build_network(config, self.objective.n_outputs, architecture=architecture, fresh=state is None)
         self.architecture, self.told, network = built.architecture, built.told, built.network
         self.image = state["image"] if state else input_statistics(data, config, built.pixels)
         self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
@@ -163,9 +165,6 @@ class Learner:
         if state:
             self._load_buffers(state["buffers_of_ranks"])
         self.model = self._compiled(self.distributed)
-        labels = data.sidecar.class_number[data.rows.train]
-        weights = class_weights(labels, len(data.classes), config.balance, data.sampler.shares)
-        self.weights = torch.from_numpy(weights).to(place.device)
 
     @property
     def inference_network(self) -> nn.Module:
@@ -183,6 +182,7 @@ class Learner:
             "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
             "image": self.image,
             "architecture": self.architecture,
+            "objective": self.objective.state(),
             "buffers_of_ranks": self._gathered_buffers(),
         }
         if self.averaged:
@@ -270,7 +270,8 @@ class Learner:
             self.standard,
             self.config.precision,
             place.device,
-            len(self.data.classes),
+            self.objective.n_outputs,
+            self.objective,
         )
         if is_sharded(self.inference_network):
             self._keep_pace(len(mine.rows))
@@ -333,17 +334,9 @@ class Learner:
 
     def _loss(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch."""
-        labels = batch.labels
         with precision_context(self.config.precision, self.place.device):
-            logits = logits_of(self.model(images))
-        if logits.shape != (len(labels), len(self.data.classes)):
-            raise ConfigError(
-                f"model {self.config.model!r} returned logits of shape {tuple(logits.shape)} for "
-                f"{len(labels)} tiles and {len(self.data.classes)} classes; "
-                f"it must return {(len(labels), len(self.data.classes))}"
-            )
-        each = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        return (each * self.weights[labels]).mean()
+            outputs = logits_of(self.model(images))
+        return self.objective.loss(outputs, batch.labels).mean()
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         """Return the network as training calls it: compiled, where the settings want it."""

@@ -106,7 +106,7 @@ class Batch:
     ----------
     images_BCHW : torch.Tensor of uint8, (batch, 3, tile_px, tile_px)
         RGB tiles in memory order channels-last.
-    labels : torch.Tensor of int64, (batch,)
+    labels : torch.Tensor, (batch,) of int64 or (batch, outputs) of float32
         Class numbers, on the device; -1 for a tile without a label.
     rows : ndarray of int64, (batch,)
         Row numbers in the beton; their slides are ``sidecar.slide[rows]``.
@@ -283,6 +283,11 @@ class TileLoader:
         Bytes of memory that there are; default what this process may use. In a beton of more than half of it the
         system reads the tiles that are asked for and nothing around them.
 
+    Attributes
+    ----------
+    targets : ndarray or None
+        Targets of all rows, (samples,) or (samples, outputs), that come in place of the beton's labels.
+
     Raises
     ------
     BetonError
@@ -300,6 +305,7 @@ class TileLoader:
     ) -> None:
         self.path = Path(beton)
         self.timeout_s = timeout_s
+        self.targets: NDArray[Any] | None = None
         self.info = info or check_beton(self.path)
         self._torch_threads = torch.get_num_threads()
         self._order = _GivenRows()
@@ -356,7 +362,8 @@ class TileLoader:
         ------
         iterator of (images, labels, rows)
             uint8 (batch, tile_px, tile_px, 3) and int64 (batch,), (batch,). They are views of buffers
-            that the next but one batch overwrites: copy or move them before asking for it.
+            that the next but one batch overwrites: copy or move them before asking for it. Where there are
+            `targets`, these come as labels.
 
         Raises
         ------
@@ -392,7 +399,7 @@ class TileLoader:
                 at = int(np.flatnonzero(rows != asked)[0])
                 raise BetonError(f"{self.path}: row {asked[at]} says that it is row {rows[at]}; export the beton again")
             done += len(rows)
-            yield images, labels.reshape(-1), rows
+            yield images, labels.reshape(-1) if self.targets is None else self.targets[rows], rows
 
     def _next(self, epoch: _Epoch) -> tuple[Any, Any, Any]:
         """Return the next batch of the thread's queue, or raise what ended the thread."""

@@ -43,7 +43,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
         if not name.startswith(("slide/", "patient/", "ci95/")) and name not in ("confusion", "tiles")
     ]
     table.add_row("number", *(_shown(metrics[prefix + level]) for level, prefix in levels.items()))
-    for name in [*names, "fraction_error"]:
+    for name in [*names, *(["fraction_error"] if "slide/fraction_error" in metrics else [])]:
         table.add_row(name, *(_with_interval(metrics, prefix + name) for prefix in levels.values()))
     Console(width=120, highlight=False).print(table)
     if "ci95/resamples" in metrics:

@@ -23,6 +23,10 @@ _SECONDS_FOR_ADVICE = 5.0
 Line = Mapping[str, Any]
 
 
+#: What the outputs of each task are, in words.
+_OUTPUTS = {"classification": "classes", "multi-label": "labels", "regression": "numbers"}
+
+
 class Teller:
     """Says how a run goes.
 
@@ -61,12 +65,13 @@ class Teller:
         data = self.data
         self.tell(
             f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
-            f"{len(data.rows.val):,}, {len(data.classes)} classes ({', '.join(data.classes)}); "
+            f"{len(data.rows.val):,}, {len(data.classes)} {_OUTPUTS[data.task]} ({', '.join(data.classes)}); "
             f"{self.place.world_size} x {self.place.device.type}, "
             f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
         )
         if data.rows.unlabelled:
-            self.tell(f"{data.rows.unlabelled:,} tiles without a label are left out")
+            what = "label" if self.config.target == "label" else f"value of {self.config.target}"
+            self.tell(f"{data.rows.unlabelled:,} tiles without a {what} are left out")
         if data.rows.left_out:
             self.tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
         if data.rows.clipped:

@@ -36,10 +36,12 @@ from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.launch import Launch, launch, resolve_nproc
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
 from slideduck.runner.metrics import Predictions, compute_metrics, plain
+from slideduck.runner.objective import make_objective
 from slideduck.runner.runfolder import RunFolder, versions
 from slideduck.runner.schedule import plateau_factor
 from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.stopping import resolve_criteria
+from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.telling import Teller
 from slideduck.runner.trackers import require_trackers
 from slideduck.runner.tracking import Tracking
@@ -154,6 +156,14 @@ class _Training:
         self.data, self.folder, self.config, self.place, self.progress = data, folder, config, place, progress
         self.steps, batches = steps_of_epoch(data.steps, config.accumulate)
         self.tiles_per_step = batches * data.batch_size * place.world_size
+        # Metrics are computed on the CPU.
+        self.objective = make_objective(
+            config,
+            data.classes,
+            torch.device("cpu"),
+            targets=data.targets[data.rows.train],
+            shares=data.sampler.shares,
+        )
         self.criteria = resolve_criteria(config, self._known_metrics())
         self.teller = Teller(data, config, place, self.criteria, folder.path, progress)
         self.history: list[dict[str, Any]] = []
@@ -389,6 +399,8 @@ class _Training:
 
     def _metrics(self, predictions: Predictions) -> dict[str, Any]:
         """Return the metrics of validation predictions."""
+        if self.objective.task != "classification":
+            return task_metrics_of(self.objective, predictions, self.data.sidecar)
         slides = self.data.sidecar.slide[predictions.rows].astype(np.int64)
         patients = patient_numbers(self.data.sidecar, predictions.rows)
         return compute_metrics(predictions, slides, self.data.classes, patients=patients)
@@ -396,9 +408,8 @@ class _Training:
     def _known_metrics(self) -> dict[str, Any]:
         """Return what an epoch's metrics will be called, with the values of predictions that know nothing."""
         rows = self.data.rows.val
-        n_classes = len(self.data.classes)
-        alike = np.full((len(rows), n_classes), -math.log(n_classes), np.float32)
-        metrics = self._metrics(Predictions(rows, self.data.sidecar.class_number[rows].astype(np.int64), alike))
+        alike = self.objective.activate(torch.zeros(len(rows), self.objective.n_outputs)).numpy()
+        metrics = self._metrics(Predictions(rows, self.data.targets[rows], alike))
         return {"train/loss": 0.0, **{f"val/{name}": value for name, value in plain(metrics).items()}}
 
     def _plateau_factor(self) -> float:
@@ -433,6 +444,9 @@ class _Training:
             "beton": str(self.data.beton),
             "split": config.val_where or split,
         }
+        if self.objective.task != "classification":
+            write_task_predictions(self.folder.predictions, self.objective, predictions, self.data.sidecar, facts)
+            return
         write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
         write_card(self.folder.path, state, self.data.sidecar, self.data.rows)
 
@@ -450,7 +464,15 @@ class _Training:
     def _assess(self) -> None:
         """Say what the best epoch is worth, with intervals, once a run is finished; rank 0 only."""
         if self.place.is_first and self.folder.epoch_of_validation() != self.best["epoch"]:
-            self.folder.write_validation(assess_file(self.folder.predictions))
+            self.folder.write_validation(self._validation())
+
+    def _validation(self) -> dict[str, Any]:
+        """Return what the validation tiles say of the best epoch."""
+        if self.objective.task == "classification":
+            return assess_file(self.folder.predictions)
+        line = next(line for line in self.history if line["epoch"] == self.best["epoch"])
+        metrics = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
+        return {"epoch": self.best["epoch"], "classes": self.data.classes, "metrics": metrics}
 
     def _write_card(self) -> None:
         """Write the model card, with the pictures and epochs that came after the best; rank 0 only."""

@@ -17,6 +17,7 @@ from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context
 from slideduck.runner.model import build_network
+from slideduck.runner.objective import Objective, make_objective
 from slideduck.runner.penultimate import penultimate
 
 __all__ = ["TrainedModel", "load_trained"]
@@ -44,6 +45,8 @@ class TrainedModel:
         Facts of the beton: ``image`` (mode, quality, tile_px) and ``grid``, among others.
     network, standard, device
         What computes, and where.
+    objective : Objective
+        What it has learnt.
     """
 
     run: Path
@@ -56,6 +59,7 @@ class TrainedModel:
     network: nn.Module
     standard: Standard
     device: torch.device
+    objective: Objective
 
     @property
     def precision(self) -> str:
@@ -79,7 +83,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
+def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
@@ -88,13 +92,16 @@ def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
         The run's folder.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    any_task : bool
+        Take a network that has learnt several labels or numbers too.
 
     Raises
     ------
     ConfigError
         If the checkpoint is neither.
     RunError
-        If there is no such run, or its checkpoint cannot be read or does not fit its model.
+        If there is no such run, its checkpoint cannot be read or does not fit its model, or it has not learnt classes
+        and the caller needs them.
     """
     if checkpoint not in checkpoints.CHECKPOINTS:
         raise ConfigError(f"checkpoint is {checkpoint!r}; it must be one of {', '.join(checkpoints.CHECKPOINTS)}")
@@ -103,6 +110,11 @@ def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
     state = checkpoints.load(path)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
+    if config.task != "classification" and not any_task:
+        raise RunError(
+            f"{folder}: this network has learnt task {config.task!r}, and this command is for classes; "
+            "slideduck evaluate writes what it predicts"
+        )
     architecture = state.get("architecture")
     network = build_network(config, len(state["classes"]), architecture=architecture, fresh=False).network
     try:
@@ -124,4 +136,5 @@ def load_trained(run: Path | str, checkpoint: str = "best") -> TrainedModel:
         network=network,
         standard=Standard(state["image"]["mean"], state["image"]["std"], device),
         device=device,
+        objective=make_objective(config, state["classes"], device, state=state.get("objective")),
     )

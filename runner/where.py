@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar
 from slideduck.errors import QueryError
+from slideduck.runner.targets import as_exported
 
 __all__ = ["COLUMNS", "tile_table", "tiles_where"]
 
@@ -84,7 +85,8 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
     """
     with duckdb.connect(config={"enable_external_access": "false"}) as con:
         con.execute("SET python_enable_replacements = false")
-        con.register("tiles", tile_table(sidecar))
+        # Labels are the tiles' own, whatever is to be learnt.
+        con.register("tiles", tile_table(as_exported(sidecar)))
         con.execute("SET lock_configuration = true")
         tiles = con.table("tiles")
         try:

@@ -59,6 +59,7 @@ def write_beton(
     patient_of: dict[str, str] | None = None,
     site_of: dict[str, str] | None = None,
     quality: int | None = 90,
+    columns_of: dict[str, dict[str, Any]] | None = None,
 ) -> Path:
     """Write a beton and its side-car; by default every fourth slide validates and each is its own patient."""
     names = sorted({tile.slide for tile in tiles})
@@ -71,6 +72,9 @@ def write_beton(
             writer.write(data, tile_px, tile_px, mode=mode, label=tile.label)
         written = writer.finish()
         content = _content(path, tiles, names, classes, split_of, fold_of, patient_of, site_of, quality, written)
+        for slide in content["slides"]:
+            # As side-cars of before, unless the columns are given.
+            slide |= {} if columns_of is None else {"patient_columns": columns_of.get(slide["slide"], {})}
         write_sidecar(path, content)
         writer.publish()
     return path

@@ -1,0 +1,173 @@
+"""What the tiles of a beton are to be learnt as: their labels, or values of their slides (weak supervision)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slideduck.beton import Sidecar
+from slideduck.errors import ConfigError, RunError
+from slideduck.runner.config import TrainConfig
+
+__all__ = ["Targets", "as_exported", "read_targets"]
+
+#: Between the labels of a slide that has several, and what is written where it has none of them.
+_SEPARATOR, _NONE_OF_THEM = ";", "-"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets of all tiles of a beton.
+
+    Attributes
+    ----------
+    sidecar : Sidecar
+        The beton's, with the names of the outputs as its classes. A tile without a target has class number -1;
+        the others have the number of their class, or 0 where the task has none.
+    values : ndarray, (samples,) of int64 or (samples, outputs) of float32
+        Class numbers; or 0 and 1 for each label; or numbers. Without meaning where there is no target.
+    """
+
+    sidecar: Sidecar
+    values: NDArray[Any]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the outputs."""
+        return list(self.sidecar.classes)
+
+
+def as_exported(sidecar: Sidecar) -> Sidecar:
+    """Return a side-car as it was read, with the labels of tiles: what conditions are about."""
+    raw = sidecar.raw
+    return replace(sidecar, classes=tuple(raw["classes"]), class_number=np.array(raw["tiles"]["class"], np.int64))
+
+
+def read_targets(sidecar: Sidecar, config: TrainConfig, beton: Path, known: Sequence[str] | None = None) -> Targets:
+    """Return the targets of a beton's tiles.
+
+    Parameters
+    ----------
+    sidecar : Sidecar
+        As it was read.
+    config : TrainConfig
+        ``task`` and ``target`` count.
+    beton : Path
+        For messages.
+    known : sequence of str, optional
+        Names of the outputs of a network that has learnt: those of a task with several labels keep its order.
+
+    Returns
+    -------
+    Targets
+
+    Raises
+    ------
+    ConfigError
+        If the beton has no such column, its values are not of the kind that the task learns, or there are fewer
+        than two classes.
+    RunError
+        If a label is not among the `known`.
+    """
+    if config.task == "classification" and config.target == "label":
+        return Targets(sidecar, sidecar.class_number)
+    if config.target == "label":
+        names, number = list(sidecar.classes), sidecar.class_number
+        cells = np.array([*names, None], object)[number]
+        columns = [("label", cells)]
+    else:
+        wanted = config.target.partition(":")[2].split(",")
+        missing = [name for name in wanted if name not in sidecar.patient_columns]
+        if missing:
+            there = ", ".join(sidecar.patient_columns) or "none"
+            raise ConfigError(
+                f"{beton}: target is {config.target!r}, but its side-car has no column {', '.join(map(repr, missing))} "
+                f"of the patients' table; it has {there}: add the column (slideduck add-patients STUDY TABLE) and "
+                "export again"
+            )
+        columns = [(name, sidecar.tile_patient_column(name)) for name in wanted]
+    if config.task == "classification":
+        return _classes(sidecar, *columns[0])
+    if config.task == "regression":
+        return _numbers(sidecar, columns, beton)
+    return _labels(sidecar, columns, beton, known)
+
+
+def _text(value: object) -> str:
+    """Return a value as the name of a class."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _classes(sidecar: Sidecar, column: str, cells: NDArray[np.object_]) -> Targets:
+    """Return class numbers in the order of the values: numbers by size, text by code point."""
+    values = {value for value in cells.tolist() if value is not None}
+    as_numbers = all(isinstance(value, (int, float)) for value in values)
+    names = [_text(value) for value in sorted(values, key=None if as_numbers else str)]
+    number = {name: place for place, name in enumerate(names)}
+    numbers = np.array([-1 if value is None else number[_text(value)] for value in cells.tolist()], np.int64)
+    return Targets(replace(sidecar, classes=tuple(names), class_number=numbers), numbers)
+
+
+def _numbers(sidecar: Sidecar, columns: list[tuple[str, NDArray[np.object_]]], beton: Path) -> Targets:
+    """Return numbers, one a column; a tile that lacks one has no target."""
+    for name, cells in columns:
+        wrong = next((cell for cell in cells.tolist() if cell is not None and not isinstance(cell, (int, float))), None)
+        if wrong is not None or name == "label":
+            what = "text" if wrong is None else repr(wrong)
+            raise ConfigError(
+                f"{beton}: task is 'regression', but column {name!r} holds {what}, not numbers; "
+                "give a target of numbers, such as patient:age"
+            )
+    values = np.array([[np.nan if c is None else c for c in cells.tolist()] for _, cells in columns], np.float32).T
+    number = np.where(np.isnan(values).any(axis=1), -1, 0).astype(np.int64)
+    names = tuple(name for name, _ in columns)
+    return Targets(replace(sidecar, classes=names, class_number=number), np.nan_to_num(np.ascontiguousarray(values)))
+
+
+def _labels(
+    sidecar: Sidecar, columns: list[tuple[str, NDArray[np.object_]]], beton: Path, known: Sequence[str] | None
+) -> Targets:
+    """Return 0 and 1 for each label, from one column that lists them or from several of 0 and 1."""
+    if len(columns) > 1:
+        for name, cells in columns:
+            wrong = next((cell for cell in cells.tolist() if cell not in (None, 0, 1)), None)
+            if wrong is not None:
+                raise ConfigError(
+                    f"{beton}: column {name!r} has the value {wrong!r}; where several columns are the labels of a "
+                    "slide, each holds 0 or 1"
+                )
+        names = [name for name, _ in columns]
+        unknown = np.array([[cell is None for cell in cells.tolist()] for _, cells in columns]).any(axis=0)
+        values = np.array([[float(cell or 0) for cell in cells.tolist()] for _, cells in columns], np.float32).T
+    else:
+        lists = [None if cell is None else _listed(_text(cell)) for cell in columns[0][1].tolist()]
+        found = sorted({label for labels in lists if labels is not None for label in labels})
+        names = list(known) if known is not None else found
+        strange = [label for label in found if label not in names]
+        if strange:
+            raise RunError(
+                f"{beton}: the network does not know the labels {', '.join(map(repr, strange))}; it knows "
+                f"{', '.join(names)}"
+            )
+        unknown = np.array([labels is None for labels in lists])
+        values = np.array([[name in (labels or ()) for name in names] for labels in lists], np.float32)
+    if len(names) < 1:
+        raise ConfigError(f"{beton}: no tile has a label to learn")
+    number = np.where(unknown, -1, 0).astype(np.int64)
+    return Targets(
+        replace(sidecar, classes=tuple(names), class_number=number),
+        np.ascontiguousarray(values.reshape(sidecar.samples, len(names))),
+    )
+
+
+def _listed(cell: str) -> frozenset[str]:
+    """Return the labels that a cell lists, such as ``"a; b"``; ``"-"`` is none of them."""
+    parts = {part.strip() for part in cell.split(_SEPARATOR)}
+    return frozenset(part for part in parts if part and part != _NONE_OF_THEM)

@@ -1,0 +1,177 @@
+"""Values of patients train the tiles of their slides: classes, several labels and numbers, by the same command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import slideduck as sd
+from slideduck.beton import read_sidecar
+from slideduck.errors import ConfigError, RunError
+from slideduck.runner import checkpoint
+from slideduck.runner.config import TrainConfig
+from slideduck.runner.evaluate import evaluate
+from slideduck.runner.features import features
+from slideduck.runner.predict import predict
+from slideduck.runner.train import train
+from tests.runner.betons import TileSpec, stripes, write_beton
+from tests.slides import synthetic_image, write_slide
+
+#: By slide; S5 has no outcome.
+OUTCOMES = {"S0": "alive", "S1": "dead", "S2": "alive", "S3": "dead", "S4": "alive", "S5": ""}
+SPLIT = {"S0": "train", "S1": "train", "S2": "val", "S3": "val", "S4": "train", "S5": "train"}
+
+
+def config(**settings: Any) -> TrainConfig:
+    values = {"model": "networks:tiny", "epochs": 3, "batch_size_per_rank": 16, "lr": 1e-2, **settings}
+    return TrainConfig(**values)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study without ROIs: six slides, bright where the patient lives and dark where not, and a beton of all tiles."""
+    folder = tmp_path_factory.mktemp("weak")
+    (folder / "slides").mkdir()
+    for number, (name, outcome) in enumerate(OUTCOMES.items()):
+        image = synthetic_image(number, (512, 320))
+        write_slide(folder / "slides" / f"{name}.tif", image if outcome == "alive" else image // 2, mpp=0.5)
+    rows = [f"{name},P{name},{outcome},{SPLIT[name]},{50 + i}" for i, (name, outcome) in enumerate(OUTCOMES.items())]
+    (folder / "patients.csv").write_text("slide,patient,outcome,side,age\n" + "\n".join(rows) + "\n")
+    with sd.open(folder / "study.duckdb") as study:
+        study.add_slides(folder / "slides")
+        study.add_patients(folder / "patients.csv")
+        study.tile(32, tile_um=32)
+        study.label()
+        study.split(column="side")
+        study.export(folder / "tiles.beton", where="kept")
+    return folder
+
+
+def test_the_side_car_carries_the_columns_of_the_patients(study: Path) -> None:
+    sidecar = read_sidecar(study / "tiles.beton")
+    assert sidecar.classes == ()
+    assert set(sidecar.class_number.tolist()) == {-1}
+    assert sidecar.patient_columns == ("outcome", "side", "age")
+    assert [info.patient_columns["outcome"] for info in sidecar.slides] == [*list(OUTCOMES.values())[:5], None]
+    assert sidecar.tile_patient_column("age").tolist() == [50 + int(slide[1]) for slide in sidecar.tile_slide]
+
+
+def test_a_beton_without_labels_says_how_it_can_be_learnt_from(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(study / "tiles.beton", tmp_path / "run", config(), progress=False)
+    assert str(error.value) == (
+        f"{study / 'tiles.beton'}: no tile has a label; to learn a value of the slides, give --target patient:COLUMN"
+    )
+
+
+def test_outcomes_of_patients_are_learnt_evaluated_and_predicted(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    summary = train(study / "tiles.beton", run, config(target="patient:outcome"))
+    told = capsys.readouterr().err.splitlines()
+    n = len(read_sidecar(study / "tiles.beton").tile_id) // 6
+    assert told[0].startswith(
+        f"training networks:tiny on {3 * n} tiles, validating on {2 * n}, 2 classes (alive, dead); 1 x cpu, "
+    )
+    assert told[1] == f"{n} tiles without a value of patient:outcome are left out"
+    assert summary["metrics"]["val/balanced_accuracy"] > 0.9
+    assert summary["metrics"]["val/slide/accuracy"] == 1.0
+    state = checkpoint.load(run / "best.pt")
+    assert state["classes"] == ["alive", "dead"]
+    table = pq.read_table(run / "predictions.parquet")
+    assert {(row["slide"], row["label"]) for row in table.select(["slide", "label"]).to_pylist()} == {
+        ("S2", "alive"), ("S3", "dead"),
+    }  # fmt: skip
+    result = evaluate(run, study / "tiles.beton")
+    assert result["metrics"]["tiles"] == 5 * n
+    assert result["metrics"]["slide/slides"] == 5
+    with sd.open(study / "study.duckdb") as opened:
+        predict(run, opened, slides=["S5", "S0"])
+        rows = opened.sql(
+            "SELECT slide, predicted, count(*) FROM predictions GROUP BY ALL ORDER BY count(*) DESC, slide LIMIT 2"
+        ).fetchall()
+    assert sorted(rows)[0][:2] == ("S0", "alive")
+
+
+def textures(n_slides: int) -> list[TileSpec]:
+    """Return tiles of slides that are stripes (even) or chequers (odd); the labels are not to be looked at."""
+    rng = np.random.default_rng(0)
+    return [TileSpec(f"S{i}", 0, stripes(rng, across=i % 2 == 1)) for i in range(n_slides) for _ in range(40)]
+
+
+def test_several_labels_of_patients_are_learnt(tmp_path: Path) -> None:
+    columns = {f"S{i}": {"genes": "kras" if i % 2 else "tp53;egfr"} for i in range(8)}
+    beton = write_beton(
+        tmp_path / "a.beton",
+        textures(8),
+        columns_of=columns,
+        split_of={f"S{i}": "val" if i in (2, 3) else "train" for i in range(8)},
+    )
+    run = tmp_path / "run"
+    settings = config(task="multi-label", target="patient:genes", loss="focal", label_smoothing=0.05)
+    metrics = train(beton, run, settings, progress=False)["metrics"]
+    assert metrics["val/mean_auroc"] > 0.9
+    assert metrics["val/auroc/egfr"] == metrics["val/auroc/tp53"] or metrics["val/auroc/egfr"] > 0.9
+    assert metrics["val/slide/mean_auroc"] == 1.0
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    table = pq.read_table(run / "predictions.parquet")
+    assert table.column_names[3:] == [
+        "true_egfr", "prob_egfr", "true_kras", "prob_kras", "true_tp53", "prob_tp53",
+    ]  # fmt: skip
+    result = evaluate(run, beton, split="val")
+    assert result["classes"] == ["egfr", "kras", "tp53"]
+    # NaN, where all have a label or none, is None in JSON.
+    assert json.loads(json.dumps(result["metrics"]))["mean_f1"] == pytest.approx(metrics["val/mean_f1"])
+    with sd.open(tmp_path / "empty.duckdb") as study, pytest.raises(RunError) as error:
+        predict(run, study)
+    assert str(error.value) == (
+        f"{run}: this network has learnt task 'multi-label', and this command is for classes; "
+        "slideduck evaluate writes what it predicts"
+    )
+
+
+def test_numbers_of_patients_are_learnt_go_on_and_give_features(tmp_path: Path) -> None:
+    columns = {f"S{i}": {"age": 80.5 if i % 2 else 40} for i in range(8)}
+    beton = write_beton(
+        tmp_path / "a.beton",
+        textures(8),
+        columns_of=columns,
+        split_of={f"S{i}": "val" if i in (2, 3) else "train" for i in range(8)},
+    )
+    settings = config(task="regression", target="patient:age", loss="huber", epochs=2)
+    run = tmp_path / "run"
+    train(beton, run, settings, progress=False)
+    again = train(beton, run, config(**{**settings.to_dict(), "epochs": 4}), progress=False)["metrics"]
+    assert again["val/mean_mae"] < 8
+    assert again["val/pearson/age"] > 0.9
+    result = evaluate(run, beton, split="val")
+    assert result["metrics"]["mae/age"] == pytest.approx(again["val/mae/age"])
+    table = pq.read_table(result["predictions"])
+    assert table.column_names == ["tile_id", "slide", "patient", "true_age", "predicted_age"]
+    assert set(table["true_age"].to_pylist()) == {40.0, 80.5}
+    assert features(run, beton, tmp_path / "features").tiles == 320
+    with pytest.raises(ConfigError) as error:
+        train(
+            write_beton(tmp_path / "b.beton", textures(8), columns_of={f"S{i}": {"age": 3} for i in range(8)}),
+            tmp_path / "same",
+            settings,
+            progress=False,
+        )
+    assert str(error.value).startswith("target 'patient:age': age has the same value for all training tiles: ")
+
+
+@pytest.mark.slow
+def test_labels_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
+    columns = {f"S{i}": {"genes": "kras" if i % 2 else "tp53"} for i in range(8)}
+    beton = write_beton(tmp_path / "a.beton", textures(8), columns_of=columns)
+    settings = config(task="multi-label", target="patient:genes", epochs=1)
+    one = train(beton, tmp_path / "one", settings, nproc=1, progress=False)["metrics"]
+    half = config(task="multi-label", target="patient:genes", epochs=1, batch_size_per_rank=8)
+    two = train(beton, tmp_path / "two", half, nproc=2, progress=False)["metrics"]
+    assert two["val/loss"] == pytest.approx(one["val/loss"], abs=1e-5)
