@@ -35,12 +35,23 @@ def write_card(folder: Path, state: Mapping[str, Any], sidecar: Sidecar, rows: R
     rows : RunRows
         The rows that trained and validated.
     """
+    validation = folder / "validation.json"
+    found: Mapping[str, Any] = json.loads(validation.read_text(encoding="utf-8")) if validation.exists() else {}
+    # One of another epoch is of a run that goes on.
+    intervals = found.get("metrics", {}) if found.get("epoch") == state["best"]["epoch"] else {}
     pictures = [name for name in ("curves.png", "augmented.png") if (folder / name).exists()]
-    text = card_text(folder.name, state, sidecar, rows, pictures)
+    text = card_text(folder.name, state, sidecar, rows, pictures, intervals)
     write_whole(folder / "README.md", lambda file: file.write(text.encode()))
 
 
-def card_text(run: str, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows, pictures: Sequence[str] = ()) -> str:
+def card_text(
+    run: str,
+    state: Mapping[str, Any],
+    sidecar: Sidecar,
+    rows: RunRows,
+    pictures: Sequence[str] = (),
+    intervals: Mapping[str, Any] | None = None,
+) -> str:
     """Return the model card of a run; the same for the same run.
 
     Parameters
@@ -51,14 +62,15 @@ def card_text(run: str, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRow
         As in `write_card`.
     pictures : sequence of str
         File names of the pictures that are beside it.
+    intervals : mapping, optional
+        ``ci95/…`` of the best epoch's metrics; see `slideduck.runner.bootstrap.intervals`.
     """
     classes: list[str] = state["classes"]
     best = next(line for line in state["history"] if line["epoch"] == state["best"]["epoch"])
     parts = [
         _front_matter(run, classes),
         f"# {run}",
-        f"A network (`{state['config']['model']}`) that tells {len(classes)} classes of tissue apart on tiles of "
-        f"whole-slide images: {_listed(classes)}. It was trained by slideduck "
+        f"A network (`{state['config']['model']}`) {_purpose(state)}. It was trained by slideduck "
         f"{state['versions']['slideduck']}; the weights are those of epoch {best['epoch']}, the best of "
         f"{len(state['history'])}.",
         "## Data",
@@ -67,7 +79,7 @@ def card_text(run: str, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRow
         "## Metrics",
         f"On the validation tiles, epoch {best['epoch']}. Tiles of a slide are not independent of each other: "
         "differences that are small beside the number of slides and patients say nothing.",
-        _metrics(best),
+        _metrics(best, intervals or {}),
         _confusion(best, classes),
         *(f"![{name.partition('.')[0]}]({name})" for name in pictures),
         "## Use",
@@ -80,6 +92,21 @@ def card_text(run: str, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRow
         _table(("package", "version"), sorted(state["versions"].items())),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _task(state: Mapping[str, Any]) -> str:
+    """Return what was learnt: classification, multi-label or regression."""
+    return str(state["config"].get("task", "classification"))
+
+
+def _purpose(state: Mapping[str, Any]) -> str:
+    """Return what the network does, in half a sentence."""
+    names = state["classes"]
+    if _task(state) == "regression":
+        return f"that estimates {_listed(names)} from tiles of whole-slide images"
+    if _task(state) == "multi-label":
+        return f"that tells which of {_number(len(names), 'label')} a tile of a whole-slide image has: {_listed(names)}"
+    return f"that tells {len(names)} classes of tissue apart on tiles of whole-slide images: {_listed(names)}"
 
 
 def _front_matter(run: str, classes: Sequence[str]) -> str:
@@ -148,6 +175,7 @@ def _image(image: Mapping[str, Any]) -> str:
 
 def _counts(classes: Sequence[str], sidecar: Sidecar, rows: RunRows) -> str:
     """Return the tiles and slides of each class on each side."""
+    # Labels, numbers and values of patients are other than the classes of the beton.
     if tuple(classes) != tuple(sidecar.classes):
         return ""
     lines = []
@@ -161,8 +189,8 @@ def _counts(classes: Sequence[str], sidecar: Sidecar, rows: RunRows) -> str:
     return _table(("class", "training tiles", "slides", "validation tiles", "slides"), lines)
 
 
-def _metrics(best: Mapping[str, Any]) -> str:
-    """Return the validation metrics of tiles beside those of larger units."""
+def _metrics(best: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
+    """Return the validation metrics of tiles beside those of larger units, with their intervals."""
     values = {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
     units = ["tile", *(unit for unit in ("slide", "patient") if any(name.startswith(f"{unit}/") for name in values))]
     names = [name for name in values if name.partition("/")[0] not in ("slide", "patient")]
@@ -174,10 +202,16 @@ def _metrics(best: Mapping[str, Any]) -> str:
     for name in dict.fromkeys(names):
         if name in _NOT_IN_TABLE:
             continue
-        cells = [values.get(name if unit == "tile" else f"{unit}/{name}") for unit in units]
-        if any(isinstance(cell, int | float) for cell in cells):
-            lines.append([name, *(_shown(cell) for cell in cells)])
-    return _table(("metric", *(f"{unit}s" for unit in units)), lines)
+        keys = [name if unit == "tile" else f"{unit}/{name}" for unit in units]
+        if any(isinstance(values.get(key), int | float) for key in keys):
+            lines.append([name, *(_shown(values.get(key), intervals.get(f"ci95/{key}")) for key in keys)])
+    table = _table(("metric", *(f"{unit}s" for unit in units)), lines)
+    if "ci95/note" in intervals:
+        return f"{table}\n\nThere are {intervals['ci95/note']}."
+    if "ci95/resamples" in intervals:
+        drawn = f"{intervals['ci95/resamples']:,} resamples of {_number(intervals['ci95/patients'], 'patient')}"
+        return f"{table}\n\nIn brackets are 95 % intervals, from {drawn}."
+    return table
 
 
 def _confusion(best: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -210,8 +244,10 @@ def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
     lines = [
         "It is for research. It is not a medical device, and nobody has shown that it is safe or useful to decide "
         "about patients.",
-        f"It knows {len(classes)} classes and gives every tile to one of them: ink, folds, and tissue that it never "
-        "saw as well.",
+        "It says something of every tile: of ink, folds, and tissue that it never saw as well."
+        if _task(state) != "classification"
+        else f"It knows {len(classes)} classes and gives every tile to one of them: ink, folds, and tissue that it "
+        "never saw as well.",
     ]
     if tuple(classes) == tuple(sidecar.classes):
         seen = set(sidecar.class_number[rows.train].tolist())
@@ -270,11 +306,13 @@ def _number(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, interval: Any) -> str:
     """Return a metric as the table shows it."""
     if not isinstance(value, int | float):
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f} ({interval[0]:.2f}–{interval[1]:.2f})" if isinstance(interval, list) else f"{value:.4f}"
 
 
 def _value(value: Any) -> str:

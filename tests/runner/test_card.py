@@ -90,6 +90,41 @@ def test_names_cannot_break_the_card(tmp_path: Path) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
+def test_metrics_have_their_intervals(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(beton, run, replace(TINY, epochs=1), progress=False)
+    note = "no confidence intervals: the tiles are of 2 patients, and resampling needs at least 5"
+    assert section((run / "README.md").read_text(), "Metrics").count(f"There are {note}.") == 1
+    data = open_data(beton, TINY, Place(0, 1, torch.device("cpu"), 1))
+    state = checkpoint.load(run / "best.pt")
+    intervals = {
+        "ci95/accuracy": [0.25, 0.75],
+        "ci95/patient/accuracy": None,
+        "ci95/resamples": 2000,
+        "ci95/patients": 9,
+    }
+    text = card_text("run", state, data.sidecar, data.rows, (), intervals)
+    assert re.search(r"\| accuracy \| \d\.\d{4} \(0\.25–0\.75\) \| ", text)
+    assert "In brackets are 95 % intervals, from 2,000 resamples of 9 patients." in text
+
+
+def test_other_tasks_are_told_as_what_they_are(beton: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(beton, run, replace(TINY, epochs=1), progress=False)
+    data = open_data(beton, TINY, Place(0, 1, torch.device("cpu"), 1))
+    state = checkpoint.load(run / "best.pt")
+    best = {"epoch": 1, "val/loss": 0.5, "val/r2/age": 0.25, "val/patient/r2/age": 0.5}
+    state |= {"classes": ["age"], "config": {**state["config"], "task": "regression"}, "history": [best]}
+    text = card_text("run", state, data.sidecar, data.rows)
+    assert "`) that estimates age from tiles of whole-slide images. " in text
+    assert section(text, "Metrics").endswith(
+        "| metric | tiles | patients |\n| --- | --- | --- |\n| loss | 0.5000 | – |\n| r2/age | 0.2500 | 0.5000 |"
+    )
+    state |= {"classes": ["a", "b"], "config": {**state["config"], "task": "multi-label"}}
+    text = card_text("run", state, data.sidecar, data.rows)
+    assert "`) that tells which of 2 labels a tile of a whole-slide image has: a and b. " in text
+
+
 def test_without_pictures_the_card_has_none(beton: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(beton, run, replace(TINY, epochs=1), progress=False)
