@@ -126,9 +126,9 @@ def train(
 
     Its tiles of split train are learnt from, and those of split val validate after each epoch. The run's
     folder gets config.json, metrics.jsonl, best.pt, last.pt, predictions.parquet (validation, best epoch),
-    validation.json (its metrics with intervals, calibration, thresholds) and curves.png. Stopped at any
-    time, the same command goes on after the last whole epoch; with more --epochs, a finished run goes on
-    as well.
+    validation.json (its metrics with intervals, calibration, thresholds), steps.jsonl and curves.png. Stopped
+    at any time, the same command goes on from the last checkpoint, also in the middle of an epoch; with more
+    --epochs, a finished run goes on as well.
 
     With --folds or --seeds DIR gets several runs, of which finished ones are passed over, summary.json with
     the mean, standard deviation and 95 % interval of each metric, and predictions.parquet with each

@@ -238,7 +238,7 @@ def test_a_finished_run_says_so_and_more_epochs_go_on(
 def test_a_folder_of_another_run_is_refused_with_each_difference(beton: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(beton, run, replace(TINY, epochs=2), progress=False)
-    other = write_beton(tmp_path / "other.beton", two_textures(320, seed=1))
+    other = write_beton(tmp_path / "other.beton", two_textures(320, seed=1), classes=("stripes", "tumour"))
     before = (run / "last.pt").read_bytes()
     with pytest.raises(RunError) as error:
         train(other, run, replace(TINY, epochs=1, lr=0.02, batch_size_per_rank=8, fold=None), progress=False)
@@ -248,6 +248,7 @@ def test_a_folder_of_another_run_is_refused_with_each_difference(beton: Path, tm
         "  epochs: 2 there, 1 here\n"
         "  lr: 0.01 there, 0.02 here\n"
         "  batch size of all processes: 16 there, 8 here\n"
+        "  classes: stripes, chequers there, stripes, tumour here\n"
         f"  beton: {beton} (side-car {there}) there, {other} (side-car {here}) here\n"
         "give another --run, or the settings it was started with"
     )
@@ -303,6 +304,15 @@ def test_no_memory_on_the_device_is_told(
     assert str(error.value) == (
         f"{device} has no memory left for batches of 16; give a smaller --batch-size, and a larger --accumulate to "
         "train as before"
+    )
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_run(beton: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as error:
+        train(beton, tmp_path / "run", replace(TINY, model="networks:without_gradient"), progress=False)
+    assert str(error.value) == (
+        "epoch 1, step 1: the norm of the gradient is nan; no checkpoint is written yet; "
+        "start another run with a lower --lr (it is 0.01) or with --precision fp32"
     )
 
 
