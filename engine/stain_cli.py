@@ -26,7 +26,7 @@ __all__ = ["stain"]
               help="macenko: two stains and their strengths; reinhard: mean and deviation of the colours.")  # fmt: skip
 @click.option("--slide", "slides", multiple=True, metavar="NAME", help="Only this slide. Repeat it for more.")
 @click.option("--anew", is_flag=True, help="Fit slides again that have a fit.")
-@click.option("--threads", type=click.IntRange(1), help="Threads that read slides. Default: one a core.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that read slides. Default: one a core, 16 at most.")
 @output_options
 def stain(study: Path, method: str, slides: tuple[str, ...], anew: bool, threads: int | None, output: Output) -> None:
     """Find the stains of slides, so that export --stain can give all slides the same.

@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_MOST_THREADS = 16
+
+
 @dataclass(frozen=True)
 class StainReport:
     """What `fit_stain` did.
@@ -81,7 +84,8 @@ def fit_stain(
     anew : bool, default False
         Fit slides again that have a fit.
     threads : int, optional
-        Threads that read slides; default one a core. The numbers do not depend on it.
+        Threads that read slides; default one a core, and 16 at most: each takes up to 150 MB. The numbers do not
+        depend on it.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def fit_stain(
     """
     started = time.monotonic()
     check_method(method)
-    threads = len(os.sched_getaffinity(0)) if threads is None else threads
+    threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS) if threads is None else threads
     if threads < 1:
         raise ConfigError(f"threads is {threads}; give 1 or more")
     chosen = _chosen(list_stain_slides(study.con, method), slides)

@@ -23,8 +23,8 @@ __all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels"
 
 RGB = npt.NDArray[np.uint8]
 
-#: Squares that are looked at: how many at most, and their side in microns, which is their side in pixels too. A million
-#: pixels of a micron tell the 99th percentile of a concentration within a hundredth.
+#: Squares that are looked at: how many at most, and their side in microns, which is their side in pixels too. They are
+#: a million pixels; half of them gave concentrations that were within 3 % on two real slides.
 _MOST_SQUARES = 256
 _SQUARE_UM = 64
 

@@ -33,7 +33,7 @@ from slideduck.runner.metrics import plain
 from slideduck.runner.rows import labelled_rows
 from slideduck.runner.targets import read_targets
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
-from slideduck.runner.trained import TrainedModel, load_trained
+from slideduck.runner.trained import TrainedModel, load_trained, warn_of_other_tiles
 
 __all__ = ["evaluate"]
 
@@ -121,7 +121,7 @@ def evaluate(
         message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
     columns = {name: tile_columns(sidecar, rows, name) for name in by}
     number_of_class = _class_numbers(trained, sidecar, rows, beton) if is_classes else None
-    _warn_of_other_tiles(trained, sidecar, beton)
+    warn_of_other_tiles(trained, sidecar, beton)
     predictions = predict_rows(
         trained.network,
         loader,
@@ -196,25 +196,3 @@ def _class_numbers(trained: TrainedModel, sidecar: Sidecar, rows: NDArray[np.int
         )
     numbers = [trained.classes.index(name) if name in trained.classes else -1 for name in sidecar.classes]
     return np.array(numbers, np.int64)
-
-
-def _warn_of_other_tiles(trained: TrainedModel, sidecar: Sidecar, beton: Path) -> None:
-    """Say where the beton's tiles are unlike those of the training."""
-    there, here = trained.beton["grid"], sidecar.raw["grid"]
-    if any(there[name] != here[name] for name in ("tile_px", "tile_um", "magnification")):
-        message(f"warning: {beton.name} has tiles of {here['name']}; the network learnt on {there['name']}")
-    there, here = trained.beton["image"], sidecar.raw["beton"]["image"]
-    # Two slides of one name may be targets: what counts are the numbers.
-    if _image(there) != _image(here) or there.get("stain") != here.get("stain"):
-        message(f"warning: {beton.name} has images of {_image(here)}; the network learnt on {_image(there)}")
-
-
-def _image(image: dict[str, Any]) -> str:
-    """Return how images are stored, in words."""
-    stain = image.get("stain")
-    stained = "" if stain is None else f", stains by {stain['method']} to {stain['target']['name']}"
-    if image["mode"] != "jpg":
-        return f"raw pixels{stained}"
-    # Betons have not always said so: then every tile was encoded.
-    takes_stored = image.get("jpeg", "reencode") != "reencode"
-    return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "") + stained

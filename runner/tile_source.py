@@ -20,7 +20,7 @@ from slideduck.runner import dist
 from slideduck.runner.data import open_beton
 from slideduck.runner.loader import TileLoader
 from slideduck.runner.slide_tiles import GridSlide, choose_grid, choose_slides, read_tiles
-from slideduck.runner.trained import TrainedModel
+from slideduck.runner.trained import TrainedModel, warn_of_other_tiles
 from slideduck.sidecar import Sidecar
 from slideduck.study import Study
 
@@ -128,7 +128,7 @@ def open_tiles(
     threads = threads or dist.cores()
     if is_beton(source):
         assert not isinstance(source, Study)
-        yield _of_beton(Path(source).absolute(), grid, slides, threads)
+        yield _of_beton(trained, Path(source).absolute(), grid, slides, threads)
         return
     with ExitStack() as stack:
         if not isinstance(source, Study):
@@ -159,9 +159,12 @@ def _of_slide(
     )
 
 
-def _of_beton(beton: Path, grid: str | None, names: Sequence[str] | None, threads: int) -> TileSource:
+def _of_beton(
+    trained: TrainedModel, beton: Path, grid: str | None, names: Sequence[str] | None, threads: int
+) -> TileSource:
     """Return the tiles of a beton."""
     sidecar, loader = open_beton(beton, threads)
+    warn_of_other_tiles(trained, sidecar, beton)
     own = str(sidecar.raw["grid"]["name"])
     if grid is not None and grid != own:
         raise BetonError(f"{beton} has tiles of grid {own!r} alone; leave --grid out, or give the study")

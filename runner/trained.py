@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from slideduck.beton import Sidecar
+from slideduck.console import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.config import TrainConfig
@@ -20,7 +22,7 @@ from slideduck.runner.model import build_network
 from slideduck.runner.objective import Objective, make_objective
 from slideduck.runner.penultimate import penultimate
 
-__all__ = ["TrainedModel", "load_trained"]
+__all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]
 
 
 @dataclass(frozen=True)
@@ -138,3 +140,25 @@ def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = 
         device=device,
         objective=make_objective(config, state["classes"], device, state=state.get("objective")),
     )
+
+
+def warn_of_other_tiles(trained: TrainedModel, sidecar: Sidecar, beton: Path) -> None:
+    """Say where the beton's tiles are unlike those of the training."""
+    there, here = trained.beton["grid"], sidecar.raw["grid"]
+    if any(there[name] != here[name] for name in ("tile_px", "tile_um", "magnification")):
+        message(f"warning: {beton.name} has tiles of {here['name']}; the network learnt on {there['name']}")
+    there, here = trained.beton["image"], sidecar.raw["beton"]["image"]
+    # Two slides of one name may be targets: what counts are the numbers.
+    if _image(there) != _image(here) or there.get("stain") != here.get("stain"):
+        message(f"warning: {beton.name} has images of {_image(here)}; the network learnt on {_image(there)}")
+
+
+def _image(image: dict[str, Any]) -> str:
+    """Return how images are stored, in words."""
+    stain = image.get("stain")
+    stained = "" if stain is None else f", stains by {stain['method']} to {stain['target']['name']}"
+    if image["mode"] != "jpg":
+        return f"raw pixels{stained}"
+    # Betons have not always said so: then every tile was encoded.
+    takes_stored = image.get("jpeg", "reencode") != "reencode"
+    return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "") + stained

@@ -20,6 +20,7 @@ from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
 from slideduck.runner.slide_tiles import choose_slides, read_tiles
+from slideduck.runner.tile_source import open_tiles
 from slideduck.runner.train import train
 from slideduck.runner.trained import load_trained
 from tests.slides import synthetic_image, write_slide
@@ -122,6 +123,12 @@ def test_tiles_normalised_in_another_way_are_warned_of(folder: Path, capsys: pyt
         )
     evaluate(folder / "macenko", folder / "macenko.beton")
     assert capsys.readouterr().err == ""
+    # The same is said where tiles of a beton are predicted, or their features computed.
+    with open_tiles(load_trained(folder / "macenko"), folder / "plain.beton"):
+        assert capsys.readouterr().err == (
+            f"warning: plain.beton has images of {stored}, stored tiles untouched; the network learnt on {stored}, "
+            "stains by macenko to slideflow-v3\n"
+        )
 
 
 def test_a_slide_without_a_fit_is_told_at_the_end(folder: Path, study: sd.Study, tmp_path: Path) -> None:
