@@ -24,7 +24,7 @@ from slideduck.runner.calibration import (
     reliability,
     with_temperature,
 )
-from slideduck.runner.metrics import Predictions, compute_metrics, plain, units_of
+from slideduck.runner.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
 
 __all__ = [
     "COLUMNS",
@@ -228,19 +228,31 @@ def numbers_of(names: NDArray[np.object_]) -> Ints:
     return _numbered(pa.array(names, pa.string()))[0]
 
 
-def read_thresholds(source: Path | str) -> dict[str, Any]:
+def read_thresholds(source: Path | str, classes: Sequence[str]) -> dict[str, Any]:
     """Return the thresholds that an evaluation of other tiles chose, by level and class.
 
     Parameters
     ----------
     source : path
-        The JSON that `evaluate` writes, or a run's validation.json.
+        The JSON that `evaluate` writes, or a run's validation.json; or a number, such as ``"0.5"``, for every class.
+    classes : sequence of str
+        Classes that a number is for.
 
     Raises
     ------
     RunError
         If the file is none of these.
+    ConfigError
+        If the number is no probability.
     """
+    try:
+        fixed = float(str(source))
+    except ValueError:
+        pass
+    else:
+        if not 0 <= fixed <= 1:
+            raise ConfigError(f"thresholds is {source}; give a probability from 0 to 1, or the JSON of an evaluation")
+        return {level: {name: {"fixed": {"threshold": fixed}} for name in classes} for level in LEVELS}
     thresholds = _read(source).get("thresholds")
     if not isinstance(thresholds, dict):
         raise RunError(f"{source}: it has no thresholds; give the JSON of an evaluation, or a run's validation.json")

@@ -197,8 +197,8 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
 @click.option(
     "--thresholds",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="JSON",
-    help="An evaluation of other tiles, or RUN/validation.json: try its thresholds here.",
+    metavar="JSON|P",
+    help="An evaluation of other tiles, or RUN/validation.json: try its thresholds here; or a probability.",
 )
 @click.option(
     "--temperature",

@@ -172,7 +172,7 @@ def _draw_classes(figure: Figure, auroc: Any, classes: Sequence[str]) -> None:
     """Say which line is of which class: in the panel, or beside all of them where that would hide lines."""
     lines = auroc.lines[: len(classes) + 1]
     names = ["\n".join(textwrap.wrap(name, 24)) or name for name in (*classes, "chance")]
-    beside = len(classes) > 3 or max(map(len, classes)) > 24
+    beside = len(classes) > 4 or max(map(len, classes)) > 24
     where: dict[str, Any] = {"loc": "outside right lower", "title": "AUROC", "alignment": "left"}
     drawn = figure if beside else auroc
     legend = drawn.legend(lines, ["-"] * len(lines), frameon=False, fontsize=8, **(where if beside else {}))

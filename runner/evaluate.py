@@ -77,7 +77,8 @@ def evaluate(
         Columns of the side-car, any of `slideduck.runner.assess.COLUMNS`: metrics of the tiles of each value.
     thresholds, temperature : path, optional
         JSON of an evaluation of other tiles, or a run's validation.json: see what the thresholds that were chosen
-        there do here, and divide logits by the temperature that was fitted there.
+        there do here, and divide logits by the temperature that was fitted there. Thresholds may also be a number,
+        for every class.
     resamples : int
         Resamples of patients for the confidence intervals; 0 for none.
     study : path, optional
@@ -103,10 +104,10 @@ def evaluate(
     """
     if resamples < 0:
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
-    chosen = None if thresholds is None else read_thresholds(thresholds)
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
     trained = load_trained(run, checkpoint, any_task=True)
+    chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     sidecar, loader = open_beton(beton, dist.cores())
     is_classes = trained.config.task == "classification"
     if not is_classes and (by or thresholds is not None or temperature is not None):

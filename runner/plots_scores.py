@@ -67,9 +67,9 @@ class Drawn:
 
     @property
     def note(self) -> str:
-        """What the numbers in parentheses are."""
+        """What the numbers in parentheses are, or why there are none."""
         if "ci95/resamples" not in self.metrics:
-            return ""
+            return str(self.metrics.get("ci95/note", ""))
         return f"in parentheses: 95 % intervals, resampling {self.metrics['ci95/patients']:,} patients"
 
 
@@ -100,7 +100,7 @@ def read_drawn(source: Path | str, level: str, *, resamples: int = RESAMPLES) ->
     prefix = LEVELS[level]
     metrics = {name: found[prefix + name] for name in found if prefix + name in found}
     metrics |= {f"ci95/{name}": found[f"ci95/{prefix}{name}"] for name in metrics if f"ci95/{prefix}{name}" in found}
-    metrics |= {name: found[name] for name in ("ci95/patients", "ci95/resamples") if name in found}
+    metrics |= {name: found[name] for name in ("ci95/patients", "ci95/resamples", "ci95/note") if name in found}
     groups = {"tiles": None, "slides": slides, "patients": patients}[level]
     name = tiles.path.parent.name if tiles.path.name == "predictions.parquet" else tiles.path.stem
     units = units_of(tiles.predictions, groups)

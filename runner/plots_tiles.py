@@ -103,7 +103,8 @@ def _sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | No
     worst = _first(np.argsort(of_label, kind="stable"), found.slide, tiles, per_slide)
     name = found.path.parent.name if found.path.name == "predictions.parquet" else found.path.stem
     wrong = int(np.count_nonzero(~is_right))
-    heading = f"{name}: greatest loss first; {wrong:,} of {counted(len(n), 'tile')} are wrong"
+    verb = "is" if wrong == 1 else "are"
+    heading = f"{name}: greatest loss first; {wrong:,} of {counted(len(n), 'tile')} {verb} wrong"
     sections = [_Section(heading, worst)]
     certain = np.argsort(-of_label, kind="stable")
     certain = certain[is_right[certain]]

@@ -280,6 +280,14 @@ def test_tables_thresholds_and_temperature_of_an_evaluation(folder: Path, tmp_pa
         assert row["accuracy"] == pytest.approx((part["label"] == part["predicted"]).mean())
         assert row["loss"] == pytest.approx(part["loss"].mean())
     assert [row["value"] for row in second["by"]["label"]] == ["dark", "light"]
+    fixed = evaluate(folder / "run", folder / "tiles.beton", split="val", out=tmp_path / "f.parquet", thresholds="0.25")
+    found = fixed["applied_thresholds"]["tiles"]["light"]["fixed"]
+    is_light, taken = table["label"] == "light", pq.read_table(tmp_path / "f.parquet")["prob_light"].to_numpy() >= 0.25
+    assert (found["threshold"], found["sensitivity"]) == (0.25, pytest.approx(taken[is_light].mean()))
+    assert found["specificity"] == pytest.approx(1 - taken[~is_light].mean())
+    with pytest.raises(ConfigError) as beyond:
+        evaluate(folder / "run", folder / "tiles.beton", thresholds="1.5")
+    assert str(beyond.value) == "thresholds is 1.5; give a probability from 0 to 1, or the JSON of an evaluation"
     for name in ("thresholds", "temperature"):
         with pytest.raises(RunError) as error:
             evaluate(folder / "run", folder / "tiles.beton", **{name: folder / "run" / "config.json"})  # type: ignore[arg-type]
