@@ -75,7 +75,7 @@ def card_text(
         f"{len(state['history'])}.",
         "## Data",
         _data(state, sidecar, rows),
-        _counts(classes, sidecar, rows),
+        _counts(state, sidecar, rows),
         "## Metrics",
         f"On the validation tiles, epoch {best['epoch']}. Tiles of a slide are not independent of each other: "
         "differences that are small beside the number of slides and patients say nothing.",
@@ -173,10 +173,10 @@ def _image(image: Mapping[str, Any]) -> str:
     return "raw pixels" if image["mode"] != "jpg" else f"JPEG of quality {image['quality']}"
 
 
-def _counts(classes: Sequence[str], sidecar: Sidecar, rows: RunRows) -> str:
-    """Return the tiles and slides of each class on each side."""
-    # Labels, numbers and values of patients are other than the classes of the beton.
-    if tuple(classes) != tuple(sidecar.classes):
+def _counts(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
+    """Return the tiles and slides of each class on each side; nothing where labels or numbers are learnt."""
+    classes = state["classes"]
+    if _task(state) != "classification" or tuple(classes) != tuple(sidecar.classes):
         return ""
     lines = []
     for number, name in enumerate(classes):
@@ -249,7 +249,7 @@ def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
         else f"It knows {len(classes)} classes and gives every tile to one of them: ink, folds, and tissue that it "
         "never saw as well.",
     ]
-    if tuple(classes) == tuple(sidecar.classes):
+    if _task(state) == "classification" and tuple(classes) == tuple(sidecar.classes):
         seen = set(sidecar.class_number[rows.train].tolist())
         absent = [name for number, name in enumerate(classes) if number not in seen]
         if absent:

@@ -443,7 +443,7 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
     click.echo(f"{out}: epoch {report.epoch}, {report.bytes / 1e6:,.1f} MB, classes {', '.join(report.classes)}")
     if report.format == "onnx":
         click.echo(
-            f"opset {report.opset}, tiles {str(report.layout).upper()}; its probabilities differ by "
+            f"opset {report.opset}, tiles {str(report.layout).upper()}; what it gives differs by "
             f"{report.largest_difference:.1g} at most, on {counted(report.random_tiles, 'tile')} of noise and "
             f"{report.real_tiles} of the beton"
         )

@@ -25,6 +25,7 @@ from slideduck.runner.checkpoint import write_json, write_whole
 from slideduck.runner.data import open_beton
 from slideduck.runner.infer import evaluating
 from slideduck.runner.model import logits_of
+from slideduck.runner.objective import make_objective
 from slideduck.runner.trained import TrainedModel, load_trained
 
 __all__ = ["LAYOUTS", "OPSET", "ModelReport", "export_model"]
@@ -84,9 +85,9 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
     """Write a run's network in a form that other programs read, checked before it appears.
 
     An ONNX model takes uint8 RGB tiles in batches of any size, standardises them itself and gives
-    probabilities. Safetensors holds the weights under the network's own names; ``config.json`` and
-    ``preprocessor_config.json`` beside it tell what they are and what the network takes, for networks of
-    transformers in the form that ``from_pretrained`` reads.
+    probabilities, or numbers where the network estimates these. Safetensors holds the weights under the
+    network's own names; ``config.json`` and ``preprocessor_config.json`` beside it tell what they are and
+    what the network takes, for networks of transformers in the form that ``from_pretrained`` reads.
 
     Parameters
     ----------
@@ -115,13 +116,13 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_trained(run, checkpoint)
+    trained = load_trained(run, checkpoint, any_task=True)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 
 
 class _FromTiles(nn.Module):
-    """A network with what comes before and after it: uint8 tiles in, probabilities out."""
+    """A network with what comes before and after it: uint8 tiles in, probabilities or numbers out."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -129,13 +130,23 @@ class _FromTiles(nn.Module):
     def __init__(self, trained: TrainedModel, layout: str) -> None:
         super().__init__()
         self.network, self.layout = trained.network.float().cpu().eval(), layout
+        self.objective = make_objective(
+            trained.config, trained.classes, torch.device("cpu"), state=trained.objective.state()
+        )
         self.register_buffer("mean", trained.standard.mean.cpu())
         self.register_buffer("std", trained.standard.std.cpu())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of uint8 tiles."""
+        """Return the probabilities, or numbers, of uint8 tiles."""
         images_BCHW = images.permute(0, 3, 1, 2) if self.layout == "nhwc" else images
-        return torch.softmax(logits_of(self.network((images_BCHW.to(torch.float32) - self.mean) / self.std)).float(), 1)
+        outputs = logits_of(self.network((images_BCHW.to(torch.float32) - self.mean) / self.std))
+        activated = self.objective.activate(outputs)
+        return activated if self.objective.task == "regression" else activated.exp()
+
+    @property
+    def output(self) -> str:
+        """What comes out."""
+        return "numbers" if self.objective.task == "regression" else "probabilities"
 
 
 def _export_onnx(trained: TrainedModel, out: Path, layout: str) -> ModelReport:
@@ -150,7 +161,7 @@ def _export_onnx(trained: TrainedModel, out: Path, layout: str) -> ModelReport:
     largest = _difference(content, model, [_in_layout(tiles, layout) for tiles in (random, real) if len(tiles)])
     if not largest <= _TOLERANCE:
         raise RunError(
-            f"{out}: not written: onnxruntime gives probabilities that differ from the network's by {largest:.2g}; "
+            f"{out}: not written: onnxruntime gives {model.output} that differ from the network's by {largest:.2g}; "
             "does it do something that depends on the batch, or is random? Export .safetensors"
         )
     write_whole(out, lambda file: file.write(content))
@@ -171,7 +182,7 @@ def _onnx_bytes(model: _FromTiles, images: torch.Tensor, trained: TrainedModel) 
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=["probabilities"],
+                output_names=[model.output],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -183,12 +194,14 @@ def _onnx_bytes(model: _FromTiles, images: torch.Tensor, trained: TrainedModel) 
             f"model {trained.config.model!r} cannot be exported to ONNX ({type(error).__name__}: {first}); "
             "export .safetensors"
         ) from error
-    facts = {**_facts(trained), "input": f"uint8 RGB tiles, {model.layout.upper()}", "output": "probabilities"}
+    facts = {**_facts(trained), "input": f"uint8 RGB tiles, {model.layout.upper()}", "output": model.output}
     onnx.helper.set_model_props(
         proto, {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     )
     proto.producer_name, proto.producer_version = "slideduck", version("slideduck")
-    proto.doc_string = f"Tells {', '.join(trained.classes)} apart on tiles of {facts['tile_px']} px."
+    proto.doc_string = (
+        f"{model.output.capitalize()} of {', '.join(trained.classes)}, of tiles of {facts['tile_px']} px."
+    )
     for node in proto.graph.node:
         # Where in whose files each step came from is of no use elsewhere, and differs between machines.
         del node.metadata_props[:]
@@ -212,7 +225,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _difference(content: bytes, model: _FromTiles, parts: list[torch.Tensor]) -> float:
-    """Return the largest difference between onnxruntime's probabilities and the network's."""
+    """Return the largest difference between onnxruntime's outputs and the network's.
+
+    Numbers are compared by the deviation that they had in training, as the network gives them.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -228,7 +244,8 @@ def _difference(content: bytes, model: _FromTiles, parts: list[torch.Tensor]) ->
                 mine = model(batch).numpy()
             if theirs.shape != mine.shape or not np.isfinite(theirs).all():
                 return float("nan")
-            largest = max(largest, float(np.abs(theirs - mine).max()))
+            unit = model.objective.std.numpy() if model.objective.task == "regression" else np.ones(1)
+            largest = max(largest, float((np.abs(theirs - mine) / unit).max()))
     return largest
 
 
@@ -316,6 +333,7 @@ def _facts(trained: TrainedModel) -> Mapping[str, Any]:
     um = grid["tile_um"]
     return {
         "classes": list(trained.classes),
+        "task": trained.config.task,
         "model": trained.config.model,
         "tile_px": image["tile_px"],
         "tile_um": um,

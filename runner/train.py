@@ -446,8 +446,8 @@ class _Training:
         }
         if self.objective.task != "classification":
             write_task_predictions(self.folder.predictions, self.objective, predictions, self.data.sidecar, facts)
-            return
-        write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
+        else:
+            write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
         write_card(self.folder.path, state, self.data.sidecar, self.data.rows)
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:

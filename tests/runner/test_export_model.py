@@ -17,9 +17,11 @@ from slideduck.runner import checkpoint
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import open_beton
 from slideduck.runner.export_model import export_model
+from slideduck.runner.infer import evaluating, log_probabilities
 from slideduck.runner.train import train
 from slideduck.runner.trained import load_trained
 from slideduck.runner.weights import read_weights
+from tests.runner.betons import two_textures, write_beton
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -94,6 +96,31 @@ def test_without_its_beton_a_model_is_checked_on_noise_alone(run: Path, beton: P
     report = export_model(copy, tmp_path / "a" / "model.onnx", layout="nchw")
     assert (report.random_tiles, report.real_tiles) == (16, 0)
     assert_gives_the_same(tmp_path / "a" / "model.onnx", "nchw", run, beton)
+
+
+@pytest.mark.parametrize(("task", "column"), [("multi-label", "genes"), ("regression", "age")])
+def test_labels_and_numbers_come_out_as_the_network_gives_them(task: str, column: str, tmp_path: Path) -> None:
+    columns = {f"S{i}": {"genes": "msi;her2" if i % 2 else "her2", "age": 40 + 5 * (i % 3)} for i in range(8)}
+    columns["S0"]["genes"] = "msi"
+    beton = write_beton(tmp_path / "a.beton", two_textures(160), columns_of=columns)
+    train(beton, tmp_path / "run", replace(TINY, task=task, target=f"patient:{column}"), progress=False)
+    report = export_model(tmp_path / "run", tmp_path / "model.onnx")
+    assert report.largest_difference < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (given,) = session.get_outputs()
+    assert given.name == ("numbers" if task == "regression" else "probabilities")
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    (theirs,) = session.run(None, {"images": tiles})
+    trained = load_trained(tmp_path / "run", any_task=True)
+    images = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+    with evaluating(trained.network):
+        mine = log_probabilities(trained.network, images, trained.standard, "fp32", trained.objective).numpy()
+    assert np.allclose(theirs, mine if task == "regression" else np.exp(mine), rtol=1e-4, atol=1e-4)
+    assert trained.classes == (("age",) if task == "regression" else ("her2", "msi"))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert ("that estimates age from tiles" if task == "regression" else "which of 2 labels a tile") in card
+    assert "No training tile" not in card
+    assert "| class | training tiles |" not in card
 
 
 def test_safetensors_holds_the_weights_and_what_they_are(run: Path, tmp_path: Path) -> None:
