@@ -386,7 +386,7 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
 
     with ExitStack() as stack:
         opened = source if is_beton(source) else stack.enter_context(slideduck.open(source, progress=True))
-        report = compute_features(run, opened, out, slides=slides or None, **options)
+        report = compute_features(run, opened, out, slides=slides or None, progress=True, **options)
     if as_json:
         click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
         return

@@ -83,6 +83,7 @@ def features(
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> FeaturesReport:
     """Compute the penultimate layer of a network for every tile, slide by slide.
 
@@ -111,6 +112,8 @@ def features(
         Threads that read; default one a core.
     overwrite : bool
         Compute slides again that are there, and replace what another checkpoint gave.
+    progress : bool
+        Show how far it is; a study that shows progress does so anyway.
 
     Returns
     -------
@@ -149,7 +152,7 @@ def features(
             register_run(tiles.study, trained, overwrite=overwrite)
             sink = _FeatureTable(tiles.study, trained.run.name, tiles.grid)
         todo = [one for one in tiles.slides if overwrite or not sink.has(one)]
-        show = tiles.study.progress if tiles.study else False
+        show = progress or (tiles.study is not None and tiles.study.progress)
         _compute(trained, todo, sink, batch_size or trained.config.batch_size_per_rank, show=show)
         return FeaturesReport(
             run=trained.run.name,

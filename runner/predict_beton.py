@@ -17,7 +17,7 @@ from slideduck.runner import dist
 from slideduck.runner.data import open_beton
 from slideduck.runner.loader import to_device
 from slideduck.runner.passes import Estimate, Passes, estimate
-from slideduck.runner.trained import load_trained
+from slideduck.runner.trained import load_trained, warn_of_other_tiles
 
 __all__ = ["BetonPredictReport", "predict_beton"]
 
@@ -99,6 +99,7 @@ def predict_beton(
     if target.suffix != ".parquet":
         raise ConfigError(f"{target} is not named as Parquet; name it {target.stem}.parquet")
     sidecar, loader = open_beton(beton, threads or dist.cores())
+    warn_of_other_tiles(trained, sidecar, beton)
     rows = np.arange(sidecar.samples)
     parts: list[Estimate] = []
     with (
