@@ -300,22 +300,22 @@ def _cause(folder: Path, rank: int, exit_code: int, how: Launch, first: int, npr
             f"{who} did not answer for {how.timeout_minutes:g} minutes (--timeout-minutes), and rank "
             f"{left[0].rank} waited for it; all ranks of this node were stopped"
         )
-    if left and all(item.waited or item.lost for item in left) and exit_code >= 0:
-        return str(left[0].error)
-    if exit_code >= 0 and left:
-        elsewhere = [item.waited or item.lost for item in left]
-        order = sorted(range(len(left)), key=lambda i: (not left[i].final, elsewhere[i], left[i].rank != rank))
-        return left[order[0]]
+    own = [item for item in left if not (item.waited or item.lost)]
+    if exit_code >= 0 and own:
+        return min(own, key=lambda item: (not item.final, item.rank != rank, item.seconds))
+    if exit_code >= 0 and rank not in silent:
+        return next(str(item.error) for item in left if item.rank == rank)
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name
         except ValueError:
             name = f"signal {-exit_code}"
-        hint = {
+        hints: dict[int, str] = {
             signal.SIGKILL: "; the system may have been out of memory",
             # NCCL's watchdog ends its own process where another rank does not answer.
             signal.SIGABRT: f"; another rank may not have answered for {how.timeout_minutes:g} minutes",
-        }.get(signal.Signals(-exit_code) if not name.startswith("signal") else signal.SIGTERM, "")
+        }
+        hint = hints.get(-exit_code, "")
         return f"rank {rank} was killed by {name}{hint}; the other ranks were stopped"
     return f"rank {rank} ended with exit code {exit_code} and no message"
 
@@ -327,7 +327,7 @@ def _raise_failure(folder: Path, rank: int, exit_code: int, how: Launch, first: 
     cause = _cause(folder, rank, exit_code, how, first, nproc)
     if isinstance(cause, _Left):
         raise cause.error from None
-    tried = f" after {how.restarts} restarts" if how.restarts > 1 else " after a restart" if how.restarts else ""
+    tried = f" (after {how.restarts} of {how.restarts} restarts)" if how.restarts else ""
     again = "" if how.restarts else "; --restarts 3 would have started it again"
     raise RunError(f"{cause}{tried}, and {_GOES_ON}{again}") from None
 

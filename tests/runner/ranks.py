@@ -38,6 +38,14 @@ def die() -> None:
         torch_dist.barrier()
 
 
+def vanish() -> None:
+    """End rank 1 without a word, while rank 0 waits for it."""
+    with dist.joined() as place:
+        if place.rank == 1:
+            os._exit(3)
+        torch_dist.barrier()
+
+
 def refuse(rank: int) -> None:
     """Raise on one rank, while the other waits for it."""
     with dist.joined() as place:

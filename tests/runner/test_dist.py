@@ -199,6 +199,15 @@ def test_an_error_that_would_come_again_is_not_tried_again(capfd: pytest.Capture
     assert capfd.readouterr().err == ""
 
 
+def test_a_rank_that_ends_without_a_word_is_named() -> None:
+    with pytest.raises(RunError) as error:
+        launch.launch(2, import_module("ranks").vanish)
+    assert str(error.value) == (
+        "rank 1 ended with exit code 3 and no message, and the same command goes on from the last checkpoint; "
+        "--restarts 3 would have started it again"
+    )
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_one_rank_ends_all_and_is_told_once(rank: int, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError) as error:
