@@ -122,8 +122,9 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     RunError
         If a patient is on both sides.
     """
-    # Half as long as other ranks wait for this one: the cause is told, not that it did not answer.
-    timeout_s = min(TIMEOUT_S, 30 * place.timeout_minutes)
+    # Half as long as other ranks wait for this one: the cause is told, not that it did not answer. The first batch
+    # waits for the decoder to be compiled.
+    timeout_s = min(TIMEOUT_S, max(60.0, 30 * place.timeout_minutes))
     sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
     targets = read_targets(sidecar, config, beton)
     _refuse_one_class(targets, config, beton)

