@@ -45,7 +45,7 @@ class TrainingData:
     sampler : Sampler
         Which of the training rows each epoch takes.
     steps, batch_size : int
-        Steps of an epoch, and tiles that each rank takes in one.
+        Batches of an epoch, a whole number of the optimizer's steps, and tiles that each rank takes in one.
     """
 
     beton: Path
@@ -137,6 +137,8 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     rows = replace(rows, train=train, clipped=labelled - len(train))
     sampler = make_sampler(sidecar, rows.train, config, beton)
     steps, batch_size = steps_and_batch(sampler.tiles, config.batch_size_per_rank, place.world_size)
+    # Whole steps of the optimizer: what a sampler counts as taken is trained on.
+    steps -= steps % max(1, min(config.accumulate, steps))
     # Batch norm cannot take the deviation of one tile.
     if batch_size < 2:
         raise ConfigError(

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.beton import Sidecar, read_sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.config import SAMPLE_COLUMNS, TrainConfig
+from slideduck.runner.data import open_data
+from slideduck.runner.dist import Place
 from slideduck.runner.loader import rank_rows, steps_and_batch
 from slideduck.runner.rows import class_weights
 from slideduck.runner.sampling import Sampler, clipped_rows, group_tiles, make_sampler
@@ -220,6 +223,17 @@ def test_another_seed_clips_other_tiles(sidecar: Sidecar) -> None:
     rows = np.arange(sidecar.samples)
     assert len({clipped_rows(sidecar, rows, 5, seed).tobytes() for seed in range(4)}) == 4
     assert clipped_rows(sidecar, rows, None, 0) is rows
+
+
+@pytest.mark.parametrize("accumulate", [1, 3, 4, 50])
+def test_an_epoch_is_of_whole_steps_so_that_all_it_counts_is_trained_on(beton: Path, accumulate: int) -> None:
+    config = TrainConfig(batch_size_per_rank=8, sample="label", epoch_tiles=100, accumulate=accumulate)
+    place = Place(1, 2, torch.device("cpu"), 1)
+    data = open_data(beton, config, place)
+    # Six global batches of 16 are in 100 tiles.
+    assert data.steps == {1: 6, 3: 6, 4: 4, 50: 6}[accumulate]
+    assert data.sampler.tiles == len(data.sampler.order(3)) == data.steps * 16
+    assert len(data.epoch_rows(3, place)) == data.steps * 8
 
 
 def test_a_balanced_run_trains_what_it_says_and_validates_every_tile(
