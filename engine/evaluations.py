@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,13 +191,17 @@ def add_predictions(
     was evaluated against is kept, even where the study gives it another by now.
     """
     files = [read_prediction_file(path) for path in prediction_files(run)]
+    if absolute(run).is_dir():
+        # A run that was moved still says where it was when it predicted.
+        files = [replace(file, facts={**file.facts, "folder": str(absolute(run))}) for file in files]
     keys = [_key(file) for file in files]
     for file, (name, _) in zip(files, keys, strict=True):
         _check(study, file, name, overwrite=overwrite)
     added = []
     with atomic(study.con), track("Adding", len(files), "evaluations", show=study.progress) as advance:
-        for file, (name, evaluation) in zip(files, keys, strict=True):
+        for file, (name, _) in zip(files, keys, strict=True):
             _remove_others(study, file, name)
+        for file, (name, evaluation) in zip(files, keys, strict=True):
             added.append(_add(study, file, name, evaluation))
             advance(1)
     return tuple(added)

@@ -142,6 +142,18 @@ def test_another_run_of_the_name_is_refused_until_told(study: sd.Study, tmp_path
     assert study.sql("SELECT evaluation, count(*) FROM errors GROUP BY ALL").fetchall() == [("e", 2)]
 
 
+def test_a_run_that_was_moved_is_one_run(study: sd.Study, tmp_path: Path) -> None:
+    run = tmp_path / "first"
+    write_predictions(run / "predictions.parquet", study, wrong=1, folder="/where/it/was/first")
+    write_predictions(run / "evaluations" / "e.parquet", study, wrong=2, folder=str(run))
+    study.add_predictions(run)
+    rows = study.sql("SELECT evaluation, count(*) FROM errors GROUP BY ALL ORDER BY ALL").fetchall()
+    assert rows == [("e", 2), ("validation", 1)]
+    assert study.sql("SELECT DISTINCT run_path FROM evaluations").fetchall() == [(str(run),)]
+    study.add_predictions(run)
+    assert study.sql("SELECT count(*) FROM evaluated_tiles").fetchall() == [(128,)]
+
+
 def test_files_that_are_no_predictions_of_this_study_are_refused(study: sd.Study, tmp_path: Path) -> None:
     path = write_predictions(tmp_path / "first" / "predictions.parquet", study, wrong=1)
     table = pq.read_table(path)
