@@ -161,10 +161,11 @@ def test_a_best_epoch_that_is_done_again_after_damage_keeps_its_file(
 def test_two_ranks_killed_within_an_epoch_go_on_to_the_same_curve(
     beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(OFTEN, batch_size_per_rank=16)
+    # Two batches a step: gradients travel with the second alone.
+    config = replace(OFTEN, batch_size_per_rank=8, accumulate=2)
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(beton, whole, config, nproc=2, progress=False)
-    monkeypatch.setenv("SLIDEDUCK_TEST_STOP_AT", f"SIGKILL:{STEPS + 5}")
+    monkeypatch.setenv("SLIDEDUCK_TEST_STOP_AT", f"SIGKILL:{2 * (STEPS + 4) + 2}")
     with pytest.raises(RunError, match="was killed by SIGKILL"):
         train(beton, run, config, nproc=2, progress=False)
     monkeypatch.delenv("SLIDEDUCK_TEST_STOP_AT")
