@@ -31,12 +31,19 @@ __all__ = ["cli"]
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
-_FLOW = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "stain",
-    "export", "merge", "verify", "export-rois", "export-tiles", "train", "evaluate", "predict", "heatmap", "plot",
-    "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements",
-    "demo",
-)  # fmt: skip
+#: The commands by what they are for, each group in the order in which its commands are used.
+_GROUPS = {
+    "Fill a study": (
+        "add-slides", "add-rois", "add-patients", "add-predictions", "remove-rois", "remove-slides", "info",
+    ),
+    "Label its tiles": ("tile", "label", "qc", "split", "stain"),
+    "Export them": ("export", "merge", "verify", "export-rois", "export-tiles"),
+    "Train on them": ("train", "evaluate", "predict", "heatmap", "features", "gradcam", "export-model", "plot"),
+    "Ask a study": (
+        "sql", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements",
+    ),
+    "See it run": ("demo",),
+}  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -47,8 +54,29 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
+        return [name for names in self._grouped(ctx).values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, group by group, each with the beginning of its help."""
+        names = self._grouped(ctx)
+        widest = max(len(name) for group in names.values() for name in group)
+        for group, members in names.items():
+            with formatter.section(group):
+                rows = []
+                for name in members:
+                    command = self.get_command(ctx, name)
+                    assert command is not None
+                    # Padded, so that the columns of all groups stand below each other.
+                    rows.append((name.ljust(widest), command.get_short_help_str(formatter.width - 6 - widest)))
+                formatter.write_dl(rows)
+
+    def _grouped(self, ctx: click.Context) -> dict[str, list[str]]:
+        """Return the names of the commands by group; those that other packages bring come last."""
         names = {*super().list_commands(ctx), *_registered()}
-        return [name for name in _FLOW if name in names] + sorted(names - set(_FLOW))
+        grouped = {group: [name for name in members if name in names] for group, members in _GROUPS.items()}
+        known = {name for members in grouped.values() for name in members}
+        grouped["Others"] = sorted(names - known)
+        return {group: members for group, members in grouped.items() if members}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, loading it if another package registers it."""

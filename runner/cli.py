@@ -13,7 +13,7 @@ import click
 
 from slideduck.console import STUDY, counted, example
 from slideduck.errors import RunError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.config import GROUPS, TrainConfig
 
 __all__ = ["demo", "evaluate", "export_model", "features", "gradcam", "heatmap", "main", "predict", "train"]
 
@@ -61,7 +61,23 @@ def _settings(command: F) -> F:
     return command
 
 
-@click.command(epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
+class _TrainCommand(click.Command):
+    """A command whose help lists the settings of training by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options: those of the command itself first, then the settings, group by group."""
+        group_of = {name: group for group, names in GROUPS.items() for name in names}
+        listed: dict[str, list[tuple[str, str]]] = {"Options": [], **{group: [] for group in GROUPS}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                listed[group_of.get(parameter.name or "", "Options")].append(record)
+        for group, records in listed.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+@click.command(cls=_TrainCommand, epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
 @_BETON
 @click.option(
     "--run",

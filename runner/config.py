@@ -12,12 +12,33 @@ from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
 from slideduck.runner.recipe import PRESETS, parse_recipe
 from slideduck.runner.trackers import TRACKERS, tracker_names
 
-__all__ = ["MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
+__all__ = ["GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
 #: Columns of the side-car that tiles can be balanced by.
 SAMPLE_COLUMNS = (
     "slide", "patient", "site", "split", "fold", "label", "class", "roi_name", "grid_x", "grid_y", "loc_x", "loc_y",
 )  # fmt: skip
+
+#: Settings by what they are about, in the order of ``slideduck train --help``; each is in one group.
+GROUPS = {
+    "Tiles": (
+        "train_split", "val_split", "fold", "where", "train_where", "val_where", "sample", "replacement", "epoch_tiles",
+        "clip", "balance", "augment",
+    ),
+    "Network": (
+        "model", "weights", "normalise", "input_px", "train_layers", "dropout", "drop_path", "compile", "precision",
+        "shard",
+    ),
+    "Targets": ("task", "target", "loss", "focal_gamma", "label_smoothing"),
+    "Steps": (
+        "epochs", "batch_size_per_rank", "accumulate", "lr", "schedule", "warmup_epochs", "plateau_patience",
+        "plateau_factor", "layer_decay", "head_lr", "weight_decay", "grad_clip", "ema_decay", "seed",
+    ),
+    "Best epoch and early end": (
+        "best_metric", "best_direction", "stop_metric", "stop_direction", "stop_patience", "stop_min_delta",
+    ),
+    "Checkpoints and logs": ("checkpoint_steps", "checkpoint_minutes", "log_steps", "track"),
+}  # fmt: skip
 
 
 def _setting(default: Any, unit: str, text: str, choices: tuple[str, ...] = ()) -> Any:

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -70,10 +71,15 @@ def test_the_examples_of_the_help_run(project: Path) -> None:
             assert result.stdout, line
 
 
-def test_the_help_lists_them_after_info(project: Path) -> None:
-    listed = re.findall(r"^  ([a-z-]+) +\S", run("--help").output.split("Commands:")[1], re.MULTILINE)
-    start = listed.index("info") + 1
-    assert listed[start : start + len(NAMES)] == NAMES
+def test_the_help_lists_them_in_a_group_after_sql(project: Path) -> None:
+    group = run("--help").output.split("Ask a study:\n")[1].split("\n\n")[0]
+    assert re.findall(r"^  ([a-z-]+) +\S", group, re.MULTILINE) == ["sql", *NAMES]
+
+
+def test_the_help_lists_every_command_once(project: Path) -> None:
+    listed = re.findall(r"^  ([a-z-]+) +\S", run("--help").output.split("Show this message and exit.")[1], re.MULTILINE)
+    assert sorted(listed) == sorted(cli.list_commands(click.Context(cli)))
+    assert "Others:" not in run("--help").output
 
 
 def test_counts_in_every_form(project: Path) -> None:

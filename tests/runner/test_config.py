@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.config import GROUPS, TrainConfig
 
 KNOWN = (
     "resnet18, resnet34, resnet50, vit-s16, vit-b16, dinov2-s14, swin-t, convnext-t, uni, uni2, virchow, virchow2, "
@@ -102,3 +102,8 @@ def test_every_setting_says_what_it_is_and_in_which_unit() -> None:
     for item in fields(TrainConfig):
         assert item.metadata["unit"]
         assert item.metadata["text"].endswith(".")
+
+
+def test_each_setting_is_in_one_group_of_the_help() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(item.name for item in fields(TrainConfig))
