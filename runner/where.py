@@ -40,7 +40,8 @@ def tile_table(sidecar: Sidecar) -> pa.Table:
     pyarrow.Table
         With `COLUMNS`: ``row`` is the row of the beton; ``label`` is NULL and ``class`` too where a tile has
         no label; ``loc_x`` and ``loc_y`` are the centre in base pixels; ``split``, ``fold`` and ``site`` are
-        those of the slide.
+        those of the slide. Behind them come the further columns of the patients' table, but for those that are
+        called as one of these is.
     """
 
     def of_slide(name: str, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
@@ -58,7 +59,11 @@ def tile_table(sidecar: Sidecar) -> pa.Table:
         "roi_name": pa.array(sidecar.roi_name, pa.string()),
         **{name: pa.array(getattr(sidecar, name)) for name in ("grid_x", "grid_y", "loc_x", "loc_y")},
     }
-    return pa.table(columns).select(COLUMNS)
+    of_patient = [name for name in sidecar.patient_columns if name.lower() not in COLUMNS]
+    for name in of_patient:
+        values = pa.array([slide.patient_columns.get(name) for slide in sidecar.slides])
+        columns[name] = values.take(pa.array(sidecar.slide))
+    return pa.table(columns).select([*COLUMNS, *of_patient])
 
 
 def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
@@ -69,8 +74,8 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
     sidecar : Sidecar
         What its tiles are.
     where : str
-        One SQL condition on `COLUMNS`, such as ``site IN ('A', 'B') AND label != 'pen'``; a subquery may
-        read the table ``tiles``, which has them too. A tile for which it is NULL does not meet it.
+        One SQL condition on the columns of `tile_table`, such as ``site IN ('A', 'B') AND label != 'pen'``; a
+        subquery may read the table ``tiles``, which has them too. A tile for which it is NULL does not meet it.
     beton : Path
         For messages.
 
@@ -83,10 +88,11 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
     QueryError
         If it is no condition on these columns, or one whose answer changes from call to call.
     """
+    table = tile_table(as_exported(sidecar))
     with duckdb.connect(config={"enable_external_access": "false"}) as con:
         con.execute("SET python_enable_replacements = false")
         # Labels are the tiles' own, whatever is to be learnt.
-        con.register("tiles", tile_table(as_exported(sidecar)))
+        con.register("tiles", table)
         con.execute("SET lock_configuration = true")
         tiles = con.table("tiles")
         try:
@@ -94,23 +100,23 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
             kind = tiles.project(where).types
             if [str(of) for of in kind] != ["BOOLEAN"]:
                 reason = f"it is of type {kind[0]}" if len(kind) == 1 else f"it has {len(kind)} columns"
-                raise _bad_condition(where, beton, f"{reason}, and a condition is true or false")
+                raise _bad_condition(where, beton, table, f"{reason}, and a condition is true or false")
             changing = _changing(con, where)
             if changing:
-                raise _bad_condition(where, beton, f"{changing} gives another answer each time")
+                raise _bad_condition(where, beton, table, f"{changing} gives another answer each time")
             met = tiles.filter(where).project("row").to_arrow_table()["row"].to_numpy()
         except duckdb.Error as error:
             # The first line is the reason; then comes the place in a query that the user did not write.
-            raise _bad_condition(where, beton, str(error).splitlines()[0]) from error
+            raise _bad_condition(where, beton, table, str(error).splitlines()[0]) from error
     chosen = np.zeros(sidecar.samples, bool)
     chosen[met] = True
     return chosen
 
 
-def _bad_condition(where: str, beton: Path, reason: str) -> QueryError:
+def _bad_condition(where: str, beton: Path, table: pa.Table, reason: str) -> QueryError:
     return QueryError(
         f"{beton}: the condition {where!r} cannot be used: {reason}; "
-        f"give one SQL condition on the columns {', '.join(COLUMNS)}"
+        f"give one SQL condition on the columns {', '.join(table.column_names)}"
     )
 
 

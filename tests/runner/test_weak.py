@@ -12,13 +12,14 @@ import pytest
 
 import slideduck as sd
 from slideduck.beton import read_sidecar
-from slideduck.errors import ConfigError, RunError
+from slideduck.errors import ConfigError, QueryError, RunError
 from slideduck.runner import checkpoint
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.features import features
 from slideduck.runner.predict import predict
 from slideduck.runner.train import train
+from slideduck.runner.where import tiles_where
 from tests.runner.betons import TileSpec, stripes, write_beton
 from tests.slides import synthetic_image, write_slide
 
@@ -59,6 +60,20 @@ def test_the_side_car_carries_the_columns_of_the_patients(study: Path) -> None:
     assert sidecar.patient_columns == ("outcome", "side", "age")
     assert [info.patient_columns["outcome"] for info in sidecar.slides] == [*list(OUTCOMES.values())[:5], None]
     assert sidecar.tile_patient_column("age").tolist() == [50 + int(slide[1]) for slide in sidecar.tile_slide]
+
+
+def test_conditions_name_the_columns_of_the_patients(study: Path) -> None:
+    path = study / "tiles.beton"
+    sidecar = read_sidecar(path)
+    met = tiles_where(sidecar, "age >= 51 AND outcome = 'dead' AND side = 'val'", path)
+    assert set(sidecar.tile_slide[met]) == {"S3"}
+    assert set(sidecar.tile_slide[tiles_where(sidecar, "outcome IS NULL", path)]) == {"S5"}
+    with pytest.raises(QueryError) as error:
+        tiles_where(sidecar, "Age > 'old'", path)
+    assert str(error.value).endswith(
+        "give one SQL condition on the columns row, tile_id, slide, patient, site, split, fold, label, class, "
+        "roi_name, grid_x, grid_y, loc_x, loc_y, outcome, side, age"
+    )
 
 
 def test_a_beton_without_labels_says_how_it_can_be_learnt_from(study: Path, tmp_path: Path) -> None:
