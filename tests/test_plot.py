@@ -536,5 +536,7 @@ def test_plots_that_another_package_registers_are_commands(project: Path) -> Non
         command = [sys.executable, "-m", "slideduck", "plot", *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    assert re.search(r"atlas +Draw an atlas\.\n +labels +Draw", run("--help"))
+    listed = re.findall(r"^  (\w+) +(\S.*)$", run("--help").split("Commands:\n")[1], re.MULTILINE)
+    assert ("atlas", "Draw an atlas.") in listed
+    assert [name for name, _ in listed] == sorted({"atlas", "labels", *(name for name, _ in listed)})
     assert run("atlas") == "drawn\n"
