@@ -24,10 +24,11 @@ from slideduck.runner.calibration import (
     reliability,
     with_temperature,
 )
+from slideduck.runner.config import BY_COLUMNS
 from slideduck.runner.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
+from slideduck.runner.where import tile_table
 
 __all__ = [
-    "COLUMNS",
     "PredictedTiles",
     "assess",
     "assess_file",
@@ -42,9 +43,6 @@ __all__ = [
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
-
-#: Columns of a side-car that metrics can be told apart by.
-COLUMNS = ("slide", "patient", "site", "split", "fold", "label", "roi_name")
 
 
 @dataclass(frozen=True)
@@ -187,22 +185,18 @@ def metrics_by(
 
 
 def tile_columns(sidecar: Sidecar, rows: Ints, column: str) -> NDArray[np.object_]:
-    """Return a column of a side-car, one of `COLUMNS`, for rows of its beton.
+    """Return a column of a side-car, one of `slideduck.runner.config.BY_COLUMNS`, for rows of its beton.
 
     Raises
     ------
     ConfigError
         If there is no such column.
     """
-    if column not in COLUMNS:
-        raise ConfigError(f"no column {column!r} to tell tiles apart by; give any of {', '.join(COLUMNS)}")
-    if column == "label":
-        names = np.array([*sidecar.classes, None], object)
-        return np.asarray(names[sidecar.class_number[rows]], object)
-    if column == "roi_name":
-        return np.asarray(sidecar.roi_name[rows], object)
-    of_slides = np.array([getattr(slide, column) for slide in sidecar.slides] + [None], object)
-    return np.asarray(of_slides[sidecar.slide[rows]], object)
+    if column not in BY_COLUMNS:
+        raise ConfigError(f"no column {column!r} to tell tiles apart by; give any of {', '.join(BY_COLUMNS)}")
+    values = np.empty(len(rows), object)
+    values[:] = tile_table(sidecar)[column].take(pa.array(rows)).to_pylist()
+    return values
 
 
 def patient_numbers(sidecar: Sidecar, rows: Ints) -> Ints:

@@ -13,7 +13,7 @@ import click
 
 from slideduck.console import STUDY, counted, example
 from slideduck.errors import RunError
-from slideduck.runner.config import GROUPS, TrainConfig
+from slideduck.runner.config import BY_COLUMNS, GROUPS, TrainConfig
 
 __all__ = ["demo", "evaluate", "export_model", "features", "gradcam", "heatmap", "main", "predict", "train"]
 
@@ -206,8 +206,7 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
 @click.option(
     "--by",
     multiple=True,
-    # Those of slideduck.runner.assess, which imports torch.
-    type=click.Choice(["slide", "patient", "site", "split", "fold", "label", "roi_name"]),
+    type=click.Choice(BY_COLUMNS),
     help="Also metrics of the tiles of each value of this column; may be repeated.",
 )
 @click.option(

@@ -12,12 +12,15 @@ from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
 from slideduck.runner.recipe import PRESETS, parse_recipe
 from slideduck.runner.trackers import TRACKERS, tracker_names
 
-__all__ = ["GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
+__all__ = ["BY_COLUMNS", "GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
 #: Columns of the side-car that tiles can be balanced by.
 SAMPLE_COLUMNS = (
     "slide", "patient", "site", "split", "fold", "label", "class", "roi_name", "grid_x", "grid_y", "loc_x", "loc_y",
 )  # fmt: skip
+
+#: Columns of the side-car that metrics can be told apart by.
+BY_COLUMNS = ("slide", "patient", "site", "split", "fold", "label", "roi_name")
 
 #: Settings by what they are about, in the order of ``slideduck train --help``; each is in one group.
 GROUPS = {

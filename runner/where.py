@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar
 from slideduck.errors import QueryError
+from slideduck.runner.config import SAMPLE_COLUMNS
 from slideduck.runner.targets import as_exported
 
 __all__ = ["COLUMNS", "tile_table", "tiles_where"]
 
-#: What a condition, or a balance, may name: one row a tile, in the order of the beton.
-COLUMNS = (
-    "row", "tile_id", "slide", "patient", "site", "split", "fold", "label", "class", "roi_name", "grid_x", "grid_y",
-    "loc_x", "loc_y",
-)  # fmt: skip
+#: What a condition may name: what tiles can be balanced by, and what tells one from all others.
+COLUMNS = ("row", "tile_id", *SAMPLE_COLUMNS)
 
 #: Names of the time that are written without brackets, so that they parse as columns.
 _TIMES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
