@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from slideduck.db import atomic, registered
 from slideduck.errors import RunError, StudyError
-from slideduck.files import absolute
+from slideduck.files.find import absolute
 from slideduck.plan import StudyLike
 from slideduck.progress import track
 from slideduck.sqlfiles import read_query

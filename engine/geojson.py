@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from slideduck.errors import InputError
-from slideduck.files import quoted
+from slideduck.files.find import quoted
+from slideduck.files.tables import Problem, decode
 from slideduck.outlines import Polygon, Ring, RoiOutline, distinct_points, ring_from_points, with_names
-from slideduck.tables import Problem, decode
 
 __all__ = ["parse_geojson"]
 

@@ -10,9 +10,9 @@ from xml.parsers import expat
 import numpy as np
 
 from slideduck.errors import InputError
-from slideduck.files import quoted
+from slideduck.files.find import quoted
+from slideduck.files.tables import Problem, parse_numbers
 from slideduck.outlines import Ring, RoiOutline, distinct_points, ring_from_points, with_names
-from slideduck.tables import Problem, parse_numbers
 
 __all__ = ["parse_imagescope"]
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
-from slideduck.files import absolute, read_input
-from slideduck.tables import Problem, check_columns, read_table
+from slideduck.files.find import absolute, read_input
+from slideduck.files.tables import Problem, check_columns, read_table
 
 __all__ = ["PatientTable", "parse_patients"]
 

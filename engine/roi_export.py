@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from slideduck.console import counted
 from slideduck.db import translated
 from slideduck.errors import InputError, StudyError
-from slideduck.files import absolute
+from slideduck.files.find import absolute
+from slideduck.files.write import staged
 from slideduck.geoparquet import geoparquet_table
 from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
@@ -26,7 +27,6 @@ from slideduck.roi_formats import csv_text, geojson_text, imagescope_text, unwri
 from slideduck.roi_layout import Layout, StudyRoi, lay_out
 from slideduck.roi_proof import Returned, RoiProof, proving
 from slideduck.sqlfiles import read_query
-from slideduck.staging import staged
 from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["ROI_FORMATS", "RoiExportReport", "export_rois"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from slideduck.db import atomic, registered
 from slideduck.errors import InputError, StudyError
-from slideduck.files import absolute
+from slideduck.files.find import absolute
 from slideduck.ingest import forget_labels
 from slideduck.progress import track
 from slideduck.rois import RoiFile, find_roi_files, parse_roi_file

@@ -13,7 +13,7 @@ from pathlib import Path
 import openslide
 
 from slideduck.errors import InputError, SlideError
-from slideduck.files import Paths, absolute, find_files, quoted, reason
+from slideduck.files.find import Paths, absolute, find_files, quoted, reason
 from slideduck.tiff import bytes_needed
 
 __all__ = ["SLIDE_SUFFIXES", "SlideHeader", "find_slides", "read_header"]

@@ -14,13 +14,13 @@ from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.db import translated
 from slideduck.errors import QueryError, StudyError
-from slideduck.files import absolute
+from slideduck.files.find import absolute
+from slideduck.files.write import staged
 from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.progress import track
 from slideduck.roi_formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
 from slideduck.sqlfiles import read_query
-from slideduck.staging import staged
 from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["TileExportReport", "export_tiles"]

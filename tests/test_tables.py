@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.errors import InputError
-from slideduck.tables import Table, parse_numbers, read_table
+from slideduck.files.tables import Table, parse_numbers, read_table
 
 NEEDS = "it needs the columns name, x (and may have label)"
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
-from slideduck.files import quoted, read_input
+from slideduck.files.find import quoted, read_input
 
 __all__ = ["Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table"]
 

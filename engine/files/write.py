@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
-from slideduck.files import absolute, reason
+from slideduck.files.find import absolute, reason
 
 __all__ = ["staged"]
 
