@@ -16,7 +16,6 @@ import click
 
 import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
-from slideduck.db import translated
 from slideduck.errors import SlideduckError
 from slideduck.evaluations_cli import add_predictions
 from slideduck.export_cli import BETON_COMMANDS
@@ -26,6 +25,7 @@ from slideduck.qc_cli import qc
 from slideduck.query_cli import QUERY_COMMANDS
 from slideduck.roi_export_cli import EXPORT_COMMANDS
 from slideduck.stain_cli import stain
+from slideduck.store.db import translated
 
 __all__ = ["cli"]
 

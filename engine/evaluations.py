@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slideduck.db import atomic, registered
 from slideduck.errors import RunError, StudyError
 from slideduck.files.find import absolute
 from slideduck.plan import StudyLike
 from slideduck.progress import track
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, registered
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["EvaluationAdded", "PredictionFile", "add_predictions", "prediction_files", "read_prediction_file"]
 

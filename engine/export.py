@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.beton import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
-from slideduck.db import translated
 from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.pieces import Unread, encoded_runs
 from slideduck.plan import ExportPlan, StudyLike, make_plan
@@ -29,6 +28,7 @@ from slideduck.progress import track
 from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
 from slideduck.stain import REFERENCE
 from slideduck.stain_fit import check_method
+from slideduck.store.db import translated
 from slideduck.stored_reader import READERS
 
 __all__ = ["ExportReport", "export"]

@@ -7,8 +7,8 @@ from string import Template
 
 import duckdb
 
-from slideduck.db import identifier
-from slideduck.sqlfiles import read_sql
+from slideduck.store.db import identifier
+from slideduck.store.sqlfiles import read_sql
 
 __all__ = ["delete_features", "feature_tables", "make_feature_table"]
 

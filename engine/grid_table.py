@@ -9,11 +9,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, limited_memory, registered
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.grid import GridSpec, lay
 from slideduck.progress import track
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, limited_memory, registered
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["GridReport", "add_grid", "extend_grids", "runs"]
 

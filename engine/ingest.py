@@ -11,13 +11,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, identifier, registered
 from slideduck.errors import InputError, SlideError, StudyError
 from slideduck.feature_tables import delete_features
 from slideduck.patients import parse_patients
 from slideduck.progress import track
 from slideduck.slides import SlideHeader, find_slides, read_header
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, identifier, registered
+from slideduck.store.sqlfiles import read_query
 
 __all__ = [
     "PatientsReport",

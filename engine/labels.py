@@ -12,11 +12,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, limited_memory
 from slideduck.errors import StudyError
 from slideduck.grid_table import extend_grids, runs
 from slideduck.progress import track
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, limited_memory
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["LabelReport", "LabelRule", "label", "stale_slides"]
 

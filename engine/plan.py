@@ -32,10 +32,10 @@ from slideduck.layout import page_size_for
 from slideduck.qc_filters import refuse_unmeasured
 from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
-from slideduck.sqlfiles import read_query
 from slideduck.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.stain_fit import require_fits, stain_target
 from slideduck.stain_slide import SlideFit
+from slideduck.store.sqlfiles import read_query
 from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.tiles import TileReader
 

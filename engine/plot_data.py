@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from slideduck.console import counted, replacing
 from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
-from slideduck.sqlfiles import read_query
+from slideduck.store.sqlfiles import read_query
 
 if TYPE_CHECKING:
     from slideduck.study import Study

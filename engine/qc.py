@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, registered
 from slideduck.errors import ConfigError, SlideError, StudyError
 from slideduck.grid import SlideGrid
 from slideduck.progress import track
 from slideduck.qc_measures import MEASURES, PIXEL_MEASURES, settings
 from slideduck.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, registered
+from slideduck.store.sqlfiles import read_query
 
 if TYPE_CHECKING:
     from slideduck.study import Study

@@ -16,9 +16,9 @@ import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
 from slideduck.console import counted
-from slideduck.db import translated
 from slideduck.errors import QueryError, StudyError
 from slideduck.qc_measures import MEASURES
+from slideduck.store.db import translated
 
 if TYPE_CHECKING:
     from slideduck.study import Study

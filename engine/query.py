@@ -15,10 +15,10 @@ import duckdb
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.db import registered, translated
 from slideduck.errors import QueryError, StudyError
 from slideduck.qc_filters import refuse_unmeasured
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import registered, translated
+from slideduck.store.sqlfiles import read_query
 
 if TYPE_CHECKING:
     from slideduck.study import Study

@@ -16,7 +16,6 @@ import duckdb
 import pyarrow.parquet as pq
 
 from slideduck.console import counted
-from slideduck.db import translated
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
@@ -26,7 +25,8 @@ from slideduck.plot import label_colours
 from slideduck.roi_formats import csv_text, geojson_text, imagescope_text, unwritable
 from slideduck.roi_layout import Layout, StudyRoi, lay_out
 from slideduck.roi_proof import Returned, RoiProof, proving
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import translated
+from slideduck.store.sqlfiles import read_query
 from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["ROI_FORMATS", "RoiExportReport", "export_rois"]

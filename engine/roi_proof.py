@@ -11,12 +11,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck import schema
-from slideduck.db import connect, registered
 from slideduck.labels import LabelRule, label
 from slideduck.roi_layout import StudyRoi
 from slideduck.roi_table import add_rois
-from slideduck.sqlfiles import read_query
+from slideduck.store import schema
+from slideduck.store.db import connect, registered
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["Returned", "RoiProof", "proving"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, registered
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.ingest import forget_labels
 from slideduck.progress import track
 from slideduck.rois import RoiFile, find_roi_files, parse_roi_file
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import atomic, registered
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
 

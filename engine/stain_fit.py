@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.db import atomic, registered
 from slideduck.errors import ConfigError, ResolutionError, SlideError, StudyError
 from slideduck.progress import track
-from slideduck.sqlfiles import read_query
 from slideduck.stain import METHODS, StainTarget, fit_from_json, fit_to_json, reference_target, stain_settings
 from slideduck.stain_slide import SlideFit, StainSlide, fit_slide
+from slideduck.store.db import atomic, registered
+from slideduck.store.sqlfiles import read_query
 
 if TYPE_CHECKING:
     from slideduck.study import Study

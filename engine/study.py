@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck import grid_table, ingest, labels, query, roi_table, schema
-from slideduck.db import atomic, connect, identifier, registered, translated
+from slideduck import grid_table, ingest, labels, query, roi_table
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.evaluations import EvaluationAdded, add_predictions
 from slideduck.export import ExportReport, export
@@ -25,9 +24,11 @@ from slideduck.qc import QcReport, qc
 from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.split import assign_sides, merge_by_site
-from slideduck.sqlfiles import read_query
 from slideduck.stain_fit import StainReport, fit_stain
 from slideduck.stain_plot import plot_stain
+from slideduck.store import schema
+from slideduck.store.db import atomic, connect, identifier, registered, translated
+from slideduck.store.sqlfiles import read_query
 from slideduck.tile_geojson import TileExportReport, export_tiles
 from slideduck.verify import VerifyReport, verify
 

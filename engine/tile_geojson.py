@@ -12,7 +12,6 @@ from pathlib import Path
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.db import translated
 from slideduck.errors import QueryError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
@@ -20,7 +19,8 @@ from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.progress import track
 from slideduck.roi_formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import translated
+from slideduck.store.sqlfiles import read_query
 from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["TileExportReport", "export_tiles"]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from slideduck.errors import StudyError
 from slideduck.progress import track
-from slideduck.sqlfiles import read_query
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["VerifyReport", "verify"]
 

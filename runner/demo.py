@@ -26,7 +26,7 @@ from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
 from slideduck.runner.train import train
-from slideduck.sqlfiles import read_query
+from slideduck.store.sqlfiles import read_query
 
 __all__ = ["EPOCHS", "run_demo"]
 

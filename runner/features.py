@@ -13,7 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import slideduck
-from slideduck.db import identifier, registered
 from slideduck.errors import ConfigError, SlideError
 from slideduck.feature_tables import delete_features, feature_tables, make_feature_table
 from slideduck.progress import track
@@ -21,6 +20,7 @@ from slideduck.runner.feature_files import FORMATS, FeatureFiles, feature_rows
 from slideduck.runner.study_runs import register_run
 from slideduck.runner.tile_source import TilesOfSlide, is_beton, open_tiles
 from slideduck.runner.trained import TrainedModel, load_trained
+from slideduck.store.db import identifier, registered
 from slideduck.study import Study
 
 __all__ = ["FeaturesReport", "features"]

@@ -34,8 +34,8 @@ from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
 from slideduck.beton import BetonInfo, check_beton
-from slideduck.db import machine_memory
 from slideduck.errors import BetonError, RunError, SlideduckError
+from slideduck.store.db import machine_memory
 
 __all__ = ["TIMEOUT_S", "Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
-from slideduck.sqlfiles import read_query
+from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 
 __all__ = ["WINDOWS", "SlideMap", "blend", "read_map"]

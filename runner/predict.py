@@ -14,14 +14,14 @@ from pathlib import Path
 import pyarrow as pa
 
 import slideduck
-from slideduck.db import registered
 from slideduck.errors import SlideError
 from slideduck.progress import track
 from slideduck.runner.passes import Estimate, Passes, estimate
 from slideduck.runner.study_runs import register_run
 from slideduck.runner.tile_source import TilesOfSlide, open_tiles
 from slideduck.runner.trained import TrainedModel, load_trained
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import registered
+from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 
 __all__ = ["PredictReport", "predict"]

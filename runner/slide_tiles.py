@@ -23,9 +23,9 @@ from slideduck.errors import StudyError
 from slideduck.grid import SlideGrid
 from slideduck.runner.decode import decode_as_loader
 from slideduck.runner.trained import TrainedModel
-from slideduck.sqlfiles import read_query
 from slideduck.stain import Normaliser, stain_from_json
 from slideduck.stain_fit import ensure_fit
+from slideduck.store.sqlfiles import read_query
 from slideduck.stored_reader import StoredReader, choose_reader
 from slideduck.study import Study
 from slideduck.tiles import TileReader

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from slideduck.errors import ResolutionError
 from slideduck.grid import GridSpec, lay, parse_tile_um, tile_centre, tile_id, tile_location, tile_origin
-from slideduck.sqlfiles import run_script
+from slideduck.store.sqlfiles import run_script
 
 SIZES = st.integers(1, 4000)
 

@@ -85,7 +85,7 @@ def test_installed_wheel_imports_from_its_own_folder_with_its_sql(installed: Pat
     code = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import slideduck, slideduck.runner\n"
-        "from slideduck.sqlfiles import read_sql\n"
+        "from slideduck.store.sqlfiles import read_sql\n"
         "assert 'CREATE TABLE' in read_sql('schema.sql')\n"
         "print(slideduck.__file__, slideduck.runner.__file__, slideduck.__version__)"
     )

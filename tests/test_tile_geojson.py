@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.cli import cli
-from slideduck.db import registered
 from slideduck.errors import QueryError, StudyError
 from slideduck.plot import label_colours
-from slideduck.sqlfiles import read_query
+from slideduck.store.db import registered
+from slideduck.store.sqlfiles import read_query
 from slideduck.tile_geojson import TileExportReport
 from tests.slides import write_slide
 

@@ -149,7 +149,7 @@ def by_engine(folder: Path, n_slides: int) -> dict[str, Any]:
 def by_join(folder: Path, n_slides: int, *, every: int) -> dict[str, Any]:
     """Count the centres in every so manieth ROI of some slides by DuckDB's spatial join."""
     import slideduck as sd
-    from slideduck.sqlfiles import read_query
+    from slideduck.store.sqlfiles import read_query
 
     seconds: dict[str, float] = {}
     past = {"past": f"s{n_slides:03}"}

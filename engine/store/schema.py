@@ -7,9 +7,9 @@ from pathlib import Path
 
 import duckdb
 
-from slideduck.db import atomic
 from slideduck.errors import StudyError
-from slideduck.sqlfiles import VIEWS, read_sql, run_script
+from slideduck.store.db import atomic
+from slideduck.store.sqlfiles import VIEWS, read_sql, run_script
 
 __all__ = ["SCHEMA_VERSION", "is_outdated", "prepare"]
 
