@@ -1,18 +1,18 @@
 """Betons: FFCV files of tiles with a side-car that says what the tiles are.
 
 What other modules use of them is gathered here: `slideduck.layout` has the file format and its check,
-`slideduck.pages` the writer, `slideduck.sidecar` the side-car, `slideduck.jpeg` the images, `slideduck.merge` what
+`slideduck.pages` the writer, `slideduck.sidecar` the side-car, `slideduck.slides.jpeg` the images, `slideduck.merge` what
 makes one of shards, and `slideduck.check` the check against side-car and slides.
 """
 
 from __future__ import annotations
 
 from slideduck.check import BetonReport, verify_beton
-from slideduck.jpeg import decode_jpeg, encode_jpeg
 from slideduck.layout import BetonInfo, check_beton, page_size_for
 from slideduck.merge import MergeReport, merge_betons
 from slideduck.pages import BetonWriter, WrittenBeton
 from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path, write_sidecar
+from slideduck.slides.jpeg import decode_jpeg, encode_jpeg
 
 __all__ = [
     "BetonInfo",

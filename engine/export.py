@@ -26,10 +26,10 @@ from slideduck.plan import ExportPlan, StudyLike, make_plan
 from slideduck.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.progress import track
 from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
+from slideduck.slides.stored_reader import READERS
 from slideduck.stain import REFERENCE
 from slideduck.stain_fit import check_method
 from slideduck.store.db import translated
-from slideduck.stored_reader import READERS
 
 __all__ = ["ExportReport", "export"]
 

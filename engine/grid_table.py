@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ResolutionError, StudyError
-from slideduck.grid import GridSpec, lay
 from slideduck.progress import track
+from slideduck.slides.grid import GridSpec, lay
 from slideduck.store.db import atomic, limited_memory, registered
 from slideduck.store.sqlfiles import read_query
 

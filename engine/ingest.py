@@ -15,7 +15,7 @@ from slideduck.errors import InputError, SlideError, StudyError
 from slideduck.feature_tables import delete_features
 from slideduck.patients import parse_patients
 from slideduck.progress import track
-from slideduck.slides import SlideHeader, find_slides, read_header
+from slideduck.slides.header import SlideHeader, find_slides, read_header
 from slideduck.store.db import atomic, identifier, registered
 from slideduck.store.sqlfiles import read_query
 

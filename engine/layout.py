@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.errors import BetonError
-from slideduck.jpeg import jpeg_frame
+from slideduck.slides.jpeg import jpeg_frame
 
 __all__ = ["PAGE_SIZE", "BetonInfo", "check_beton", "data_start", "field_table", "page_size_for"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from slideduck.errors import ResolutionError, StudyError
-from slideduck.grid import GridSpec, lay
-from slideduck.stored import find_stored_level
+from slideduck.slides.grid import GridSpec, lay
+from slideduck.slides.stored import find_stored_level
 
 __all__ = ["NativeGrid", "find_native_grid"]
 

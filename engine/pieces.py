@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from slideduck.errors import SlideError
 from slideduck.plan import ExportPlan
-from slideduck.stored_reader import StoredReader
-from slideduck.tiles import TileReader
+from slideduck.slides.reader import TileReader
+from slideduck.slides.stored_reader import StoredReader
 
 __all__ = ["EncodedRun", "Unread", "encoded_runs"]
 

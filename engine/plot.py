@@ -30,7 +30,7 @@ from slideduck.plot_data import (
 )
 from slideduck.plot_html import PAGE_PX, PAGE_SUFFIXES, page
 from slideduck.plot_layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
-from slideduck.tiles import thumbnail
+from slideduck.slides.reader import thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

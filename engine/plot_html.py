@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from slideduck.console import counted
 from slideduck.errors import StudyError
-from slideduck.jpeg import encode_jpeg
 from slideduck.plot_data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
-from slideduck.tiles import thumbnail
+from slideduck.slides.jpeg import encode_jpeg
+from slideduck.slides.reader import thumbnail
 
 if TYPE_CHECKING:
     from slideduck.study import Study

@@ -12,7 +12,7 @@ import numpy as np
 from slideduck.errors import DiskFullError, SlideError, StudyError
 from slideduck.layout import PAGE_SIZE
 from slideduck.plan import ExportPlan
-from slideduck.slides import read_header
+from slideduck.slides.header import read_header
 
 __all__ = ["check_passthrough", "check_space", "unusable_slides"]
 

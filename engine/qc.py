@@ -19,10 +19,10 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ConfigError, SlideError, StudyError
-from slideduck.grid import SlideGrid
 from slideduck.progress import track
 from slideduck.qc_measures import MEASURES, PIXEL_MEASURES, settings
 from slideduck.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
+from slideduck.slides.grid import SlideGrid
 from slideduck.store.db import atomic, registered
 from slideduck.store.sqlfiles import read_query
 

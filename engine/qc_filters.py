@@ -148,7 +148,7 @@ def qc_overlay(
     from slideduck import plot
     from slideduck.plot_data import ABSENT, REMOVED, check_folder, label_colours, read_drawn
     from slideduck.plot_layers import draw_tiles
-    from slideduck.tiles import thumbnail
+    from slideduck.slides.reader import thumbnail
 
     out = Path(out)
     conditions = _conditions(filters)

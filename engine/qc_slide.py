@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from slideduck import __version__
 from slideduck.errors import SlideError
-from slideduck.grid import SlideGrid
 from slideduck.qc_measures import (
     MEASURES,
     PIXEL_MEASURES,
@@ -29,9 +28,10 @@ from slideduck.qc_measures import (
     settings,
     tissue_mask,
 )
-from slideduck.slides import read_header
-from slideduck.stored_reader import StoredReader, choose_reader
-from slideduck.tiles import TileReader, resized, thumbnail
+from slideduck.slides.grid import SlideGrid
+from slideduck.slides.header import read_header
+from slideduck.slides.reader import TileReader, resized, thumbnail
+from slideduck.slides.stored_reader import StoredReader, choose_reader
 
 __all__ = ["LEVELS", "Part", "Piece", "QcSlide", "SlideMeasurement", "source"]
 

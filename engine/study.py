@@ -17,12 +17,12 @@ from slideduck import grid_table, ingest, labels, query, roi_table
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.evaluations import EvaluationAdded, add_predictions
 from slideduck.export import ExportReport, export
-from slideduck.grid import GridSpec, parse_tile_um
 from slideduck.native import NativeGrid, find_native_grid
 from slideduck.plot import plot_labels
 from slideduck.qc import QcReport, qc
 from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
+from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.stain_fit import StainReport, fit_stain
 from slideduck.stain_plot import plot_stain

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from slideduck.grid import SlideGrid
+from slideduck.slides.grid import SlideGrid
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import slideduck as sd
-from slideduck.grid import GridSpec, SlideGrid, lay
+from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from tests.oracle import Effective, Region, repaired, touched_tiles, without_nested_holes
 
 Points = list[tuple[float, float]]

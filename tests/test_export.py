@@ -25,8 +25,8 @@ import slideduck as sd
 from slideduck.beton import check_beton, decode_jpeg, encode_jpeg, read_sidecar
 from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError, SlideError, StudyError
 from slideduck.export import ExportReport, export
-from slideduck.grid import SlideGrid
-from slideduck.tiles import TileReader
+from slideduck.slides.grid import SlideGrid
+from slideduck.slides.reader import TileReader
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load

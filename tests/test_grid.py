@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from slideduck.errors import ResolutionError
-from slideduck.grid import GridSpec, lay, parse_tile_um, tile_centre, tile_id, tile_location, tile_origin
+from slideduck.slides.grid import GridSpec, lay, parse_tile_um, tile_centre, tile_id, tile_location, tile_origin
 from slideduck.store.sqlfiles import run_script
 
 SIZES = st.integers(1, 4000)

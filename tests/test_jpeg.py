@@ -1,4 +1,4 @@
-"""`slideduck.jpeg`: pixels are FFCV's, to the bit."""
+"""`slideduck.slides.jpeg`: pixels are FFCV's, to the bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.errors import BetonError
-from slideduck.jpeg import decode_jpeg, encode_jpeg, jpeg_frame
+from slideduck.slides.jpeg import decode_jpeg, encode_jpeg, jpeg_frame
 
 
 def decoded_by_ffcv(data: bytes, width: int, height: int) -> np.ndarray:

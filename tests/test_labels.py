@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
-from slideduck.grid import GridSpec, SlideGrid, lay
+from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from tests.oracle import Effective, Region, pairs, repaired, winner, without_nested_holes
 
 Points = list[tuple[float, float]]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.cli import cli
 from slideduck.errors import ResolutionError, StudyError
-from slideduck.grid import GridSpec, SlideGrid, lay
 from slideduck.native import NativeGrid
+from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from tests.slides import synthetic_image, write_slide
 
 

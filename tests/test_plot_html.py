@@ -26,7 +26,7 @@ import slideduck as sd
 from slideduck.errors import StudyError
 from slideduck.plot import label_colours
 from slideduck.plot_html import page
-from slideduck.tiles import thumbnail
+from slideduck.slides.reader import thumbnail
 from tests.rectangles import write_rois
 from tests.slides import write_slide
 

@@ -27,7 +27,7 @@ from slideduck.beton import read_sidecar
 from slideduck.cli import cli
 from slideduck.errors import ConfigError, QueryError, StudyError
 from slideduck.qc_measures import MEASURES, PIXEL_MEASURES
-from slideduck.tiles import thumbnail
+from slideduck.slides.reader import thumbnail
 from tests.slides import synthetic_image, write_slide
 
 RGB = npt.NDArray[np.uint8]

@@ -17,8 +17,8 @@ import pytest
 import tifffile
 
 from slideduck.errors import InputError, SlideError
-from slideduck.slides import find_slides, read_header
-from slideduck.tiff import bytes_needed
+from slideduck.slides.header import find_slides, read_header
+from slideduck.slides.tiff import bytes_needed
 from tests.slides import synthetic_image, write_slide
 
 NO_FORMAT = "is of no format that OpenSlide reads (Unsupported or missing image file); check the file"

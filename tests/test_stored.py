@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.beton import read_sidecar
 from slideduck.errors import SlideError
-from slideduck.grid import GridSpec, SlideGrid, lay
 from slideduck.runner.decode import decode_as_loader
-from slideduck.stored import StoredLevel, find_stored_level
-from slideduck.stored_reader import StoredReader, choose_reader
-from slideduck.tiles import TileReader
+from slideduck.slides.grid import GridSpec, SlideGrid, lay
+from slideduck.slides.reader import TileReader
+from slideduck.slides.stored import StoredLevel, find_stored_level
+from slideduck.slides.stored_reader import StoredReader, choose_reader
 from tests.slides import synthetic_image, write_slide
 from tests.small_betons import contents, load
 

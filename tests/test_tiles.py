@@ -1,4 +1,4 @@
-"""`slideduck.tiles`: the pixels of tiles, and what happens to slides that cannot be read."""
+"""`slideduck.slides.reader`: the pixels of tiles, and what happens to slides that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.errors import SlideError
-from slideduck.grid import SlideGrid
-from slideduck.tiles import TileReader, thumbnail
+from slideduck.slides.grid import SlideGrid
+from slideduck.slides.reader import TileReader, thumbnail
 from tests.slides import synthetic_image, write_slide
 
 LEVEL_0 = SlideGrid(extract_px=64, stride=64, n_columns=1, n_rows=1, level=0, level_downsample=1.0, read_px=64)

@@ -38,8 +38,8 @@ from rich.table import Table
 
 import slideduck as sd
 from slideduck.beton import encode_jpeg
-from slideduck.grid import SlideGrid
-from slideduck.tiles import TileReader
+from slideduck.slides.grid import SlideGrid
+from slideduck.slides.reader import TileReader
 
 RGB = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import openslide
 
 from slideduck.errors import SlideError
-from slideduck.grid import SlideGrid
+from slideduck.slides.grid import SlideGrid
 
 __all__ = ["TileReader", "resized", "thumbnail"]
 

@@ -14,7 +14,7 @@ import openslide
 
 from slideduck.errors import InputError, SlideError
 from slideduck.files.find import Paths, absolute, find_files, quoted, reason
-from slideduck.tiff import bytes_needed
+from slideduck.slides.tiff import bytes_needed
 
 __all__ = ["SLIDE_SUFFIXES", "SlideHeader", "find_slides", "read_header"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.errors import SlideError
-from slideduck.stored import StoredLevel, find_stored_level
-from slideduck.tiles import TileReader, resized
+from slideduck.slides.reader import TileReader, resized
+from slideduck.slides.stored import StoredLevel, find_stored_level
 
 __all__ = ["READERS", "StoredReader", "choose_reader"]
 
@@ -97,7 +97,7 @@ class StoredReader:
                 self._fd = -1
 
     def read(self, base_x: int, base_y: int) -> RGB:
-        """Return the pixels of a tile, as `slideduck.tiles.TileReader.read` does."""
+        """Return the pixels of a tile, as `slideduck.slides.reader.TileReader.read` does."""
         try:
             return self.read_stored(base_x, base_y)
         except (ValueError, OSError):
