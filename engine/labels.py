@@ -12,8 +12,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.grids import extend_grids, runs
 from slideduck.errors import StudyError
-from slideduck.grid_table import extend_grids, runs
 from slideduck.progress import track
 from slideduck.store.db import atomic, limited_memory
 from slideduck.store.sqlfiles import read_query

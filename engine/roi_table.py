@@ -10,9 +10,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
-from slideduck.ingest import forget_labels
 from slideduck.progress import track
 from slideduck.rois import RoiFile, find_roi_files, parse_roi_file
 from slideduck.store.db import atomic, registered

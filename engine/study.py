@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck import grid_table, ingest, labels, query, roi_table
+from slideduck import labels, query, roi_table
+from slideduck.catalog import grids as grid_table
+from slideduck.catalog import slides as ingest
+from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
+from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.errors import QueryError, SplitError, StudyError
-from slideduck.evaluations import EvaluationAdded, add_predictions
 from slideduck.export import ExportReport, export
-from slideduck.native import NativeGrid, find_native_grid
 from slideduck.plot import plot_labels
 from slideduck.qc import QcReport, qc
 from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
@@ -132,7 +134,7 @@ class Study:
     def add_slides(
         self, paths: str | Path | Sequence[str | Path], *, mpp: float | Mapping[str, float] | None = None
     ) -> ingest.SlidesReport:
-        """Read the headers of slides; see `slideduck.ingest.add_slides`."""
+        """Read the headers of slides; see `slideduck.catalog.slides.add_slides`."""
         return ingest.add_slides(self.con, _listed(paths), mpp=mpp, show=self.progress)
 
     def add_rois(
@@ -142,7 +144,7 @@ class Study:
         return roi_table.add_rois(self.con, _listed(paths), holes=holes, roi_set=roi_set, show=self.progress)
 
     def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> ingest.SlidesRemoved:
-        """Remove slides with all that the study knows of them; see `slideduck.ingest.remove_slides`."""
+        """Remove slides with all that the study knows of them; see `slideduck.catalog.slides.remove_slides`."""
         names = [slides] if isinstance(slides, str) else list(slides)
         return ingest.remove_slides(self.con, names, dry_run=dry_run)
 
@@ -153,7 +155,7 @@ class Study:
         return roi_table.remove_rois(self.con, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
     def add_patients(self, path: str | Path) -> ingest.PatientsReport:
-        """Read a table of patients; see `slideduck.ingest.add_patients`."""
+        """Read a table of patients; see `slideduck.catalog.slides.add_patients`."""
         return ingest.add_patients(self.con, path)
 
     def tile(
@@ -187,7 +189,7 @@ class Study:
         Raises
         ------
         ResolutionError, StudyError
-            See `slideduck.grid_table.add_grid`.
+            See `slideduck.catalog.grids.add_grid`.
         """
         if tile_um is not None and magnification is None:
             tile_um, magnification = parse_tile_um(tile_um)
@@ -195,7 +197,7 @@ class Study:
         return grid_table.add_grid(self.con, spec, show=self.progress)
 
     def native_grid(self, slide: str | None = None, *, level: int = 0) -> NativeGrid:
-        """Find the grid that matches stored JPEG tiles; see `slideduck.native.find_native_grid`.
+        """Find the grid that matches stored JPEG tiles; see `slideduck.catalog.native.find_native_grid`.
 
         It is not laid: ``study.tile(found.spec.tile_px, tile_um=found.spec.tile_um)`` does so.
         """
@@ -629,7 +631,7 @@ class Study:
         )
 
     def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
-        """Load what a run predicted of labelled tiles; see `slideduck.evaluations.add_predictions`."""
+        """Load what a run predicted of labelled tiles; see `slideduck.catalog.evaluations.add_predictions`."""
         return add_predictions(self, run, overwrite=overwrite)
 
     def plot_labels(

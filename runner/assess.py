@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.beton import Sidecar
+from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.errors import ConfigError, RunError
-from slideduck.evaluations import read_prediction_file
 from slideduck.runner.bootstrap import RESAMPLES, intervals
 from slideduck.runner.calibration import (
     apply_thresholds,

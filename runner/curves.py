@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.errors import RunError
-from slideduck.evaluations import read_prediction_file
 from slideduck.plot import label_colours, own_style, save_figure
 from slideduck.runner.checkpoint import write_whole
 

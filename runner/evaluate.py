@@ -82,7 +82,7 @@ def evaluate(
     resamples : int
         Resamples of patients for the confidence intervals; 0 for none.
     study : path, optional
-        Study to add the predictions to; see `slideduck.evaluations.add_predictions`.
+        Study to add the predictions to; see `slideduck.catalog.evaluations.add_predictions`.
 
     Returns
     -------

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import slideduck
+from slideduck.catalog.features import delete_features, feature_tables, make_feature_table
 from slideduck.errors import ConfigError, SlideError
-from slideduck.feature_tables import delete_features, feature_tables, make_feature_table
 from slideduck.progress import track
 from slideduck.runner.feature_files import FORMATS, FeatureFiles, feature_rows
 from slideduck.runner.study_runs import register_run

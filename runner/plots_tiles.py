@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slideduck.catalog.evaluations import prediction_files
 from slideduck.console import counted
 from slideduck.errors import ConfigError, RunError
-from slideduck.evaluations import prediction_files
 from slideduck.plot import label_colours, own_style, save_figure
 from slideduck.runner.assess import PredictedTiles, read_predictions
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from slideduck.catalog.features import delete_features
 from slideduck.errors import RunError
-from slideduck.feature_tables import delete_features
 from slideduck.runner.passes import Passes
 from slideduck.runner.trained import TrainedModel
 from slideduck.study import Study

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import slideduck as sd
+from slideduck.catalog.evaluations import EvaluationAdded, read_prediction_file
 from slideduck.cli import cli
 from slideduck.errors import RunError, StudyError
-from slideduck.evaluations import EvaluationAdded, read_prediction_file
 from tests.slides import write_slide
 
 GRID = "32px_32um"

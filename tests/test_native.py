@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
+from slideduck.catalog.native import NativeGrid
 from slideduck.cli import cli
 from slideduck.errors import ResolutionError, StudyError
-from slideduck.native import NativeGrid
 from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from tests.slides import synthetic_image, write_slide
 

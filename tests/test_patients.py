@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.errors import InputError
-from slideduck.patients import PatientTable, parse_patients
 
 NEEDS = "it needs the columns slide, patient (and may have site)"
 

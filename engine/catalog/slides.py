@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.features import delete_features
+from slideduck.catalog.patients import parse_patients
 from slideduck.errors import InputError, SlideError, StudyError
-from slideduck.feature_tables import delete_features
-from slideduck.patients import parse_patients
 from slideduck.progress import track
 from slideduck.slides.header import SlideHeader, find_slides, read_header
 from slideduck.store.db import atomic, identifier, registered
