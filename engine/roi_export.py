@@ -19,15 +19,15 @@ from slideduck.console import counted
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
-from slideduck.geoparquet import geoparquet_table
 from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.roi_formats import csv_text, geojson_text, imagescope_text, unwritable
 from slideduck.roi_layout import Layout, StudyRoi, lay_out
 from slideduck.roi_proof import Returned, RoiProof, proving
+from slideduck.rois.geoparquet import geoparquet_table
+from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.sqlfiles import read_query
-from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["ROI_FORMATS", "RoiExportReport", "export_rois"]
 

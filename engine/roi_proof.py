@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from slideduck.labels import LabelRule, label
 from slideduck.roi_layout import StudyRoi
-from slideduck.roi_table import add_rois
+from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered
 from slideduck.store.sqlfiles import read_query

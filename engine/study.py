@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck import labels, query, roi_table
+from slideduck import labels, query
 from slideduck.catalog import grids as grid_table
 from slideduck.catalog import slides as ingest
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
@@ -24,6 +24,7 @@ from slideduck.plot import plot_labels
 from slideduck.qc import QcReport, qc
 from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
+from slideduck.rois import table as roi_table
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.split import assign_sides, merge_by_site
 from slideduck.stain_fit import StainReport, fit_stain
@@ -140,7 +141,7 @@ class Study:
     def add_rois(
         self, paths: str | Path | Sequence[str | Path], *, holes: str = "auto", roi_set: str = "default"
     ) -> roi_table.RoisReport:
-        """Read ROI files; see `slideduck.roi_table.add_rois`."""
+        """Read ROI files; see `slideduck.rois.table.add_rois`."""
         return roi_table.add_rois(self.con, _listed(paths), holes=holes, roi_set=roi_set, show=self.progress)
 
     def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> ingest.SlidesRemoved:
@@ -151,7 +152,7 @@ class Study:
     def remove_rois(
         self, paths: str | Path | Sequence[str | Path], *, roi_set: str = "default", dry_run: bool = False
     ) -> roi_table.RoisRemoved:
-        """Take ROI files out of the study; see `slideduck.roi_table.remove_rois`."""
+        """Take ROI files out of the study; see `slideduck.rois.table.remove_rois`."""
         return roi_table.remove_rois(self.con, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
     def add_patients(self, path: str | Path) -> ingest.PatientsReport:

@@ -19,9 +19,9 @@ from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.progress import track
 from slideduck.roi_formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
+from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.sqlfiles import read_query
-from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["TileExportReport", "export_tiles"]
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.errors import InputError
-from slideduck.outlines import RoiOutline
-from slideduck.rois import RoiFile, parse_roi_file
-from slideduck.wkb import polygons_from_wkb
+from slideduck.rois.outlines import RoiOutline
+from slideduck.rois.read import RoiFile, parse_roi_file
+from slideduck.rois.wkb import polygons_from_wkb
 
 SQUARE = shapely.box(0, 0, 10, 10)
 TRIANGLE = shapely.Polygon([(20, 20), (30, 20), (30, 30)])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
-from slideduck.rois import RoiFile, RoiOutline, find_roi_files, parse_roi_file
+from slideduck.rois.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
 
 SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
 TRIANGLE = [(1.0, 1.0), (5.0, 1.0), (3.0, 4.5)]

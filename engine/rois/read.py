@@ -16,10 +16,10 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import Paths, absolute, find_files, quoted, read_input
 from slideduck.files.tables import Problem, Table, read_table
-from slideduck.geojson import parse_geojson
-from slideduck.geoparquet import parse_geoparquet
-from slideduck.imagescope import parse_imagescope
-from slideduck.outlines import RoiFile, RoiOutline, distinct_points, ring_from_points
+from slideduck.rois.geojson import parse_geojson
+from slideduck.rois.geoparquet import parse_geoparquet
+from slideduck.rois.imagescope import parse_imagescope
+from slideduck.rois.outlines import RoiFile, RoiOutline, distinct_points, ring_from_points
 
 __all__ = ["HOLES", "ROI_SUFFIXES", "RoiFile", "RoiOutline", "find_roi_files", "parse_roi_file"]
 

@@ -14,7 +14,7 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
-from slideduck.rois import RoiFile, find_roi_files, parse_roi_file
+from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
 from slideduck.store.db import atomic, registered
 from slideduck.store.sqlfiles import read_query
 

@@ -12,7 +12,7 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem, parse_numbers
-from slideduck.outlines import Ring, RoiOutline, distinct_points, ring_from_points, with_names
+from slideduck.rois.outlines import Ring, RoiOutline, distinct_points, ring_from_points, with_names
 
 __all__ = ["parse_imagescope"]
 

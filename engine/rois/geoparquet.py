@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
-from slideduck.outlines import Polygon, RoiOutline, distinct_points, with_names
 from slideduck.roi_layout import StudyRoi
+from slideduck.rois.outlines import Polygon, RoiOutline, distinct_points, with_names
+from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial
 from slideduck.store.sqlfiles import read_query
-from slideduck.wkb import polygons_from_wkb
 
 __all__ = ["geoparquet_table", "parse_geoparquet"]
 

@@ -1,0 +1,1 @@
+"""ROI files of each format, read into outlines, and the table of ROIs."""
