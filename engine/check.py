@@ -22,6 +22,7 @@ from slideduck.encode import Encoding, reader_by_name
 from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.journal import checksum
 from slideduck.layout import ALLOCATION, FIELD, FIELDS, HEADER, PAGE_SIZE, SAMPLE, BetonInfo, check_beton
+from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
 from slideduck.shards import beton_identity, left_out_from_json
 from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path
@@ -29,7 +30,6 @@ from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.header import read_header
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader
-from slideduck.stain import Normaliser, fit_from_json, stain_from_json
 
 __all__ = ["BetonReport", "Problem", "verify_beton"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slideduck.errors import SlideError
+from slideduck.measure.stain import Normaliser
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored import find_stored_level
 from slideduck.slides.stored_reader import StoredReader
-from slideduck.stain import Normaliser
 
 __all__ = ["Encoding", "reader_by_name"]
 

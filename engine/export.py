@@ -21,14 +21,14 @@ import numpy.typing as npt
 
 from slideduck.beton import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
 from slideduck.errors import BetonError, ConfigError, SlideError
+from slideduck.measure.stain import REFERENCE
+from slideduck.measure.stain_fit import check_method
 from slideduck.pieces import Unread, encoded_runs
 from slideduck.plan import ExportPlan, StudyLike, make_plan
 from slideduck.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.progress import track
 from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
 from slideduck.slides.stored_reader import READERS
-from slideduck.stain import REFERENCE
-from slideduck.stain_fit import check_method
 from slideduck.store.db import translated
 
 __all__ = ["ExportReport", "export"]
@@ -144,10 +144,10 @@ def export(
         Leave out tiles that cannot be read, and slides that are missing or changed. The report and the side-car say
         which they are.
     stain : {"macenko", "reinhard"}, optional
-        Normalise the stains of each tile by the fit of its slide, which `slideduck.stain_fit.fit_stain` makes. No
+        Normalise the stains of each tile by the fit of its slide, which `slideduck.measure.stain_fit.fit_stain` makes. No
         stored JPEG is taken as it is then.
     stain_to : str, optional
-        The slide whose stains all get; default Slideflow's averages (`slideduck.stain.REFERENCE`).
+        The slide whose stains all get; default Slideflow's averages (`slideduck.measure.stain.REFERENCE`).
 
     Returns
     -------

@@ -11,9 +11,9 @@ import slideduck
 from slideduck.beton import merge_betons, verify_beton
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.errors import BetonError
+from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.shards import LeftOut
 from slideduck.slides.stored_reader import READERS
-from slideduck.stain import METHODS, REFERENCE
 
 __all__ = ["BETON_COMMANDS"]
 

@@ -28,15 +28,15 @@ from slideduck import __version__
 from slideduck.encode import Encoding, reader_by_name
 from slideduck.errors import QueryError, StudyError
 from slideduck.layout import page_size_for
+from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
+from slideduck.measure.stain_fit import require_fits, stain_target
+from slideduck.measure.stain_slide import SlideFit
 from slideduck.qc_filters import refuse_unmeasured
 from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader, choose_reader
-from slideduck.stain import Normaliser, StainTarget, stain_to_json
-from slideduck.stain_fit import require_fits, stain_target
-from slideduck.stain_slide import SlideFit
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["ExportPlan", "StudyLike", "make_plan"]

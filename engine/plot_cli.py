@@ -11,7 +11,7 @@ import click
 
 import slideduck
 from slideduck.console import STUDY, example, message
-from slideduck.stain import METHODS, REFERENCE
+from slideduck.measure.stain import METHODS, REFERENCE
 
 __all__ = ["plot"]
 

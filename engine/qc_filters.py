@@ -17,7 +17,7 @@ from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
 from slideduck.console import counted
 from slideduck.errors import QueryError, StudyError
-from slideduck.qc_measures import MEASURES
+from slideduck.measure.qc_measures import MEASURES
 from slideduck.store.db import translated
 
 if TYPE_CHECKING:

@@ -74,7 +74,7 @@ def counts(
     ------
     StudyError
         If labels are missing or out of date, a column is unknown, the grid is not told, or the condition needs
-        what is not measured (see `slideduck.qc`).
+        what is not measured (see `slideduck.measure.qc`).
     QueryError
         If the condition does not parse, bind or run.
 

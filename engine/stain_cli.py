@@ -10,7 +10,7 @@ import pyarrow as pa
 import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_rows
 from slideduck.errors import SlideduckError
-from slideduck.stain import METHODS
+from slideduck.measure.stain import METHODS
 
 __all__ = ["stain"]
 

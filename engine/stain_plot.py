@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from slideduck import plot
 from slideduck.errors import StudyError
+from slideduck.measure.stain import REFERENCE, MacenkoFit, Normaliser, StainFit, reference_target
+from slideduck.measure.stain_fit import check_method, ensure_fit, list_stain_slides
+from slideduck.measure.stain_slide import StainSlide, find_tissue
 from slideduck.plot_data import check_folder, length_text
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.slides.reader import TileReader, thumbnail
-from slideduck.stain import REFERENCE, MacenkoFit, Normaliser, StainFit, reference_target
-from slideduck.stain_fit import check_method, ensure_fit, list_stain_slides
-from slideduck.stain_slide import StainSlide, find_tissue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,14 +20,14 @@ from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.export import ExportReport, export
+from slideduck.measure.qc import QcReport, qc
+from slideduck.measure.stain_fit import StainReport, fit_stain
 from slideduck.plot import plot_labels
-from slideduck.qc import QcReport, qc
 from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.rois import table as roi_table
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.split import assign_sides, merge_by_site
-from slideduck.stain_fit import StainReport, fit_stain
 from slideduck.stain_plot import plot_stain
 from slideduck.store import schema
 from slideduck.store.db import atomic, connect, identifier, registered, translated
@@ -213,7 +213,7 @@ class Study:
         level: str | None = None,
         threads: int | None = None,
     ) -> QcReport:
-        """Measure tiles, so that conditions can filter them; see `slideduck.qc.qc`."""
+        """Measure tiles, so that conditions can filter them; see `slideduck.measure.qc.qc`."""
         return qc(self, measures, grid=grid, slides=slides, level=level, threads=threads)
 
     def qc_report(
@@ -236,7 +236,7 @@ class Study:
         anew: bool = False,
         threads: int | None = None,
     ) -> StainReport:
-        """Find the stains of slides, so that tiles can be normalised; see `slideduck.stain_fit.fit_stain`."""
+        """Find the stains of slides, so that tiles can be normalised; see `slideduck.measure.stain_fit.fit_stain`."""
         return fit_stain(self, method, slides=slides, anew=anew, threads=threads)
 
     # ----------------------------------------------------------------------------------- labelling

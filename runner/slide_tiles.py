@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from slideduck.beton import decode_jpeg, encode_jpeg
 from slideduck.console import message
 from slideduck.errors import StudyError
+from slideduck.measure.stain import Normaliser, stain_from_json
+from slideduck.measure.stain_fit import ensure_fit
 from slideduck.runner.decode import decode_as_loader
 from slideduck.runner.trained import TrainedModel
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader, choose_reader
-from slideduck.stain import Normaliser, stain_from_json
-from slideduck.stain_fit import ensure_fit
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 

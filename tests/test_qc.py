@@ -26,7 +26,7 @@ import slideduck as sd
 from slideduck.beton import read_sidecar
 from slideduck.cli import cli
 from slideduck.errors import ConfigError, QueryError, StudyError
-from slideduck.qc_measures import MEASURES, PIXEL_MEASURES
+from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES
 from slideduck.slides.reader import thumbnail
 from tests.slides import synthetic_image, write_slide
 

@@ -22,8 +22,7 @@ import slideduck as sd
 from slideduck.beton import decode_jpeg, encode_jpeg, merge_betons, read_sidecar, verify_beton
 from slideduck.cli import cli
 from slideduck.errors import BetonError, ConfigError, SlideError, StudyError
-from slideduck.slides.reader import TileReader
-from slideduck.stain import (
+from slideduck.measure.stain import (
     METHODS,
     MacenkoFit,
     Normaliser,
@@ -35,8 +34,9 @@ from slideduck.stain import (
     stain_from_json,
     stain_to_json,
 )
-from slideduck.stain_fit import list_stain_slides
-from slideduck.stain_slide import StainSlide, fit_slide, tissue_pixels
+from slideduck.measure.stain_fit import list_stain_slides
+from slideduck.measure.stain_slide import StainSlide, fit_slide, tissue_pixels
+from slideduck.slides.reader import TileReader
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import synthetic_image, write_slide
 from tests.small_betons import contents

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from slideduck import __version__
 from slideduck.errors import SlideError
-from slideduck.qc_measures import (
+from slideduck.measure.qc_measures import (
     MEASURES,
     PIXEL_MEASURES,
     TISSUE_UM_PER_PX,

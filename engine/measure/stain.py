@@ -239,7 +239,7 @@ class Normaliser:
         ndarray of uint8, shape (height, width, 3)
         """
         # Compiling, or reading what was compiled, takes a moment, and few commands need it.
-        from slideduck.stain_pixels import mixed_pixels, reinhard_pixels
+        from slideduck.measure.stain_pixels import mixed_pixels, reinhard_pixels
 
         pixels = np.ascontiguousarray(rgb).reshape(-1, 3)
         out = np.empty_like(pixels)

@@ -19,9 +19,9 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ConfigError, SlideError, StudyError
+from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES, settings
+from slideduck.measure.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
 from slideduck.progress import track
-from slideduck.qc_measures import MEASURES, PIXEL_MEASURES, settings
-from slideduck.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
 from slideduck.slides.grid import SlideGrid
 from slideduck.store.db import atomic, registered
 from slideduck.store.sqlfiles import read_query
@@ -84,7 +84,7 @@ def qc(
         Some of ``brightness`` (mean of red, green and blue, 0 to 255), ``saturation`` (HSV's, mean, 0 to 1),
         ``white_fraction`` and ``grey_fraction`` (Slideflow's, by its thresholds of 230 and 0.05), ``blur``
         (variance of the Laplacian: low is blurred), ``tissue`` (part of the tile in Otsu's mask of the slide) and
-        ``pen`` (part of the tile with colours of ink); default all. `slideduck.qc_measures` defines each.
+        ``pen`` (part of the tile with colours of ink); default all. `slideduck.measure.qc_measures` defines each.
     grid : str, optional
         The grid; needed where the study has several.
     slides : sequence of str, optional

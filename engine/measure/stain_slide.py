@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.errors import SlideError
-from slideduck.qc_measures import TISSUE_UM_PER_PX, box_sums, is_pen, tissue_mask
+from slideduck.measure.qc_measures import TISSUE_UM_PER_PX, box_sums, is_pen, tissue_mask
+from slideduck.measure.stain import ALPHA, BETA, IO, MacenkoFit, ReinhardFit, StainFit, fit_to_json
 from slideduck.slides.grid import GridSpec, lay, tile_origin
 from slideduck.slides.header import read_header
 from slideduck.slides.reader import TileReader, thumbnail
-from slideduck.stain import ALPHA, BETA, IO, MacenkoFit, ReinhardFit, StainFit, fit_to_json
 
 __all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels"]
 

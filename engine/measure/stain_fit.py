@@ -13,9 +13,9 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ConfigError, ResolutionError, SlideError, StudyError
+from slideduck.measure.stain import METHODS, StainTarget, fit_from_json, fit_to_json, reference_target, stain_settings
+from slideduck.measure.stain_slide import SlideFit, StainSlide, fit_slide
 from slideduck.progress import track
-from slideduck.stain import METHODS, StainTarget, fit_from_json, fit_to_json, reference_target, stain_settings
-from slideduck.stain_slide import SlideFit, StainSlide, fit_slide
 from slideduck.store.db import atomic, registered
 from slideduck.store.sqlfiles import read_query
 
