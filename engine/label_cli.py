@@ -9,7 +9,7 @@ import click
 import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.errors import StudyError
-from slideduck.verify import VerifyReport
+from slideduck.labels.verify import VerifyReport
 
 __all__ = ["label", "split"]
 

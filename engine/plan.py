@@ -27,11 +27,11 @@ import tifffile
 from slideduck import __version__
 from slideduck.encode import Encoding, reader_by_name
 from slideduck.errors import QueryError, StudyError
+from slideduck.labels.filters import refuse_unmeasured
 from slideduck.layout import page_size_for
 from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
 from slideduck.measure.stain_slide import SlideFit
-from slideduck.qc_filters import refuse_unmeasured
 from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.slides.grid import SlideGrid

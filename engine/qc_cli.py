@@ -10,9 +10,9 @@ import click
 import slideduck
 from slideduck.console import STUDY, Output, counted, example, message, output_options, print_rows
 from slideduck.errors import SlideduckError
+from slideduck.labels.filters import NAMED_FILTERS
 from slideduck.measure.qc_measures import MEASURES
 from slideduck.measure.qc_slide import LEVELS
-from slideduck.qc_filters import NAMED_FILTERS
 
 __all__ = ["qc"]
 

@@ -8,7 +8,7 @@ import click
 
 import slideduck
 from slideduck.console import STUDY, Output, example, output_options, print_rows
-from slideduck.query import AREA_COLUMNS, COUNT_COLUMNS
+from slideduck.labels.query import AREA_COLUMNS, COUNT_COLUMNS
 
 __all__ = ["QUERY_COMMANDS"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from slideduck.labels import LabelRule, label
+from slideduck.labels.label import LabelRule, label
 from slideduck.roi_layout import StudyRoi
 from slideduck.rois.table import add_rois
 from slideduck.store import schema

@@ -13,27 +13,28 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck import labels, query
 from slideduck.catalog import grids as grid_table
 from slideduck.catalog import slides as ingest
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.export import ExportReport, export
+from slideduck.labels import label as labels
+from slideduck.labels import query
+from slideduck.labels.filters import qc_overlay, qc_report, refuse_unmeasured
+from slideduck.labels.split import assign_sides, merge_by_site
+from slideduck.labels.verify import VerifyReport, verify
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
 from slideduck.plot import plot_labels
-from slideduck.qc_filters import qc_overlay, qc_report, refuse_unmeasured
 from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.rois import table as roi_table
 from slideduck.slides.grid import GridSpec, parse_tile_um
-from slideduck.split import assign_sides, merge_by_site
 from slideduck.stain_plot import plot_stain
 from slideduck.store import schema
 from slideduck.store.db import atomic, connect, identifier, registered, translated
 from slideduck.store.sqlfiles import read_query
 from slideduck.tile_geojson import TileExportReport, export_tiles
-from slideduck.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,13 +220,13 @@ class Study:
     def qc_report(
         self, filters: Sequence[str] | None = None, *, grid: str | None = None, slides: Sequence[str] | None = None
     ) -> pa.Table:
-        """Count the tiles that filters drop, one after the other; see `slideduck.qc_filters.qc_report`."""
+        """Count the tiles that filters drop, one after the other; see `slideduck.labels.filters.qc_report`."""
         return qc_report(self, filters, grid=grid, slides=slides)
 
     def qc_overlay(
         self, slide: str, out: str | Path, filters: Sequence[str] | None = None, *, grid: str | None = None
     ) -> Path:
-        """Draw a slide with the tiles that filters drop; see `slideduck.qc_filters.qc_overlay`."""
+        """Draw a slide with the tiles that filters drop; see `slideduck.labels.filters.qc_overlay`."""
         return qc_overlay(self, slide, out, filters, grid=grid)
 
     def fit_stain(
@@ -256,8 +257,8 @@ class Study:
     ) -> labels.LabelReport:
         """Bring the view ``labels`` up to date, under a rule.
 
-        The parameters are those of `slideduck.labels.LabelRule`; what is done, ``memory``, ``anew`` and the errors
-        are those of `slideduck.labels.label`.
+        The parameters are those of `slideduck.labels.label.LabelRule`; what is done, ``memory``, ``anew`` and the errors
+        are those of `slideduck.labels.label.label`.
         """
         chosen = labels.LabelRule(
             rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets)
@@ -265,7 +266,7 @@ class Study:
         return labels.label(self.con, chosen, memory=memory, anew=anew, show=self.progress)
 
     def verify(self, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
-        """Compare labels with a plain spatial join; see `slideduck.verify.verify`.
+        """Compare labels with a plain spatial join; see `slideduck.labels.verify.verify`.
 
         Raises
         ------
@@ -525,43 +526,43 @@ class Study:
         return self.con.execute(read_query("describe_study")).to_arrow_table()
 
     def counts(self, by: Sequence[str] = ("label",), *, grid: str | None = None, where: str | None = None) -> pa.Table:
-        """Count tiles, and add up their area, by columns; see `slideduck.query.counts`."""
+        """Count tiles, and add up their area, by columns; see `slideduck.labels.query.counts`."""
         return query.counts(self, by, grid=grid, where=where)
 
     def conflicts(
         self, *, grid: str | None = None, slide: str | None = None, differing: bool = True
     ) -> duckdb.DuckDBPyRelation:
-        """Return the tiles that lie in several ROIs; see `slideduck.query.conflicts`."""
+        """Return the tiles that lie in several ROIs; see `slideduck.labels.query.conflicts`."""
         return query.conflicts(self, grid=grid, slide=slide, differing=differing)
 
     def rois(self, *, grid: str | None = None, slide: str | None = None, empty: bool = False) -> pa.Table:
-        """Return the ROIs with the tiles that each holds and wins; see `slideduck.query.rois`."""
+        """Return the ROIs with the tiles that each holds and wins; see `slideduck.labels.query.rois`."""
         return query.rois(self, grid=grid, slide=slide, empty=empty)
 
     def coverage_histogram(self, bins: int = 10, *, grid: str | None = None) -> pa.Table:
-        """Count tiles by label and coverage; see `slideduck.query.coverage_histogram`."""
+        """Count tiles by label and coverage; see `slideduck.labels.query.coverage_histogram`."""
         return query.coverage_histogram(self, bins, grid=grid)
 
     def neighbours(self, tile_id: str, distance: int = 1, *, grid: str | None = None) -> pa.Table:
-        """Return the tiles around a tile; see `slideduck.query.neighbours`."""
+        """Return the tiles around a tile; see `slideduck.labels.query.neighbours`."""
         return query.neighbours(self, tile_id, distance, grid=grid)
 
     def at(self, slide: str, x: float, y: float, *, um: bool = False) -> pa.Table:
-        """Return the ROIs that a point lies in, and which gives its label; see `slideduck.query.at`."""
+        """Return the ROIs that a point lies in, and which gives its label; see `slideduck.labels.query.at`."""
         return query.at(self, slide, x, y, um=um)
 
     def area(self, by: Sequence[str] = ()) -> pa.Table:
-        """Return the area of each label, from the outlines themselves; see `slideduck.query.area`."""
+        """Return the area of each label, from the outlines themselves; see `slideduck.labels.query.area`."""
         return query.area(self, by)
 
     def agreement(self, set_a: str, set_b: str, *, grid: str | None = None, by_slide: bool = False) -> pa.Table:
-        """Return how far two sets of ROIs agree on tiles; see `slideduck.query.agreement`."""
+        """Return how far two sets of ROIs agree on tiles; see `slideduck.labels.query.agreement`."""
         return query.agreement(self, set_a, set_b, grid=grid, by_slide=by_slide)
 
     def disagreements(
         self, set_a: str, set_b: str, *, grid: str | None = None, slide: str | None = None
     ) -> duckdb.DuckDBPyRelation:
-        """Return the tiles that two sets of ROIs label differently; see `slideduck.query.disagreements`."""
+        """Return the tiles that two sets of ROIs label differently; see `slideduck.labels.query.disagreements`."""
         return query.disagreements(self, set_a, set_b, grid=grid, slide=slide)
 
     def export(

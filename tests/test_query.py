@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import slideduck as sd
 from slideduck.errors import QueryError, SlideduckError, StudyError
-from slideduck.query import COUNT_COLUMNS
+from slideduck.labels.query import COUNT_COLUMNS
 
 #: Slides of 60 × 60 base pixels in a grid of 6 × 6 tiles.
 LENGTH, SIDE, SLIDES = 60, 10, 3

@@ -16,7 +16,7 @@ import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.errors import QueryError, StudyError
-from slideduck.qc_filters import refuse_unmeasured
+from slideduck.labels.filters import refuse_unmeasured
 from slideduck.store.db import registered, translated
 from slideduck.store.sqlfiles import read_query
 
