@@ -15,11 +15,11 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
+from slideduck.betons.plan import StudyLike
 from slideduck.console import counted
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
-from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.roi_formats import csv_text, geojson_text, imagescope_text, unwritable
 from slideduck.roi_layout import Layout, StudyRoi, lay_out

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
+from slideduck.betons.export import ExportReport, export
 from slideduck.catalog import grids as grid_table
 from slideduck.catalog import slides as ingest
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.errors import QueryError, SplitError, StudyError
-from slideduck.export import ExportReport, export
 from slideduck.labels import label as labels
 from slideduck.labels import query
 from slideduck.labels.filters import qc_overlay, qc_report, refuse_unmeasured
@@ -584,7 +584,7 @@ class Study:
         stain: str | None = None,
         stain_to: str | None = None,
     ) -> ExportReport:
-        """Write tiles into a beton and its side-car, or into shards; see `slideduck.export.export`."""
+        """Write tiles into a beton and its side-car, or into shards; see `slideduck.betons.export.export`."""
         return export(
             self,
             out,

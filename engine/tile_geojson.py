@@ -12,10 +12,10 @@ from pathlib import Path
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
+from slideduck.betons.plan import StudyLike
 from slideduck.errors import QueryError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
-from slideduck.plan import StudyLike
 from slideduck.plot import label_colours
 from slideduck.progress import track
 from slideduck.roi_formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.bootstrap import RESAMPLES, intervals

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.rows import RunRows

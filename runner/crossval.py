@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
-from slideduck.beton import Sidecar, read_sidecar
+from slideduck.betons import Sidecar, read_sidecar
 from slideduck.console import Output, counted, message, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner import dist

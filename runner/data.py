@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.beton import Sidecar, check_beton, read_sidecar
+from slideduck.betons import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.dist import Place

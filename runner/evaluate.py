@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.console import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints

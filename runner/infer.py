@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.loader import TileLoader, to_device

@@ -33,7 +33,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
-from slideduck.beton import BetonInfo, check_beton
+from slideduck.betons import BetonInfo, check_beton
 from slideduck.errors import BetonError, RunError, SlideduckError
 from slideduck.store.db import machine_memory
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.progress import track
 from slideduck.runner import checkpoint as checkpoints

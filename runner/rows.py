@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.where import tiles_where

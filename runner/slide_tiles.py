@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from slideduck.beton import decode_jpeg, encode_jpeg
+from slideduck.betons import decode_jpeg, encode_jpeg
 from slideduck.console import message
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_f1_score
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.metrics import Predictions
 from slideduck.runner.objective import Objective

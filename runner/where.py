@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from slideduck.beton import Sidecar
+from slideduck.betons import Sidecar
 from slideduck.errors import QueryError
 from slideduck.runner.config import SAMPLE_COLUMNS
 from slideduck.runner.targets import as_exported

@@ -13,7 +13,7 @@ import numpy as np
 from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
 
-from slideduck.beton import BetonInfo, BetonWriter, check_beton, encode_jpeg
+from slideduck.betons import BetonInfo, BetonWriter, check_beton, encode_jpeg
 
 AGAIN = "copy it again, or make it again with: slideduck export"
 SMALL_PAGE = 1 << 12

@@ -1,4 +1,4 @@
-"""`slideduck.beton`: betons that FFCV's Loader reads, and files that it must never see."""
+"""`slideduck.betons`: betons that FFCV's Loader reads, and files that it must never see."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ffcv.writer import DatasetWriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slideduck.beton import BetonWriter, check_beton, decode_jpeg, encode_jpeg
+from slideduck.betons import BetonWriter, check_beton, decode_jpeg, encode_jpeg
+from slideduck.betons.format import ALLOCATION, FIELD, HEADER, SAMPLE
 from slideduck.errors import BetonError
-from slideduck.layout import ALLOCATION, FIELD, HEADER, SAMPLE
 from tests.small_betons import (
     AGAIN,
     edit,

@@ -22,9 +22,9 @@ import pytest
 import tifffile
 
 import slideduck as sd
-from slideduck.beton import check_beton, decode_jpeg, encode_jpeg, read_sidecar
+from slideduck.betons import check_beton, decode_jpeg, encode_jpeg, read_sidecar
+from slideduck.betons.export import ExportReport, export
 from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError, SlideError, StudyError
-from slideduck.export import ExportReport, export
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 from tests.mixed_study import damage_tile, write_study

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slideduck.beton import BetonWriter, WrittenBeton, check_beton
-from slideduck.layout import data_start
+from slideduck.betons import BetonWriter, WrittenBeton, check_beton
+from slideduck.betons.format import data_start
 from tests.small_betons import SAMPLES, SMALL_PAGE, contents, make_samples, write_beton
 
 

@@ -1,4 +1,4 @@
-"""`slideduck.pages`: what is written is what FFCV's own writer writes, wherever the writer was stopped."""
+"""`slideduck.betons.writer`: what is written is what FFCV's own writer writes, wherever the writer was stopped."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ffcv.writer import DatasetWriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slideduck.beton import BetonWriter, check_beton, encode_jpeg, page_size_for
+from slideduck.betons import BetonWriter, check_beton, encode_jpeg, page_size_for
+from slideduck.betons.format import data_start
 from slideduck.errors import BetonError, DiskFullError
-from slideduck.layout import data_start
 from tests.small_betons import (
     SAMPLES,
     SMALL_PAGE,
@@ -228,7 +228,7 @@ def test_bytes_do_not_depend_on_what_was_left(
 WRITE = """
 import pickle, random, sys, time
 from pathlib import Path
-from slideduck.beton import BetonWriter
+from slideduck.betons import BetonWriter
 
 def write(path, pause):
     samples = pickle.loads(Path(path).with_suffix(".pickle").read_bytes())

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slideduck as sd
-from slideduck.beton import read_sidecar
+from slideduck.betons import read_sidecar
 from slideduck.cli import cli
 from slideduck.errors import ConfigError, QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slideduck as sd
-from slideduck.beton import check_beton, merge_betons, read_sidecar
+from slideduck.betons import check_beton, merge_betons, read_sidecar
+from slideduck.betons.export import ExportReport
+from slideduck.betons.shards import Shard
 from slideduck.cli import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
-from slideduck.export import ExportReport
-from slideduck.shards import Shard
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load
@@ -196,7 +196,7 @@ KILL = """
 import os, random, signal, sys, time
 from pathlib import Path
 import slideduck as sd
-from slideduck.beton import merge_betons
+from slideduck.betons import merge_betons
 
 def merge(out, *shards):
     merge_betons(out, shards)
@@ -247,7 +247,7 @@ def test_merge_that_finds_no_room_keeps_its_pages(large: Path, tmp_path: Path) -
     shards = export(large, out, shards=2).shards
     code = """
 import resource, sys
-from slideduck.beton import merge_betons
+from slideduck.betons import merge_betons
 resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, 20 << 20))
 merge_betons(sys.argv[1], sys.argv[2:])
 """

@@ -1,4 +1,4 @@
-"""`slideduck.sidecar`: read as written, and refused beside another beton."""
+"""`slideduck.betons.sidecar`: read as written, and refused beside another beton."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slideduck.beton import BetonInfo, check_beton, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons import BetonInfo, check_beton, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.format import ALLOCATION, FIELD, HEADER, SAMPLE
 from slideduck.errors import BetonError
-from slideduck.layout import ALLOCATION, FIELD, HEADER, SAMPLE
 from tests.small_betons import AGAIN, SAMPLES, set_at, whole_beton, write_beton
 
 

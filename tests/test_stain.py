@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
 
 import slideduck as sd
-from slideduck.beton import decode_jpeg, encode_jpeg, merge_betons, read_sidecar, verify_beton
+from slideduck.betons import decode_jpeg, encode_jpeg, merge_betons, read_sidecar, verify_beton
 from slideduck.cli import cli
 from slideduck.errors import BetonError, ConfigError, SlideError, StudyError
 from slideduck.measure.stain import (
@@ -344,7 +344,7 @@ def both(path: Path) -> tuple[bytes, bytes]:
 
 def own_tiles(study: sd.Study, rows: list[dict[str, Any]], method: str, target: StainFit) -> Iterator[RGB]:
     """Yield tiles read and normalised one by one."""
-    from slideduck.plan import make_plan
+    from slideduck.betons.plan import make_plan
 
     plan = make_plan(study, None, "label IS NOT NULL", None, None)
     for i, info in enumerate(plan.slides):

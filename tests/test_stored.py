@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
-from slideduck.beton import read_sidecar
+from slideduck.betons import read_sidecar
 from slideduck.errors import SlideError
 from slideduck.runner.decode import decode_as_loader
 from slideduck.slides.grid import GridSpec, SlideGrid, lay

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slideduck.betons.plan import StudyLike
 from slideduck.errors import RunError, StudyError
 from slideduck.files.find import absolute
-from slideduck.plan import StudyLike
 from slideduck.progress import track
 from slideduck.store.db import atomic, registered
 from slideduck.store.sqlfiles import read_query

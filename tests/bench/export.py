@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 import slideduck as sd
-from slideduck.beton import encode_jpeg
+from slideduck.betons import encode_jpeg
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 

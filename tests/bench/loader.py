@@ -53,7 +53,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 import slideduck as sd
-from slideduck.beton import BetonWriter
+from slideduck.betons import BetonWriter
 from slideduck.runner.loader import TileLoader, to_device
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

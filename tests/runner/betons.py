@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.beton import BetonWriter, encode_jpeg, write_sidecar
+from slideduck.betons import BetonWriter, encode_jpeg, write_sidecar
 
 TILE_PX = 32
 

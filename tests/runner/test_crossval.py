@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy import stats
 
-from slideduck.beton import read_sidecar
+from slideduck.betons import read_sidecar
 from slideduck.cli import cli
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from slideduck.beton import read_sidecar
+from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, InputError, RunError
 from slideduck.runner import checkpoint, dist, launch
 from slideduck.runner.config import TrainConfig

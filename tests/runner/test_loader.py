@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from slideduck.beton import decode_jpeg, encode_jpeg
+from slideduck.betons import decode_jpeg, encode_jpeg
 from slideduck.errors import BetonError, RunError
 from slideduck.runner.data import open_beton
 from slideduck.runner.loader import TileLoader, steps_and_batch, to_device

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slideduck.beton import Sidecar, read_sidecar
+from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.losses import binary_loss, class_loss, number_loss

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slideduck.beton import Sidecar, read_sidecar
+from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, QueryError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.rows import class_weights, labelled_rows, run_rows

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slideduck.beton import Sidecar, read_sidecar
+from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.config import SAMPLE_COLUMNS, TrainConfig
 from slideduck.runner.data import open_data

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from slideduck.beton import decode_jpeg, encode_jpeg, read_sidecar
+from slideduck.betons import decode_jpeg, encode_jpeg, read_sidecar
 from slideduck.errors import ConfigError, DiskFullError, RunError
 from slideduck.runner import checkpoint
 from slideduck.runner.config import TrainConfig

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import slideduck as sd
-from slideduck.beton import read_sidecar
+from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, QueryError, RunError
 from slideduck.runner import checkpoint
 from slideduck.runner.config import TrainConfig

@@ -18,9 +18,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.errors import FULL_ERRNOS, BetonError, DiskFullError
-from slideduck.journal import PageRecord, checksum, journal_head, read_record
-from slideduck.layout import (
+from slideduck.betons.format import (
     ALLOCATION,
     FIELDS,
     HEADER,
@@ -31,6 +29,8 @@ from slideduck.layout import (
     data_start,
     field_table,
 )
+from slideduck.betons.journal import PageRecord, checksum, journal_head, read_record
+from slideduck.errors import FULL_ERRNOS, BetonError, DiskFullError
 
 __all__ = ["BetonWriter", "WrittenBeton", "sync_folder", "writing"]
 
@@ -71,12 +71,12 @@ class BetonWriter:
         How many samples there will be, less those that are left out; the format has the table of metadata before
         the pages, and its room is that of all of them.
     identity : str
-        See `slideduck.layout.field_table`; `finish` may give another.
+        See `slideduck.betons.format.field_table`; `finish` may give another.
     plan : str
         What determines every byte of the file, such as a digest. Pages of an earlier writer are used
         again only if its plan, number of samples and page size are the same.
     page_size : int
-        Bytes of a page, a power of two; see `slideduck.layout.page_size_for`.
+        Bytes of a page, a power of two; see `slideduck.betons.format.page_size_for`.
 
     Attributes
     ----------

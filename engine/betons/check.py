@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 
-from slideduck.encode import Encoding, reader_by_name
+from slideduck.betons.encode import Encoding, reader_by_name
+from slideduck.betons.format import ALLOCATION, FIELD, FIELDS, HEADER, PAGE_SIZE, SAMPLE, BetonInfo, check_beton
+from slideduck.betons.journal import checksum
+from slideduck.betons.shards import beton_identity, left_out_from_json
+from slideduck.betons.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path
 from slideduck.errors import BetonError, ConfigError, SlideError
-from slideduck.journal import checksum
-from slideduck.layout import ALLOCATION, FIELD, FIELDS, HEADER, PAGE_SIZE, SAMPLE, BetonInfo, check_beton
 from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
-from slideduck.shards import beton_identity, left_out_from_json
-from slideduck.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path
 from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.header import read_header
 from slideduck.slides.reader import TileReader

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from slideduck.betons.format import PAGE_SIZE
+from slideduck.betons.plan import ExportPlan
 from slideduck.errors import DiskFullError, SlideError, StudyError
-from slideduck.layout import PAGE_SIZE
-from slideduck.plan import ExportPlan
 from slideduck.slides.header import read_header
 
 __all__ = ["check_passthrough", "check_space", "unusable_slides"]

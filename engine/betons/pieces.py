@@ -8,8 +8,8 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from slideduck.betons.plan import ExportPlan
 from slideduck.errors import SlideError
-from slideduck.plan import ExportPlan
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader
 

@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from slideduck.betons.writer import WrittenBeton
 from slideduck.errors import ConfigError
-from slideduck.pages import WrittenBeton
 
 __all__ = [
     "LeftOut",

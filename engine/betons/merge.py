@@ -18,12 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.errors import BetonError, DiskFullError
-from slideduck.journal import checksum
-from slideduck.layout import AGAIN, ALLOCATION, HEADER, BetonInfo, check_beton
-from slideduck.pages import BetonWriter
-from slideduck.progress import track
-from slideduck.shards import (
+from slideduck.betons.format import AGAIN, ALLOCATION, HEADER, BetonInfo, check_beton
+from slideduck.betons.journal import checksum
+from slideduck.betons.shards import (
     LeftOut,
     Shard,
     beton_identity,
@@ -32,7 +29,10 @@ from slideduck.shards import (
     left_out_to_json,
     with_written,
 )
-from slideduck.sidecar import read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.sidecar import read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.writer import BetonWriter
+from slideduck.errors import BetonError, DiskFullError
+from slideduck.progress import track
 
 __all__ = ["MergeReport", "merge_betons"]
 

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.beton import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.pieces import Unread, encoded_runs
+from slideduck.betons.plan import ExportPlan, StudyLike, make_plan
+from slideduck.betons.preflight import check_passthrough, check_space, unusable_slides
+from slideduck.betons.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
 from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.measure.stain import REFERENCE
 from slideduck.measure.stain_fit import check_method
-from slideduck.pieces import Unread, encoded_runs
-from slideduck.plan import ExportPlan, StudyLike, make_plan
-from slideduck.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.progress import track
-from slideduck.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
 from slideduck.slides.stored_reader import READERS
 from slideduck.store.db import translated
 
@@ -136,7 +136,7 @@ def export(
         Replace a beton of that name.
     shards : int, optional
         Write so many betons in place of one, ``OUT-00000-of-00004.beton`` and so on: each a run of the tiles, whole
-        and with a side-car of its own. `slideduck.merge.merge_betons` makes of them what is made without this.
+        and with a side-car of its own. `slideduck.betons.merge.merge_betons` makes of them what is made without this.
     shard : int, optional
         Write only this one of them, from 0; several processes may write one each. Without it all are written, one
         after the other.

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.layout import SAMPLE
+from slideduck.betons.format import SAMPLE
 
 __all__ = ["PageRecord", "checksum", "journal_head", "read_record"]
 

@@ -25,15 +25,15 @@ import pyarrow as pa
 import tifffile
 
 from slideduck import __version__
-from slideduck.encode import Encoding, reader_by_name
+from slideduck.betons.encode import Encoding, reader_by_name
+from slideduck.betons.format import page_size_for
+from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
+from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.errors import QueryError, StudyError
 from slideduck.labels.filters import refuse_unmeasured
-from slideduck.layout import page_size_for
 from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
 from slideduck.measure.stain_slide import SlideFit
-from slideduck.shards import LeftOut, Shard, digest, left_out_to_json
-from slideduck.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader, choose_reader
@@ -307,11 +307,11 @@ def make_plan(
     study : Study
         The study.
     grid, where, classes
-        See `slideduck.export.export`.
+        See `slideduck.betons.export.export`.
     quality : int or None
         Quality of the JPEGs; None for raw pixels.
     jpeg, reader, stain, stain_to
-        See `slideduck.export.export`.
+        See `slideduck.betons.export.export`.
 
     Returns
     -------
@@ -320,7 +320,7 @@ def make_plan(
     Raises
     ------
     StudyError, QueryError
-        See `slideduck.export.export`.
+        See `slideduck.betons.export.export`.
     """
     name = study.only_grid(grid)
     tiles = _select(study, name, where)

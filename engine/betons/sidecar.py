@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slideduck.betons.format import AGAIN, BetonInfo, check_beton
+from slideduck.betons.writer import sync_folder, writing
 from slideduck.errors import BetonError
-from slideduck.layout import AGAIN, BetonInfo, check_beton
-from slideduck.pages import sync_folder, writing
 
 __all__ = ["Sidecar", "SlideInfo", "read_sidecar", "sidecar_path", "write_sidecar"]
 

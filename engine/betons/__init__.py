@@ -1,0 +1,34 @@
+"""Betons: FFCV files of tiles with a side-car that says what the tiles are.
+
+What other modules use of them is gathered here: `slideduck.betons.format` has the file format and its check,
+`slideduck.betons.writer` the writer, `slideduck.betons.sidecar` the side-car, `slideduck.slides.jpeg` the images, `slideduck.betons.merge` what
+makes one of shards, and `slideduck.betons.check` the check against side-car and slides.
+"""
+
+from __future__ import annotations
+
+from slideduck.betons.check import BetonReport, verify_beton
+from slideduck.betons.format import BetonInfo, check_beton, page_size_for
+from slideduck.betons.merge import MergeReport, merge_betons
+from slideduck.betons.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.writer import BetonWriter, WrittenBeton
+from slideduck.slides.jpeg import decode_jpeg, encode_jpeg
+
+__all__ = [
+    "BetonInfo",
+    "BetonReport",
+    "BetonWriter",
+    "MergeReport",
+    "Sidecar",
+    "SlideInfo",
+    "WrittenBeton",
+    "check_beton",
+    "decode_jpeg",
+    "encode_jpeg",
+    "merge_betons",
+    "page_size_for",
+    "read_sidecar",
+    "sidecar_path",
+    "verify_beton",
+    "write_sidecar",
+]
