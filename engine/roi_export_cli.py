@@ -8,7 +8,7 @@ import click
 
 import slideduck
 from slideduck.console import STUDY, counted, example, print_names
-from slideduck.roi_export import ROI_FORMATS
+from slideduck.interop.rois import ROI_FORMATS
 
 __all__ = ["EXPORT_COMMANDS"]
 

@@ -19,6 +19,8 @@ from slideduck.catalog import slides as ingest
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.errors import QueryError, SplitError, StudyError
+from slideduck.interop.rois import RoiExportReport, export_rois
+from slideduck.interop.tiles import TileExportReport, export_tiles
 from slideduck.labels import label as labels
 from slideduck.labels import query
 from slideduck.labels.filters import qc_overlay, qc_report, refuse_unmeasured
@@ -27,14 +29,12 @@ from slideduck.labels.verify import VerifyReport, verify
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
 from slideduck.plot import plot_labels
-from slideduck.roi_export import RoiExportReport, export_rois
 from slideduck.rois import table as roi_table
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.stain_plot import plot_stain
 from slideduck.store import schema
 from slideduck.store.db import atomic, connect, identifier, registered, translated
 from slideduck.store.sqlfiles import read_query
-from slideduck.tile_geojson import TileExportReport, export_tiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -613,7 +613,7 @@ class Study:
         slides: Sequence[str] | None = None,
         overwrite: bool = False,
     ) -> RoiExportReport:
-        """Write ROIs as files of other programs; see `slideduck.roi_export.export_rois`."""
+        """Write ROIs as files of other programs; see `slideduck.interop.rois.export_rois`."""
         return export_rois(self, folder, format=format, roi_set=roi_set, slides=slides, overwrite=overwrite)
 
     def export_tiles(
@@ -627,7 +627,7 @@ class Study:
         merge: bool = False,
         overwrite: bool = False,
     ) -> TileExportReport:
-        """Write tiles as objects of QuPath; see `slideduck.tile_geojson.export_tiles`."""
+        """Write tiles as objects of QuPath; see `slideduck.interop.tiles.export_tiles`."""
         return export_tiles(
             self, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
         )

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 import slideduck
 from slideduck.errors import ConfigError, StudyError
+from slideduck.interop.tiles import export_tiles
 from slideduck.plot import label_colours, save_figure, scale_bar_um
 from slideduck.runner.maps import WINDOWS, SlideMap, read_map
 from slideduck.runner.predict import predict
 from slideduck.runner.study_runs import held_passes
 from slideduck.slides.reader import thumbnail
 from slideduck.study import Study
-from slideduck.tile_geojson import export_tiles
 
 __all__ = ["heatmap"]
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.cli import cli
 from slideduck.errors import InputError, StudyError
+from slideduck.interop.layout import joined_ring
+from slideduck.interop.rois import ROI_FORMATS, RoiExportReport
 from slideduck.plot import label_colours
-from slideduck.roi_export import ROI_FORMATS, RoiExportReport
-from slideduck.roi_layout import joined_ring
 from tests.oracle import Region, repaired, without_nested_holes
 from tests.slides import write_slide
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.cli import cli
 from slideduck.errors import QueryError, StudyError
+from slideduck.interop.tiles import TileExportReport
 from slideduck.plot import label_colours
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
-from slideduck.tile_geojson import TileExportReport
 from tests.slides import write_slide
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
-from slideduck.roi_layout import StudyRoi
+from slideduck.interop.layout import StudyRoi
 from slideduck.rois.outlines import Polygon, RoiOutline, distinct_points, with_names
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial

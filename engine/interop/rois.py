@@ -20,10 +20,10 @@ from slideduck.console import counted
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
+from slideduck.interop.formats import csv_text, geojson_text, imagescope_text, unwritable
+from slideduck.interop.layout import Layout, StudyRoi, lay_out
+from slideduck.interop.proof import Returned, RoiProof, proving
 from slideduck.plot import label_colours
-from slideduck.roi_formats import csv_text, geojson_text, imagescope_text, unwritable
-from slideduck.roi_layout import Layout, StudyRoi, lay_out
-from slideduck.roi_proof import Returned, RoiProof, proving
 from slideduck.rois.geoparquet import geoparquet_table
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from slideduck.interop.layout import StudyRoi
 from slideduck.labels.label import LabelRule, label
-from slideduck.roi_layout import StudyRoi
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered

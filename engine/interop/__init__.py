@@ -1,0 +1,1 @@
+"""ROIs and tiles written for other programs: QuPath, ImageScope, Slideflow, GeoParquet."""
