@@ -18,6 +18,8 @@ from slideduck.catalog import grids as grid_table
 from slideduck.catalog import slides as ingest
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.native import NativeGrid, find_native_grid
+from slideduck.draw.picture import plot_labels
+from slideduck.draw.stain import plot_stain
 from slideduck.errors import QueryError, SplitError, StudyError
 from slideduck.interop.rois import RoiExportReport, export_rois
 from slideduck.interop.tiles import TileExportReport, export_tiles
@@ -28,10 +30,8 @@ from slideduck.labels.split import assign_sides, merge_by_site
 from slideduck.labels.verify import VerifyReport, verify
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
-from slideduck.plot import plot_labels
 from slideduck.rois import table as roi_table
 from slideduck.slides.grid import GridSpec, parse_tile_um
-from slideduck.stain_plot import plot_stain
 from slideduck.store import schema
 from slideduck.store.db import atomic, connect, identifier, registered, translated
 from slideduck.store.sqlfiles import read_query
@@ -648,7 +648,7 @@ class Study:
         tiles: bool = True,
         rois: bool = True,
     ) -> Path:
-        """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.plot.plot_labels`."""
+        """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.draw.picture.plot_labels`."""
         return plot_labels(self, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois)
 
     def plot_stain(
@@ -660,7 +660,7 @@ class Study:
         stain_to: str | None = None,
         dpi: int | None = None,
     ) -> Path:
-        """Draw slides before and after normalisation of their stains; see `slideduck.stain_plot.plot_stain`."""
+        """Draw slides before and after normalisation of their stains; see `slideduck.draw.stain.plot_stain`."""
         names = [slides] if isinstance(slides, str) else list(slides)
         return plot_stain(self, names, out, method=method, stain_to=stain_to, dpi=dpi)
 

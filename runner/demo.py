@@ -17,8 +17,8 @@ import pyarrow as pa
 
 import slideduck as sd
 from slideduck.console import message, replacing
+from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
-from slideduck.plot import overlay
 from slideduck.runner.cohort import Cohort, cohort_version, make_cohort
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.demo_report import DemoReport, Step, print_report

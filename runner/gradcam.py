@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 import slideduck
+from slideduck.draw.picture import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
-from slideduck.plot import save_figure
 from slideduck.runner.model import logits_of
 from slideduck.runner.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.trained import TrainedModel, load_trained

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
+from slideduck.draw.picture import label_colours, save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
-from slideduck.plot import label_colours, save_figure, scale_bar_um
 from slideduck.runner.maps import WINDOWS, SlideMap, read_map
 from slideduck.runner.predict import predict
 from slideduck.runner.study_runs import held_passes

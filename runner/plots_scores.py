@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
 from slideduck.console import counted
+from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import ConfigError
-from slideduck.plot import label_colours, own_style, save_figure
 from slideduck.runner.assess import assess, numbers_of, read_predictions
 from slideduck.runner.bootstrap import RESAMPLES
 from slideduck.runner.calibration import BINS, reliability

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
 from slideduck.console import counted
+from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import ConfigError, RunError
-from slideduck.plot import label_colours, own_style, save_figure
 from slideduck.runner.assess import PredictedTiles, read_predictions
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 import slideduck as sd
 from slideduck.cli import cli
+from slideduck.draw.picture import PALETTE, label_colours, overlay, scale_bar_um
 from slideduck.errors import SlideduckError, StudyError
-from slideduck.plot import PALETTE, label_colours, overlay, scale_bar_um
 from tests.rectangles import write_rois
 from tests.slides import write_slide
 
@@ -320,7 +320,7 @@ def test_full_disk_leaves_the_picture_that_was_there(study_path: Path, tmp_path:
 def test_callers_pyplot_is_left_alone(study_path: Path, tmp_path: Path) -> None:
     code = (
         "import sys, slideduck as sd\n"
-        "from slideduck.plot import overlay\n"
+        "from slideduck.draw.picture import overlay\n"
         f"with sd.open({str(study_path)!r}, read_only=True) as study:\n"
         "    print('matplotlib' in sys.modules)\n"
         f"    overlay(study, 'slide_1', {str(tmp_path / 'out.png')!r}, grid='50px_50um')\n"

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.cli import cli
+from slideduck.draw.picture import label_colours
 from slideduck.errors import QueryError, StudyError
 from slideduck.interop.tiles import TileExportReport
-from slideduck.plot import label_colours
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from tests.slides import write_slide

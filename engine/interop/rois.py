@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 from slideduck.betons.plan import StudyLike
 from slideduck.console import counted
+from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
 from slideduck.interop.formats import csv_text, geojson_text, imagescope_text, unwritable
 from slideduck.interop.layout import Layout, StudyRoi, lay_out
 from slideduck.interop.proof import Returned, RoiProof, proving
-from slideduck.plot import label_colours
 from slideduck.rois.geoparquet import geoparquet_table
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated

@@ -13,11 +13,11 @@ import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.betons.plan import StudyLike
+from slideduck.draw.picture import label_colours
 from slideduck.errors import QueryError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
 from slideduck.interop.formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
-from slideduck.plot import label_colours
 from slideduck.progress import track
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated

@@ -145,9 +145,9 @@ def qc_overlay(
     SlideError
         If the slide does not open.
     """
-    from slideduck import plot
-    from slideduck.plot_data import ABSENT, REMOVED, check_folder, label_colours, read_drawn
-    from slideduck.plot_layers import draw_tiles
+    from slideduck.draw import picture as plot
+    from slideduck.draw.data import ABSENT, REMOVED, check_folder, label_colours, read_drawn
+    from slideduck.draw.layers import draw_tiles
     from slideduck.slides.reader import thumbnail
 
     out = Path(out)

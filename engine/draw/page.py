@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.console import counted
+from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
 from slideduck.errors import StudyError
-from slideduck.plot_data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
 
@@ -135,7 +135,7 @@ def _filled(drawn: DrawnSlide, jpeg: bytes, *, rois: bool) -> str:
 
 @cache
 def _template() -> str:
-    return (files("slideduck") / "plot_page.html").read_text(encoding="utf-8")
+    return (files("slideduck.draw") / "page.html").read_text(encoding="utf-8")
 
 
 def _policy_hash(template: str, tag: str) -> str:

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.console import counted
-from slideduck.errors import StudyError
-from slideduck.plot_data import (
+from slideduck.draw.data import (
     NO_LABEL,
     PALETTE,
     REMOVED,
@@ -28,8 +27,9 @@ from slideduck.plot_data import (
     scale_bar_um,
     writing,
 )
-from slideduck.plot_html import PAGE_PX, PAGE_SUFFIXES, page
-from slideduck.plot_layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
+from slideduck.draw.layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
+from slideduck.draw.page import PAGE_PX, PAGE_SUFFIXES, page
+from slideduck.errors import StudyError
 from slideduck.slides.reader import thumbnail
 
 if TYPE_CHECKING:

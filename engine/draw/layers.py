@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.plot_data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide
+from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

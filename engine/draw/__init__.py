@@ -1,0 +1,1 @@
+"""Pictures and pages of slides: ROIs, labels, filters and stains."""
