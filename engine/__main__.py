@@ -1,6 +1,6 @@
 """``python -m slideduck`` is the command ``slideduck``."""
 
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 
 if __name__ == "__main__":
     cli()

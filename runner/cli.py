@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from slideduck.console import STUDY, counted, example
+from slideduck.cli.printing import STUDY, counted, example
 from slideduck.errors import RunError
 from slideduck.runner.config import BY_COLUMNS, GROUPS, TrainConfig
 
@@ -478,6 +478,6 @@ def demo(directory: Path) -> None:
 
 def main() -> None:
     """Run the command line; what ``python -m slideduck.runner`` and torchrun start."""
-    from slideduck.cli import cli
+    from slideduck.cli.group import cli
 
     cli(prog_name="slideduck")

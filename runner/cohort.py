@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from slideduck.console import replacing
+from slideduck.cli.printing import replacing
 from slideduck.errors import FULL_ERRNOS, ConfigError, DiskFullError
 from slideduck.progress import track
 from slideduck.runner import roifiles, tissue

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
-from slideduck.console import Output, counted, message, print_rows
+from slideduck.cli.printing import Output, counted, message, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner import dist
 from slideduck.runner.assess import assess_file

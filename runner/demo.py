@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 import slideduck as sd
-from slideduck.console import message, replacing
+from slideduck.cli.printing import message, replacing
 from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
 from slideduck.runner.cohort import Cohort, cohort_version, make_cohort

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import slideduck
 from slideduck.betons import Sidecar
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner import dist

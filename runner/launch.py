@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner.dist import TIMEOUT_MINUTES, visible
 

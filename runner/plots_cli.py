@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from slideduck.console import example
+from slideduck.cli.printing import example
 
 __all__ = ["confusion", "curves", "pr", "reliability", "roc", "worst"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
-from slideduck.console import counted
+from slideduck.cli.printing import counted
 from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.assess import PredictedTiles, read_predictions

@@ -75,7 +75,7 @@ def print_by(rows: Sequence[Mapping[str, Any]], column: str) -> None:
 
 def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> None:
     """Print rows as the engine's tables are."""
-    from slideduck.console import Output, print_rows
+    from slideduck.cli.printing import Output, print_rows
 
     print_rows(pa.table({name: [row[name] for row in rows] for name in columns}), Output(), title=title)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import decode_jpeg, encode_jpeg
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json
 from slideduck.measure.stain_fit import ensure_fit

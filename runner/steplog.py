@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.runner.learner import EpochPart
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.runner import dist
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData

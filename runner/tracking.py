@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.runner import checkpoint
 from slideduck.runner.trackers import tracker_names
 

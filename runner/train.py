@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.errors import RunError
 from slideduck.runner import dist
 from slideduck.runner.assess import assess_file, patient_numbers

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slideduck.console import message
+from slideduck.cli.printing import message
 from slideduck.errors import SlideduckError
 
 __all__ = ["Writer", "copied", "writing"]

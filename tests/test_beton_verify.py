@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import slideduck as sd
 from slideduck.betons import BetonReport, check_beton, verify_beton
 from slideduck.betons.format import ALLOCATION, HEADER, SAMPLE
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError
 from tests.mixed_study import damage_tile, write_study
 from tests.small_betons import contents, set_at

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from tests.slides import write_slide
 
 ENGINE = (
@@ -190,7 +190,7 @@ def test_help_lists_every_command() -> None:
 
 SLOW = """
 import sys
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 print("ready", flush=True)
 cli(sys.argv[1:])
 """
@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds
 
 LIMITED = """
 import resource, sys
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 cli(sys.argv[2:])
 """

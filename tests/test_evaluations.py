@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import slideduck as sd
 from slideduck.catalog.evaluations import EvaluationAdded, read_prediction_file
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import RunError, StudyError
 from tests.slides import write_slide
 

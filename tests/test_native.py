@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.catalog.native import NativeGrid
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from tests.slides import synthetic_image, write_slide

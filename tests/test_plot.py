@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.draw.picture import PALETTE, label_colours, overlay, scale_bar_um
 from slideduck.errors import SlideduckError, StudyError
 from tests.rectangles import write_rois

@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.betons import read_sidecar
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES
 from slideduck.slides.reader import thumbnail

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slideduck as sd
-from slideduck.cli import cli
-from slideduck.query_cli import QUERY_COMMANDS
+from slideduck.cli.group import cli
+from slideduck.cli.query import QUERY_COMMANDS
 from tests.slides import write_slide
 
 NAMES = [command.name for command in QUERY_COMMANDS]

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import InputError, StudyError
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.interop.layout import joined_ring

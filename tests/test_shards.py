@@ -21,7 +21,7 @@ import slideduck as sd
 from slideduck.betons import check_beton, merge_betons, read_sidecar
 from slideduck.betons.export import ExportReport
 from slideduck.betons.shards import Shard
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide

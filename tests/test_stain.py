@@ -20,7 +20,7 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNo
 
 import slideduck as sd
 from slideduck.betons import decode_jpeg, encode_jpeg, merge_betons, read_sidecar, verify_beton
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, SlideError, StudyError
 from slideduck.measure.stain import (
     METHODS,

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, SlideError, StudyError
 from tests.slides import synthetic_image, write_slide
 

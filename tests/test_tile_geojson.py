@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.draw.picture import label_colours
 from slideduck.errors import QueryError, StudyError
 from slideduck.interop.tiles import TileExportReport

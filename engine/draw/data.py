@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from slideduck.console import counted, replacing
+from slideduck.cli.printing import counted, replacing
 from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
 from slideduck.store.sqlfiles import read_query
 

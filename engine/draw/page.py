@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.console import counted
+from slideduck.cli.printing import counted
 from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
 from slideduck.errors import StudyError
 from slideduck.slides.jpeg import encode_jpeg

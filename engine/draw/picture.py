@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.console import counted
+from slideduck.cli.printing import counted
 from slideduck.draw.data import (
     NO_LABEL,
     PALETTE,

@@ -16,7 +16,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from slideduck.betons.plan import StudyLike
-from slideduck.console import counted
+from slideduck.cli.printing import counted
 from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute

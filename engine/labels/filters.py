@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
-from slideduck.console import counted
+from slideduck.cli.printing import counted
 from slideduck.errors import QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES
 from slideduck.store.db import translated

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.runner import cli as commands
 from slideduck.runner.config import TrainConfig
 from tests.slides import write_slide
@@ -65,7 +65,7 @@ def test_every_setting_is_an_option_with_its_default_and_its_sentence() -> None:
 
 
 def test_commands_import_no_torch_before_they_run() -> None:
-    code = "import sys, slideduck.cli, slideduck.runner.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, slideduck.cli.group, slideduck.runner.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from slideduck.betons import read_sidecar
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.config import TrainConfig
 from slideduck.runner.crossval import cross_validate, interval, runs_of

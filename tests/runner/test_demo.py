@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import slideduck as sd
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError
 from slideduck.runner.cohort import cohort_version
 from slideduck.runner.demo import run_demo

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from slideduck.cli import cli
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner import curves, plots_cli, plots_scores, plots_tiles
 from slideduck.runner.assess import read_predictions

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.console import STUDY, counted, example, print_names
+from slideduck.cli.printing import STUDY, counted, example, print_names
 from slideduck.interop.rois import ROI_FORMATS
 
 __all__ = ["EXPORT_COMMANDS"]

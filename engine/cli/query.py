@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.console import STUDY, Output, example, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.labels.query import AREA_COLUMNS, COUNT_COLUMNS
 
 __all__ = ["QUERY_COMMANDS"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.console import STUDY, Output, counted, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_rows
 from slideduck.errors import SlideduckError
 from slideduck.labels.filters import NAMED_FILTERS
 from slideduck.measure.qc_measures import MEASURES

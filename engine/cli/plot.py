@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import slideduck
-from slideduck.console import STUDY, example, message
+from slideduck.cli.printing import STUDY, example, message
 from slideduck.measure.stain import METHODS, REFERENCE
 
 __all__ = ["plot"]

@@ -15,16 +15,16 @@ from typing import Any
 import click
 
 import slideduck
-from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.betons import BETON_COMMANDS
+from slideduck.cli.interop import EXPORT_COMMANDS
+from slideduck.cli.label import label, split
+from slideduck.cli.measure import qc
+from slideduck.cli.plot import plot
+from slideduck.cli.predictions import add_predictions
+from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.query import QUERY_COMMANDS
+from slideduck.cli.stain import stain
 from slideduck.errors import SlideduckError
-from slideduck.evaluations_cli import add_predictions
-from slideduck.export_cli import BETON_COMMANDS
-from slideduck.label_cli import label, split
-from slideduck.plot_cli import plot
-from slideduck.qc_cli import qc
-from slideduck.query_cli import QUERY_COMMANDS
-from slideduck.roi_export_cli import EXPORT_COMMANDS
-from slideduck.stain_cli import stain
 from slideduck.store.db import translated
 
 __all__ = ["cli"]

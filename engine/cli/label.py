@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.console import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_names, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
 

@@ -8,7 +8,7 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.console import STUDY, Output, counted, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_rows
 from slideduck.errors import SlideduckError
 from slideduck.measure.stain import METHODS
 

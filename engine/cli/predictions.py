@@ -8,7 +8,7 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.console import STUDY, Output, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, example, message, output_options, print_rows
 
 __all__ = ["add_predictions"]
 

@@ -1,0 +1,1 @@
+"""The commands `slideduck ...` of the engine: each parses, calls one method, prints."""
