@@ -24,8 +24,8 @@ from slideduck.runner.calibration import (
     reliability,
     with_temperature,
 )
-from slideduck.runner.config import BY_COLUMNS
 from slideduck.runner.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
+from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.runner.where import tile_table
 
 __all__ = [
@@ -185,7 +185,7 @@ def metrics_by(
 
 
 def tile_columns(sidecar: Sidecar, rows: Ints, column: str) -> NDArray[np.object_]:
-    """Return a column of a side-car, one of `slideduck.runner.config.BY_COLUMNS`, for rows of its beton.
+    """Return a column of a side-car, one of `slideduck.runner.settings.train_config.BY_COLUMNS`, for rows of its beton.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.runner import pixels
-from slideduck.runner.recipe import Recipe
+from slideduck.runner.settings.recipe import Recipe
 
 __all__ = ["Augmenter", "epoch_positions", "turn"]
 

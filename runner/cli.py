@@ -13,7 +13,7 @@ import click
 
 from slideduck.cli.printing import STUDY, counted, example
 from slideduck.errors import RunError
-from slideduck.runner.config import BY_COLUMNS, GROUPS, TrainConfig
+from slideduck.runner.settings.train_config import BY_COLUMNS, GROUPS, TrainConfig
 
 __all__ = ["demo", "evaluate", "export_model", "features", "gradcam", "heatmap", "main", "predict", "train"]
 

@@ -20,11 +20,11 @@ from slideduck.cli.printing import message, replacing
 from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
 from slideduck.runner.cohort import Cohort, cohort_version, make_cohort
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.demo_report import DemoReport, Step, print_report
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from slideduck.store.sqlfiles import read_query
 

@@ -74,7 +74,7 @@ def evaluate(
         Parquet of the predictions; default ``RUN/evaluations/BETON[-SPLIT][-where-DIGEST]-CHECKPOINT.parquet``,
         with a digest of the condition. The metrics go beside it, as JSON.
     by : sequence of str
-        Columns of the side-car, any of `slideduck.runner.config.BY_COLUMNS`: metrics of the tiles of each value.
+        Columns of the side-car, any of `slideduck.runner.settings.train_config.BY_COLUMNS`: metrics of the tiles of each value.
     thresholds, temperature : path, optional
         JSON of an evaluation of other tiles, or a run's validation.json: see what the thresholds that were chosen
         there do here, and divide logits by the temperature that was fitted there. Thresholds may also be a number,

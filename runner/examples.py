@@ -12,7 +12,7 @@ from slideduck.runner.augment import Augmenter
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.data import TrainingData
 from slideduck.runner.loader import to_device
-from slideduck.runner.recipe import parse_recipe
+from slideduck.runner.settings.recipe import parse_recipe
 
 __all__ = ["draw_examples"]
 
@@ -29,7 +29,7 @@ def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> Non
     data : TrainingData
         Up to 16 of its training tiles are drawn, evenly apart.
     augment : str
-        As in `slideduck.runner.recipe.parse_recipe`.
+        As in `slideduck.runner.settings.recipe.parse_recipe`.
     seed : int
         Seed of the draws.
     out : Path

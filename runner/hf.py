@@ -14,7 +14,7 @@ from torch import nn
 
 from slideduck.errors import ConfigError
 from slideduck.runner.heads import FitInput, PooledNetwork
-from slideduck.runner.modelnames import Encoder
+from slideduck.runner.settings.modelnames import Encoder
 
 __all__ = ["HfSource", "Pixels", "build_hf", "find_hf", "inner_hf", "load_hf", "may_download", "read_pixels"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["depths", "freeze", "head_of", "parameter_groups"]
 

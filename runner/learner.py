@@ -17,7 +17,6 @@ from torch import nn
 from slideduck.runner import dist
 from slideduck.runner.augment import Augmenter
 from slideduck.runner.averaging import AveragedNetwork
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.dist import Place
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
@@ -25,8 +24,9 @@ from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.objective import make_objective
-from slideduck.runner.recipe import parse_recipe
 from slideduck.runner.schedule import lr_at
+from slideduck.runner.settings.recipe import parse_recipe
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
 
 __all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.hf import HfSource, Pixels, build_hf, find_hf, inner_hf, transformers
 from slideduck.runner.layers import freeze, parameter_groups
-from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
 from slideduck.runner.otherlibs import FETCHED, build_monai, build_timm
+from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.weights import load_pretrained, load_weights, read_weights
 
 __all__ = ["Built", "build_model", "build_network", "logits_of", "parameter_groups", "standardise"]
@@ -52,7 +52,7 @@ def build_model(name: str, num_classes: int, seed: int) -> nn.Module:
     Parameters
     ----------
     name : str
-        See `slideduck.runner.modelnames`, or ``module:function``; the function is called with the number of
+        See `slideduck.runner.settings.modelnames`, or ``module:function``; the function is called with the number of
         outputs and returns a module that takes standardised tiles, float (batch, 3, height, width), and
         returns logits (batch, outputs), or an object with them as ``logits``.
     num_classes : int

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.losses import binary_loss, class_loss, number_loss
 from slideduck.runner.rows import class_weights
+from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["Objective", "make_objective"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from slideduck.errors import ConfigError
 from slideduck.runner.heads import FitInput, PooledNetwork
 from slideduck.runner.hf import Pixels, may_download, transformers
-from slideduck.runner.modelnames import Encoder
+from slideduck.runner.settings.modelnames import Encoder
 
 __all__ = ["FETCHED", "build_monai", "build_timm"]
 

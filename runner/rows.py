@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.where import tiles_where
 
 __all__ = ["Rows", "RunRows", "class_weights", "folds_of", "labelled_rows", "run_rows"]

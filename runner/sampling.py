@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.where import tile_table
 
 __all__ = ["Groups", "Sampler", "clipped_rows", "group_tiles", "make_sampler"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["Criteria", "Metric", "resolve_criteria"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["Targets", "as_exported", "read_targets"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from slideduck.cli.printing import message
 from slideduck.runner import dist
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.data import TrainingData
 from slideduck.runner.dist import Place
 from slideduck.runner.learner import EpochPart, NotFinite, steps_of_epoch
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.stopping import Criteria
 from slideduck.runner.waiting import LoaderFacts, Usage, advice
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from slideduck.cli.printing import message
 from slideduck.runner import checkpoint
-from slideduck.runner.trackers import tracker_names
+from slideduck.runner.settings.trackers import tracker_names
 
 __all__ = ["Tracker", "Tracking"]
 
@@ -41,7 +41,7 @@ class Tracking:
     Parameters
     ----------
     track : str
-        As in `slideduck.runner.trackers.tracker_names`.
+        As in `slideduck.runner.settings.trackers.tracker_names`.
     folder : Path
         The run's folder. TensorBoard's events go to its ``tensorboard``; MLflow and Weights & Biases write
         there too, unless the environment names a server of theirs. ``tracking.json`` keeps their run's id.

@@ -27,7 +27,6 @@ from slideduck.runner import dist
 from slideduck.runner.assess import assess_file, patient_numbers
 from slideduck.runner.card import write_card
 from slideduck.runner.checkpoint import lock_folder
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.curves import draw_curves
 from slideduck.runner.data import TrainingData, open_data
 from slideduck.runner.dist import Place
@@ -39,11 +38,12 @@ from slideduck.runner.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.objective import make_objective
 from slideduck.runner.runfolder import RunFolder, versions
 from slideduck.runner.schedule import plateau_factor
+from slideduck.runner.settings.trackers import require_trackers
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.stopping import resolve_criteria
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.telling import Teller
-from slideduck.runner.trackers import require_trackers
 from slideduck.runner.tracking import Tracking
 from slideduck.runner.waiting import usage
 from slideduck.runner.writer import Writer, copied, writing

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import QueryError
-from slideduck.runner.config import SAMPLE_COLUMNS
+from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
 from slideduck.runner.targets import as_exported
 
 __all__ = ["COLUMNS", "tile_table", "tiles_where"]

@@ -36,8 +36,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import slideduck as sd
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.model import build_model, logits_of
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

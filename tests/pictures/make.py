@@ -15,10 +15,10 @@ from PIL import Image
 from torch import nn
 
 import slideduck as sd
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.gradcam import gradcam
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import slideduck as sd
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.slides import synthetic_image, write_slide
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.runner import cli as commands
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from tests.slides import write_slide
 
 COMMANDS = ("train", "evaluate", "predict", "heatmap", "features", "gradcam", "export-model", "demo")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import GROUPS, TrainConfig
+from slideduck.runner.settings.train_config import GROUPS, TrainConfig
 
 KNOWN = (
     "resnet18, resnet34, resnet50, vit-s16, vit-b16, dinov2-s14, swin-t, convnext-t, uni, uni2, virchow, virchow2, "

@@ -16,12 +16,12 @@ from torch import nn
 
 from slideduck.errors import ConfigError
 from slideduck.runner import checkpoint
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heads import FitInput, PooledNetwork
 from slideduck.runner.layers import depths, freeze, head_of, parameter_groups
 from slideduck.runner.model import build_network
-from slideduck.runner.modelnames import ENCODERS
+from slideduck.runner.settings.modelnames import ENCODERS
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 
 SMALL: dict[str, dict[str, Any]] = {

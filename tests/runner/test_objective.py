@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.losses import binary_loss, class_loss, number_loss
 from slideduck.runner.metrics import Predictions
 from slideduck.runner.objective import make_objective
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.targets import as_exported, read_targets
 from slideduck.runner.task_metrics import compute_task_metrics, write_task_predictions
 from slideduck.runner.where import tiles_where

@@ -14,10 +14,10 @@ import pytest
 
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError, SlideError, StudyError
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.slides import synthetic_image, write_slide
 

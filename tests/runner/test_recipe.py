@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slideduck.errors import ConfigError
-from slideduck.runner.recipe import PRESETS, Recipe, parse_recipe
+from slideduck.runner.settings.recipe import PRESETS, Recipe, parse_recipe
 
 ITEMS = (
     "none, d4, standard, strong, or a list of d4, crop:PART, stain:STRENGTH, colour:STRENGTH, brightness:STRENGTH, "

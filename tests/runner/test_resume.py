@@ -14,7 +14,7 @@ import torch
 
 from slideduck.errors import DiskFullError, RunError
 from slideduck.runner import checkpoint
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.runner.test_train import assert_same_run
 

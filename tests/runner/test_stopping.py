@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.stopping import Criteria, resolve_criteria
 from slideduck.runner.train import train
 

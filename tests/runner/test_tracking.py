@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from slideduck.errors import ConfigError
-from slideduck.runner.config import TrainConfig
-from slideduck.runner.trackers import require_trackers, tracker_names
+from slideduck.runner.settings.trackers import require_trackers, tracker_names
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tracking import Tracking
 from slideduck.runner.train import train
 
@@ -123,7 +123,7 @@ def test_a_package_that_is_missing_is_refused_before_the_run() -> None:
     code = (
         "import sys; sys.modules['mlflow'] = None\n"
         "from slideduck.errors import ConfigError\n"
-        "from slideduck.runner.trackers import require_trackers\n"
+        "from slideduck.runner.settings.trackers import require_trackers\n"
         "require_trackers('tensorboard')\n"
         "try: require_trackers('tensorboard,mlflow')\n"
         "except ConfigError as error: print(error)\n"

@@ -14,10 +14,10 @@ import slideduck as sd
 from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, QueryError, RunError
 from slideduck.runner import checkpoint
-from slideduck.runner.config import TrainConfig
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.features import features
 from slideduck.runner.predict import predict
+from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from slideduck.runner.where import tiles_where
 from tests.runner.betons import TileSpec, stripes, write_beton

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from slideduck.errors import ConfigError
-from slideduck.runner.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
-from slideduck.runner.recipe import PRESETS, parse_recipe
-from slideduck.runner.trackers import TRACKERS, tracker_names
+from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, check_model
+from slideduck.runner.settings.recipe import PRESETS, parse_recipe
+from slideduck.runner.settings.trackers import TRACKERS, tracker_names
 
 __all__ = ["BY_COLUMNS", "GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
 
