@@ -17,7 +17,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.runner import dist
 from slideduck.runner.metrics import (
     LEVELS,
     Predictions,
@@ -27,6 +26,7 @@ from slideduck.runner.metrics import (
     scores_of_confusion,
     units_of,
 )
+from slideduck.runner.ranks import dist
 
 __all__ = ["MIN_PATIENTS", "RESAMPLES", "draw_patients", "intervals", "weighted_ranked_scores"]
 

@@ -151,7 +151,7 @@ def train(
     validation tile once.
     """
     config = TrainConfig(**settings)
-    from slideduck.runner.launch import Launch
+    from slideduck.runner.ranks.launch import Launch
 
     how = Launch(nnodes, node_rank, rendezvous, restarts, timeout_minutes)
     if folds or seeds is not None:

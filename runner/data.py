@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
-from slideduck.runner.dist import Place
 from slideduck.runner.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
+from slideduck.runner.ranks.dist import Place
 from slideduck.runner.rows import Rows, RunRows, run_rows
 from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
 from slideduck.runner.settings.train_config import TrainConfig

@@ -16,7 +16,6 @@ from slideduck.betons import Sidecar
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
-from slideduck.runner import dist
 from slideduck.runner.assess import (
     assess,
     metrics_by,
@@ -30,6 +29,7 @@ from slideduck.runner.calibration import with_temperature
 from slideduck.runner.data import open_beton
 from slideduck.runner.infer import predict_rows, write_predictions
 from slideduck.runner.metrics import plain
+from slideduck.runner.ranks import dist
 from slideduck.runner.rows import labelled_rows
 from slideduck.runner.targets import read_targets
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions

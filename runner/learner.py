@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from slideduck.runner import dist
 from slideduck.runner.augment import Augmenter
 from slideduck.runner.averaging import AveragedNetwork
 from slideduck.runner.data import TrainingData, input_statistics
-from slideduck.runner.dist import Place
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
 from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.objective import make_objective
+from slideduck.runner.ranks import dist
+from slideduck.runner.ranks.dist import Place
+from slideduck.runner.ranks.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
 from slideduck.runner.schedule import lr_at
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
 
 __all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]
 

@@ -1,4 +1,4 @@
-"""What the processes of the tests of `slideduck.runner.dist` do; spawned processes import it from here."""
+"""What the processes of the tests of `slideduck.runner.ranks.dist` do; spawned processes import it from here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as torch_dist
 
 from slideduck.errors import InputError, RunError
-from slideduck.runner import dist
+from slideduck.runner.ranks import dist
 
 
 def talk() -> dict[str, Any]:

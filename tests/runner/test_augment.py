@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 from slideduck.runner import pixels
 from slideduck.runner.augment import Augmenter, epoch_positions, turn
 from slideduck.runner.data import open_data
-from slideduck.runner.dist import Place
 from slideduck.runner.examples import draw_examples
+from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
 

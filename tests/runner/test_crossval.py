@@ -15,7 +15,7 @@ from slideduck.betons import read_sidecar
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.crossval import cross_validate, interval, runs_of
-from slideduck.runner.launch import Launch
+from slideduck.runner.ranks.launch import Launch
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.runner.betons import two_textures, write_beton

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.data import open_data
-from slideduck.runner.dist import Place
 from slideduck.runner.loader import rank_rows, steps_and_batch
+from slideduck.runner.ranks.dist import Place
 from slideduck.runner.rows import class_weights
 from slideduck.runner.sampling import Sampler, clipped_rows, group_tiles, make_sampler
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS, TrainConfig

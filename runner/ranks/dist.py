@@ -1,4 +1,4 @@
-"""Processes of a run: where this one stands, and how they talk. `slideduck.runner.launch` starts them.
+"""Processes of a run: where this one stands, and how they talk. `slideduck.runner.ranks.launch` starts them.
 
 Every rank runs the same collectives in the same order; only rank 0 writes files. Tensors on a GPU
 travel by NCCL, all others by gloo.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from slideduck.runner.dist import Place
+from slideduck.runner.ranks.dist import Place
 
 __all__ = ["gradients_stay", "is_sharded", "shard", "sharded_state", "whole", "whole_state"]
 

@@ -21,7 +21,7 @@ import torch
 
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError, SlideduckError
-from slideduck.runner.dist import TIMEOUT_MINUTES, visible
+from slideduck.runner.ranks.dist import TIMEOUT_MINUTES, visible
 
 __all__ = ["Launch", "launch", "resolve_nproc"]
 

@@ -1,0 +1,1 @@
+"""Processes that train together: launched, joined, and sharing a network."""
