@@ -26,7 +26,7 @@ from slideduck.runner.calibration import (
 )
 from slideduck.runner.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
 from slideduck.runner.settings.train_config import BY_COLUMNS
-from slideduck.runner.where import tile_table
+from slideduck.runner.tiles.conditions import tile_table
 
 __all__ = [
     "PredictedTiles",

@@ -12,8 +12,8 @@ import numpy as np
 
 from slideduck.betons import Sidecar
 from slideduck.runner.checkpoint import write_whole
-from slideduck.runner.rows import RunRows
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.rows import RunRows
 
 __all__ = ["card_text", "write_card"]
 

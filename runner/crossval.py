@@ -30,9 +30,9 @@ from slideduck.runner.checkpoint import lock_folder, write_json, write_whole
 from slideduck.runner.metrics import plain
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
-from slideduck.runner.rows import folds_of
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.targets import read_targets
+from slideduck.runner.tiles.rows import folds_of
+from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.train import train
 
 __all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]

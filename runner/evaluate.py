@@ -26,13 +26,13 @@ from slideduck.runner.assess import (
 )
 from slideduck.runner.bootstrap import RESAMPLES
 from slideduck.runner.calibration import with_temperature
-from slideduck.runner.data import open_beton
 from slideduck.runner.infer import predict_rows, write_predictions
 from slideduck.runner.metrics import plain
 from slideduck.runner.ranks import dist
-from slideduck.runner.rows import labelled_rows
-from slideduck.runner.targets import read_targets
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.tiles.open import open_beton
+from slideduck.runner.tiles.rows import labelled_rows
+from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.trained import TrainedModel, load_trained, warn_of_other_tiles
 
 __all__ = ["evaluate"]
@@ -65,7 +65,7 @@ def evaluate(
         Only tiles of this split, such as ``"val"``.
     where : str, optional
         Only tiles that meet this SQL condition on the side-car's columns, such as ``"site = 'C'"``; see
-        `slideduck.runner.where.tiles_where`.
+        `slideduck.runner.tiles.conditions.tiles_where`.
     checkpoint : str
         ``"best"`` or ``"last"``.
     batch_size : int, optional

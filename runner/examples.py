@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slideduck.runner.augment import Augmenter
 from slideduck.runner.checkpoint import write_whole
-from slideduck.runner.data import TrainingData
-from slideduck.runner.loader import to_device
 from slideduck.runner.settings.recipe import parse_recipe
+from slideduck.runner.tiles.augment import Augmenter
+from slideduck.runner.tiles.loader import to_device
+from slideduck.runner.tiles.open import TrainingData
 
 __all__ = ["draw_examples"]
 

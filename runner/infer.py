@@ -16,10 +16,10 @@ from torch import nn
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.checkpoint import write_whole
-from slideduck.runner.loader import TileLoader, to_device
 from slideduck.runner.metrics import Predictions
 from slideduck.runner.model import logits_of, standardise
 from slideduck.runner.objective import Objective
+from slideduck.runner.tiles.loader import TileLoader, to_device
 
 __all__ = [
     "Standard",

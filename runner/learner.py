@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from slideduck.runner.augment import Augmenter
 from slideduck.runner.averaging import AveragedNetwork
-from slideduck.runner.data import TrainingData, input_statistics
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
-from slideduck.runner.loader import Batch, to_device
 from slideduck.runner.metrics import Predictions, collect
 from slideduck.runner.model import build_network, logits_of, parameter_groups
 from slideduck.runner.objective import make_objective
@@ -28,6 +25,9 @@ from slideduck.runner.ranks.sharding import gradients_stay, is_sharded, shard, s
 from slideduck.runner.schedule import lr_at
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.augment import Augmenter
+from slideduck.runner.tiles.loader import Batch, to_device
+from slideduck.runner.tiles.open import TrainingData, input_statistics
 
 __all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]
 

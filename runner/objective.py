@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
 from slideduck.runner.losses import binary_loss, class_loss, number_loss
-from slideduck.runner.rows import class_weights
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.rows import class_weights
 
 __all__ = ["Objective", "make_objective"]
 
@@ -72,7 +72,7 @@ class Objective:
         outputs : torch.Tensor, (batch, outputs)
             As the network gives them.
         targets : torch.Tensor, (batch,) of int64 or (batch, outputs) of float32
-            See `slideduck.runner.targets.Targets`.
+            See `slideduck.runner.tiles.targets.Targets`.
 
         Raises
         ------
@@ -130,7 +130,7 @@ def make_objective(
     targets : ndarray, optional
         Targets of the training tiles.
     shares : ndarray of float64, optional
-        The part of an epoch that each of them has, where these differ; see `slideduck.runner.rows.class_weights`.
+        The part of an epoch that each of them has, where these differ; see `slideduck.runner.tiles.rows.class_weights`.
     state : mapping, optional
         `Objective.state` of a checkpoint; one of before has none, and needs none to predict.
 

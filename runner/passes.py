@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.augment import turn
 from slideduck.runner.infer import evaluating, log_probabilities
 from slideduck.runner.mcdropout import dropout_layers, dropping, tile_keys
+from slideduck.runner.tiles.augment import turn
 from slideduck.runner.trained import TrainedModel
 
 __all__ = ["TTA", "Estimate", "Passes", "estimate"]

@@ -136,8 +136,8 @@ def _pixels(beton: Path, tile_ids: NDArray[np.object_]) -> list[NDArray[np.uint8
     """Return the tiles of those names, (tile_px, tile_px, 3)."""
     import torch
 
-    from slideduck.runner.data import open_beton
-    from slideduck.runner.loader import to_device
+    from slideduck.runner.tiles.loader import to_device
+    from slideduck.runner.tiles.open import open_beton
 
     sidecar, loader = open_beton(beton, 1)
     row_of = {name: row for row, name in enumerate(sidecar.tile_id)}

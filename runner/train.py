@@ -27,7 +27,6 @@ from slideduck.runner.assess import assess_file, patient_numbers
 from slideduck.runner.card import write_card
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.curves import draw_curves
-from slideduck.runner.data import TrainingData, open_data
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
@@ -44,6 +43,7 @@ from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.stopping import resolve_criteria
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.telling import Teller
+from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.tracking import Tracking
 from slideduck.runner.waiting import usage
 from slideduck.runner.writer import Writer, copied, writing

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.betons import read_sidecar
 from slideduck.errors import SlideError
-from slideduck.runner.decode import decode_as_loader
+from slideduck.runner.tiles.decode import decode_as_loader
 from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored import StoredLevel, find_stored_level

@@ -54,7 +54,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import slideduck as sd
 from slideduck.betons import BetonWriter
-from slideduck.runner.loader import TileLoader, to_device
+from slideduck.runner.tiles.loader import TileLoader, to_device
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TILE_PX, QUALITY, BATCH = 256, 90, 64

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from slideduck.runner import pixels
-from slideduck.runner.augment import Augmenter, epoch_positions, turn
-from slideduck.runner.data import open_data
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles import pixels
+from slideduck.runner.tiles.augment import Augmenter, epoch_positions, turn
+from slideduck.runner.tiles.open import open_data
 
 CPU = torch.device("cpu")
 EVERYTHING = "d4,crop:0.5,stain:0.2,colour:0.3,blur:0.5,sharpen:0.5,jpeg:0.5"

@@ -11,9 +11,9 @@ import torch
 
 from slideduck.runner import checkpoint
 from slideduck.runner.card import card_text, write_card
-from slideduck.runner.data import open_data
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.open import open_data
 from slideduck.runner.train import train
 from tests.runner.betons import two_textures, write_beton
 

@@ -14,8 +14,8 @@ import torch
 
 from slideduck.betons import decode_jpeg, encode_jpeg
 from slideduck.errors import BetonError, RunError
-from slideduck.runner.data import open_beton
-from slideduck.runner.loader import TileLoader, steps_and_batch, to_device
+from slideduck.runner.tiles.loader import TileLoader, steps_and_batch, to_device
+from slideduck.runner.tiles.open import open_beton
 from tests.runner.betons import two_textures, write_beton
 
 CPU = torch.device("cpu")

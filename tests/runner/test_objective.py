@@ -18,9 +18,9 @@ from slideduck.runner.losses import binary_loss, class_loss, number_loss
 from slideduck.runner.metrics import Predictions
 from slideduck.runner.objective import make_objective
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.targets import as_exported, read_targets
 from slideduck.runner.task_metrics import compute_task_metrics, write_task_predictions
-from slideduck.runner.where import tiles_where
+from slideduck.runner.tiles.conditions import tiles_where
+from slideduck.runner.tiles.targets import as_exported, read_targets
 from tests.runner.betons import two_textures, write_beton
 
 CPU = torch.device("cpu")

@@ -22,10 +22,10 @@ from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner import curves, plots_cli, plots_scores, plots_tiles
 from slideduck.runner.assess import read_predictions
 from slideduck.runner.curves import plot_curves
-from slideduck.runner.data import open_beton
-from slideduck.runner.loader import to_device
 from slideduck.runner.plots_scores import plot_confusion, plot_pr, plot_reliability, plot_roc
 from slideduck.runner.plots_tiles import plot_worst
+from slideduck.runner.tiles.loader import to_device
+from slideduck.runner.tiles.open import open_beton
 
 NINE = [f"a class whose name is rather long, number {k}" for k in range(8)] + ["$short_"]
 

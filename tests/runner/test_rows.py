@@ -9,9 +9,9 @@ import pytest
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, QueryError, RunError
-from slideduck.runner.rows import class_weights, labelled_rows, run_rows
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.where import COLUMNS, tile_table, tiles_where
+from slideduck.runner.tiles.conditions import COLUMNS, tile_table, tiles_where
+from slideduck.runner.tiles.rows import class_weights, labelled_rows, run_rows
 from tests.runner.betons import TileSpec, stripes, write_beton
 
 BETON = Path("tiles.beton")

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError
-from slideduck.runner.data import open_data
-from slideduck.runner.loader import rank_rows, steps_and_batch
 from slideduck.runner.ranks.dist import Place
-from slideduck.runner.rows import class_weights
-from slideduck.runner.sampling import Sampler, clipped_rows, group_tiles, make_sampler
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS, TrainConfig
+from slideduck.runner.tiles.conditions import COLUMNS
+from slideduck.runner.tiles.loader import rank_rows, steps_and_batch
+from slideduck.runner.tiles.open import open_data
+from slideduck.runner.tiles.rows import class_weights
+from slideduck.runner.tiles.sampling import Sampler, clipped_rows, group_tiles, make_sampler
 from slideduck.runner.train import train
-from slideduck.runner.where import COLUMNS
 from tests.runner.betons import TileSpec, stripes, two_textures, write_beton
 
 BETON = Path("tiles.beton")

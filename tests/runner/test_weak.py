@@ -18,8 +18,8 @@ from slideduck.runner.evaluate import evaluate
 from slideduck.runner.features import features
 from slideduck.runner.predict import predict
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.conditions import tiles_where
 from slideduck.runner.train import train
-from slideduck.runner.where import tiles_where
 from tests.runner.betons import TileSpec, stripes, write_beton
 from tests.slides import synthetic_image, write_slide
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar, check_beton, read_sidecar
 from slideduck.errors import BetonError, ConfigError
-from slideduck.runner.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
 from slideduck.runner.ranks.dist import Place
-from slideduck.runner.rows import Rows, RunRows, run_rows
-from slideduck.runner.sampling import Sampler, clipped_rows, make_sampler
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.targets import Targets, read_targets
+from slideduck.runner.tiles.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
+from slideduck.runner.tiles.rows import Rows, RunRows, run_rows
+from slideduck.runner.tiles.sampling import Sampler, clipped_rows, make_sampler
+from slideduck.runner.tiles.targets import Targets, read_targets
 
 __all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data"]
 
@@ -33,7 +33,7 @@ class TrainingData:
     beton : Path
         The beton.
     sidecar : Sidecar
-        What its tiles are; its classes are what is learnt, see `slideduck.runner.targets.Targets`.
+        What its tiles are; its classes are what is learnt, see `slideduck.runner.tiles.targets.Targets`.
     targets : ndarray, (samples,) of int64 or (samples, outputs) of float32
         What each tile is to be learnt as.
     task : str

@@ -85,7 +85,7 @@ def rank_rows(order: Rows, batch_size: int, steps: int, rank: int, world_size: i
     Parameters
     ----------
     order : ndarray of int64, (n,)
-        Rows of the epoch, as from `slideduck.runner.sampling.Sampler.order`.
+        Rows of the epoch, as from `slideduck.runner.tiles.sampling.Sampler.order`.
     batch_size, steps, rank, world_size : int
         As from `steps_and_batch`.
 

@@ -1,6 +1,6 @@
 """Which tiles an epoch takes, and in which order: a function of the seed and the epoch alone.
 
-The order is that of all ranks together; `slideduck.runner.data.TrainingData.epoch_rows` cuts it. Where tiles
+The order is that of all ranks together; `slideduck.runner.tiles.open.TrainingData.epoch_rows` cuts it. Where tiles
 are balanced by several columns, the groups of each are within those of the one before: ``slide,label`` gives
 each slide the same part of an epoch, and within a slide each of its labels the same part of that.
 
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.where import tile_table
+from slideduck.runner.tiles.conditions import tile_table
 
 __all__ = ["Groups", "Sampler", "clipped_rows", "group_tiles", "make_sampler"]
 

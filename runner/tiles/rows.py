@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.where import tiles_where
+from slideduck.runner.tiles.conditions import tiles_where
 
 __all__ = ["Rows", "RunRows", "class_weights", "folds_of", "labelled_rows", "run_rows"]
 
@@ -94,7 +94,7 @@ def labelled_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str |
     Parameters
     ----------
     where : str, optional
-        A condition that they must meet; see `slideduck.runner.where.tiles_where`.
+        A condition that they must meet; see `slideduck.runner.tiles.conditions.tiles_where`.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def folds_of(sidecar: Sidecar, where: str | None, beton: Path) -> list[int]:
     Parameters
     ----------
     where : str, optional
-        A condition that the tiles must meet; see `slideduck.runner.where.tiles_where`.
+        A condition that the tiles must meet; see `slideduck.runner.tiles.conditions.tiles_where`.
 
     Raises
     ------

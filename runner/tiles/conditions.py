@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slideduck.betons import Sidecar
 from slideduck.errors import QueryError
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
-from slideduck.runner.targets import as_exported
+from slideduck.runner.tiles.targets import as_exported
 
 __all__ = ["COLUMNS", "tile_table", "tiles_where"]
 

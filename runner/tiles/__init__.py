@@ -1,0 +1,1 @@
+"""Tiles of betons on their way to a network: chosen, ordered, decoded, augmented."""
