@@ -22,7 +22,7 @@ from slideduck.errors import BetonError, ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.checkpoint import write_json, write_whole
 from slideduck.runner.infer import evaluating
-from slideduck.runner.model import logits_of
+from slideduck.runner.networks.build import logits_of
 from slideduck.runner.objective import make_objective
 from slideduck.runner.ranks import dist
 from slideduck.runner.tiles.open import open_beton

@@ -17,7 +17,7 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.metrics import Predictions
-from slideduck.runner.model import logits_of, standardise
+from slideduck.runner.networks.build import logits_of, standardise
 from slideduck.runner.objective import Objective
 from slideduck.runner.tiles.loader import TileLoader, to_device
 

@@ -17,7 +17,7 @@ from torch import nn
 from slideduck.runner.averaging import AveragedNetwork
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
 from slideduck.runner.metrics import Predictions, collect
-from slideduck.runner.model import build_network, logits_of, parameter_groups
+from slideduck.runner.networks.build import build_network, logits_of, parameter_groups
 from slideduck.runner.objective import make_objective
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place

@@ -17,9 +17,9 @@ from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.infer import Standard, evaluating, log_probabilities, precision_context
-from slideduck.runner.model import build_network
+from slideduck.runner.networks.build import build_network
+from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.objective import Objective, make_objective
-from slideduck.runner.penultimate import penultimate
 from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]

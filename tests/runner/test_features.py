@@ -15,8 +15,8 @@ from torch import nn
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
 from slideduck.runner.features import features
-from slideduck.runner.model import build_model, logits_of
-from slideduck.runner.penultimate import penultimate
+from slideduck.runner.networks.build import build_model, logits_of
+from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.predict import predict
 from slideduck.runner.trained import load_trained
 from tests.runner.studies import GRID, HALF, write_run, write_study

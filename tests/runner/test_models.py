@@ -17,9 +17,9 @@ from torch import nn
 from slideduck.errors import ConfigError
 from slideduck.runner import checkpoint
 from slideduck.runner.evaluate import evaluate
-from slideduck.runner.heads import FitInput, PooledNetwork
-from slideduck.runner.layers import depths, freeze, head_of, parameter_groups
-from slideduck.runner.model import build_network
+from slideduck.runner.networks.build import build_network
+from slideduck.runner.networks.heads import FitInput, PooledNetwork
+from slideduck.runner.networks.layers import depths, freeze, head_of, parameter_groups
 from slideduck.runner.settings.modelnames import ENCODERS
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
@@ -70,7 +70,7 @@ def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def test_resnets_are_those_of_transformers_with_the_weights_of_the_seed(name: str) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    from slideduck.runner.hf import _CONFIGS
+    from slideduck.runner.networks.transformers_nets import _CONFIGS
 
     torch.manual_seed(5)
     expected = ResNetForImageClassification(ResNetConfig(embedding_size=64, num_labels=3, **_CONFIGS[name]))
@@ -441,7 +441,7 @@ def test_an_encoder_gets_its_pooling_its_size_and_its_mean_from_the_table(tmp_pa
     """A small network in place of Phikon v2's: what the table says of it does not depend on its size."""
     from transformers import Dinov2Config
 
-    from slideduck.runner.hf import HfSource, build_hf
+    from slideduck.runner.networks.transformers_nets import HfSource, build_hf
 
     encoder = ENCODERS["phikon2"]
     config = Dinov2Config(**{**SMALL["dinov2"], "patch_size": 16, "image_size": 224})

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.heads import FitInput, PooledNetwork
-from slideduck.runner.hf import Pixels, may_download, transformers
+from slideduck.runner.networks.heads import FitInput, PooledNetwork
+from slideduck.runner.networks.transformers_nets import Pixels, may_download, transformers
 from slideduck.runner.settings.modelnames import Encoder
 
 __all__ = ["FETCHED", "build_monai", "build_timm"]
@@ -58,7 +58,7 @@ def build_timm(
     has_weights : bool
         Weights are loaded afterwards: the network needs none of the hub.
     input_px, dropout, drop_path
-        See `slideduck.runner.hf.build_hf`.
+        See `slideduck.runner.networks.transformers_nets.build_hf`.
 
     Returns
     -------

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.hf import HfSource, Pixels, build_hf, find_hf, inner_hf, transformers
-from slideduck.runner.layers import freeze, parameter_groups
-from slideduck.runner.otherlibs import FETCHED, build_monai, build_timm
+from slideduck.runner.networks.layers import freeze, parameter_groups
+from slideduck.runner.networks.otherlibs import FETCHED, build_monai, build_timm
+from slideduck.runner.networks.transformers_nets import HfSource, Pixels, build_hf, find_hf, inner_hf, transformers
+from slideduck.runner.networks.weights import load_pretrained, load_weights, read_weights
 from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.weights import load_pretrained, load_weights, read_weights
 
 __all__ = ["Built", "build_model", "build_network", "logits_of", "parameter_groups", "standardise"]
 

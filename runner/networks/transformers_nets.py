@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.heads import FitInput, PooledNetwork
+from slideduck.runner.networks.heads import FitInput, PooledNetwork
 from slideduck.runner.settings.modelnames import Encoder
 
 __all__ = ["HfSource", "Pixels", "build_hf", "find_hf", "inner_hf", "load_hf", "may_download", "read_pixels"]
@@ -186,7 +186,7 @@ def build_hf(
     encoder : Encoder, optional
         Decides what the head sees of the tokens.
     input_px : int
-        See `slideduck.runner.heads.FitInput`.
+        See `slideduck.runner.networks.heads.FitInput`.
     dropout, drop_path : float
         Put into the configuration where they are not 0.
 

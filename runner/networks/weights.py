@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.hf import Pixels, inner_hf, load_hf, read_pixels
-from slideduck.runner.layers import head_of
+from slideduck.runner.networks.layers import head_of
+from slideduck.runner.networks.transformers_nets import Pixels, inner_hf, load_hf, read_pixels
 
 __all__ = ["Weights", "load_pretrained", "load_weights", "read_weights"]
 

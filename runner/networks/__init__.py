@@ -1,0 +1,1 @@
+"""Networks: built by name, with their heads, layers and weights."""
