@@ -63,7 +63,7 @@ def card_text(
     pictures : sequence of str
         File names of the pictures that are beside it.
     intervals : mapping, optional
-        ``ci95/…`` of the best epoch's metrics; see `slideduck.runner.bootstrap.intervals`.
+        ``ci95/…`` of the best epoch's metrics; see `slideduck.runner.scores.bootstrap.intervals`.
     """
     classes: list[str] = state["classes"]
     best = next(line for line in state["history"] if line["epoch"] == state["best"]["epoch"])

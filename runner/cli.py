@@ -165,7 +165,7 @@ def train(
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    from slideduck.runner.report import print_metrics
+    from slideduck.runner.scores.report import print_metrics
 
     print_metrics(
         result["validation"]["metrics"], f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)"
@@ -249,7 +249,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    from slideduck.runner.report import print_by, print_metrics, print_thresholds
+    from slideduck.runner.scores.report import print_by, print_metrics, print_thresholds
 
     split = f", split {result['split']}" if result["split"] else ""
     where = f", where {result['where']}" if result["where"] else ""

@@ -25,11 +25,11 @@ from scipy.special import stdtrit
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.cli.printing import Output, counted, message, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
-from slideduck.runner.assess import assess_file
 from slideduck.runner.checkpoint import lock_folder, write_json, write_whole
-from slideduck.runner.metrics import plain
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
+from slideduck.runner.scores.assess import assess_file
+from slideduck.runner.scores.metrics import plain
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.rows import folds_of
 from slideduck.runner.tiles.targets import read_targets

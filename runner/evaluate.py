@@ -16,7 +16,9 @@ from slideduck.betons import Sidecar
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
-from slideduck.runner.assess import (
+from slideduck.runner.infer import predict_rows, write_predictions
+from slideduck.runner.ranks import dist
+from slideduck.runner.scores.assess import (
     assess,
     metrics_by,
     patient_numbers,
@@ -24,11 +26,9 @@ from slideduck.runner.assess import (
     read_thresholds,
     tile_columns,
 )
-from slideduck.runner.bootstrap import RESAMPLES
-from slideduck.runner.calibration import with_temperature
-from slideduck.runner.infer import predict_rows, write_predictions
-from slideduck.runner.metrics import plain
-from slideduck.runner.ranks import dist
+from slideduck.runner.scores.bootstrap import RESAMPLES
+from slideduck.runner.scores.calibration import with_temperature
+from slideduck.runner.scores.metrics import plain
 from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
@@ -88,7 +88,7 @@ def evaluate(
     -------
     dict
         ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``predictions`` (the
-        Parquet's path), what `slideduck.runner.assess.assess` says: ``metrics``, ``reliability``, ``thresholds``,
+        Parquet's path), what `slideduck.runner.scores.assess.assess` says: ``metrics``, ``reliability``, ``thresholds``,
         ``temperature``; and ``by``: for each column a list of metrics.
 
     Raises

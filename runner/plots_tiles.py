@@ -16,7 +16,7 @@ from slideduck.catalog.evaluations import prediction_files
 from slideduck.cli.printing import counted
 from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.assess import PredictedTiles, read_predictions
+from slideduck.runner.scores.assess import PredictedTiles, read_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
 """How good predictions of several labels or of numbers are, for tiles, slides and patients.
 
-As in `slideduck.runner.metrics`, all is computed in one process, in double precision, in order of row. A
+As in `slideduck.runner.scores.metrics`, all is computed in one process, in double precision, in order of row. A
 slide's target and prediction are the means over its tiles, and a patient's over the tiles of all slides.
 """
 
@@ -21,8 +21,8 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 
 from slideduck.betons import Sidecar
 from slideduck.runner.checkpoint import write_whole
-from slideduck.runner.metrics import Predictions
 from slideduck.runner.objective import Objective
+from slideduck.runner.scores.metrics import Predictions
 
 __all__ = ["compute_task_metrics", "task_metrics_of", "write_task_predictions"]
 

@@ -23,20 +23,20 @@ import torch
 
 from slideduck.cli.printing import message
 from slideduck.errors import RunError
-from slideduck.runner.assess import assess_file, patient_numbers
 from slideduck.runner.card import write_card
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.curves import draw_curves
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
-from slideduck.runner.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.objective import make_objective
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.launch import Launch, launch, resolve_nproc
 from slideduck.runner.runfolder import RunFolder, versions
 from slideduck.runner.schedule import plateau_factor
+from slideduck.runner.scores.assess import assess_file, patient_numbers
+from slideduck.runner.scores.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.steplog import epoch_bar, step_line
@@ -88,7 +88,7 @@ def train(
     -------
     dict
         ``run``, ``epochs``, ``best_epoch``, ``metrics`` (of the best epoch), ``validation`` (what
-        `slideduck.runner.assess.assess` says of its predictions) and ``checkpoint``.
+        `slideduck.runner.scores.assess.assess` says of its predictions) and ``checkpoint``.
 
     Raises
     ------

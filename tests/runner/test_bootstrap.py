@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from slideduck.runner.bootstrap import draw_patients, intervals, weighted_ranked_scores
-from slideduck.runner.metrics import Predictions, compute_metrics, ranked_scores
+from slideduck.runner.scores.bootstrap import draw_patients, intervals, weighted_ranked_scores
+from slideduck.runner.scores.metrics import Predictions, compute_metrics, ranked_scores
 
 CLASSES = ["a", "b"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from slideduck.runner.calibration import (
+from slideduck.runner.scores.calibration import (
     BINS,
     apply_thresholds,
     brier_score,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slideduck.errors import RunError
-from slideduck.runner.metrics import Predictions, collect, compute_metrics, plain
+from slideduck.runner.scores.metrics import Predictions, collect, compute_metrics, plain
 
 
 def made(probabilities: list[list[float]], labels: list[int]) -> Predictions:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from slideduck.runner.metrics import Predictions, compute_metrics, ranked_scores
+from slideduck.runner.scores.metrics import Predictions, compute_metrics, ranked_scores
 
 
 @st.composite

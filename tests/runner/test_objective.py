@@ -15,8 +15,8 @@ from torch.nn import functional
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.losses import binary_loss, class_loss, number_loss
-from slideduck.runner.metrics import Predictions
 from slideduck.runner.objective import make_objective
+from slideduck.runner.scores.metrics import Predictions
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.task_metrics import compute_task_metrics, write_task_predictions
 from slideduck.runner.tiles.conditions import tiles_where

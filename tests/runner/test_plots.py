@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner import curves, plots_cli, plots_scores, plots_tiles
-from slideduck.runner.assess import read_predictions
 from slideduck.runner.curves import plot_curves
 from slideduck.runner.plots_scores import plot_confusion, plot_pr, plot_reliability, plot_roc
 from slideduck.runner.plots_tiles import plot_worst
+from slideduck.runner.scores.assess import read_predictions
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from slideduck.betons import Sidecar
 from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.bootstrap import RESAMPLES, intervals
-from slideduck.runner.calibration import (
+from slideduck.runner.scores.bootstrap import RESAMPLES, intervals
+from slideduck.runner.scores.calibration import (
     apply_thresholds,
     calibration_error,
     choose_thresholds,
@@ -24,7 +24,7 @@ from slideduck.runner.calibration import (
     reliability,
     with_temperature,
 )
-from slideduck.runner.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
+from slideduck.runner.scores.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.runner.tiles.conditions import tile_table
 
@@ -120,7 +120,7 @@ def assess(
     Returns
     -------
     dict
-        ``metrics`` (see `compute_metrics`, and ``ci95/…`` of `slideduck.runner.bootstrap.intervals`);
+        ``metrics`` (see `compute_metrics`, and ``ci95/…`` of `slideduck.runner.scores.bootstrap.intervals`);
         ``reliability``, by level (tiles, slides, patients): the table of ``predicted``, and of each class under
         ``classes``; ``thresholds``, by level and class: those that serve these units best; ``applied_thresholds``,
         alike: what `thresholds` do here; and ``temperature``: the one that gives these tiles the greatest

@@ -24,7 +24,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
     Parameters
     ----------
     metrics : mapping
-        As from `slideduck.runner.assess.assess`; without patients there is no column of them.
+        As from `slideduck.runner.scores.assess.assess`; without patients there is no column of them.
     title : str
         Above the table.
     """

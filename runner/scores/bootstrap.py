@@ -17,7 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.runner.metrics import (
+from slideduck.runner.ranks import dist
+from slideduck.runner.scores.metrics import (
     LEVELS,
     Predictions,
     Units,
@@ -26,7 +27,6 @@ from slideduck.runner.metrics import (
     scores_of_confusion,
     units_of,
 )
-from slideduck.runner.ranks import dist
 
 __all__ = ["MIN_PATIENTS", "RESAMPLES", "draw_patients", "intervals", "weighted_ranked_scores"]
 
@@ -50,7 +50,7 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the 95 % intervals of the metrics of `slideduck.runner.metrics.compute_metrics`.
+    """Return the 95 % intervals of the metrics of `slideduck.runner.scores.metrics.compute_metrics`.
 
     They are the 2.5th and 97.5th percentiles over resamples of patients, by linear interpolation
     (B. Efron and R. Tibshirani, An introduction to the bootstrap, 1993, chapter 13).
@@ -135,7 +135,7 @@ def weighted_ranked_scores(
     Returns
     -------
     tuple of ndarray, (resamples,)
-        As of `slideduck.runner.metrics.ranked_scores` on the units, each as often as its patient.
+        As of `slideduck.runner.scores.metrics.ranked_scores` on the units, each as often as its patient.
     """
     auroc, precision = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     if len(scores) and not np.isnan(scores).any():

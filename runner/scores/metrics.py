@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.errors import RunError
-from slideduck.runner.calibration import brier_score, calibration_error, classwise_calibration_error
+from slideduck.runner.scores.calibration import brier_score, calibration_error, classwise_calibration_error
 
 __all__ = [
     "LEVELS",
@@ -146,7 +146,7 @@ def compute_metrics(
         ``kappa`` (Cohen's; NaN where chance alone would agree always), ``auroc/CLASS`` and
         ``average_precision/CLASS`` (one against the rest; NaN where only one side is there),
         ``macro_auroc`` (mean over the classes that have one), ``brier``, ``ece`` and ``classwise_ece`` (see
-        `slideduck.runner.calibration`), ``confusion`` (rows: true class, columns: predicted, both by
+        `slideduck.runner.scores.calibration`), ``confusion`` (rows: true class, columns: predicted, both by
         number), ``tiles``; the same, but for the loss, under ``slide/``, with ``slide/slides`` for their
         number and ``slide/fraction_error``: the mean, over slides and classes, of the difference between the part of
         a slide's tiles that is predicted to be of a class and the part that is; and alike under ``patient/``,
