@@ -16,7 +16,6 @@ from slideduck.betons import Sidecar
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
-from slideduck.runner.infer import predict_rows, write_predictions
 from slideduck.runner.ranks import dist
 from slideduck.runner.scores.assess import (
     assess,
@@ -29,7 +28,8 @@ from slideduck.runner.scores.assess import (
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import with_temperature
 from slideduck.runner.scores.metrics import plain
-from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.tasks.infer import predict_rows, write_predictions
+from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets

@@ -21,10 +21,10 @@ from torch import nn
 from slideduck.errors import BetonError, ConfigError, RunError
 from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.checkpoint import write_json, write_whole
-from slideduck.runner.infer import evaluating
 from slideduck.runner.networks.build import logits_of
-from slideduck.runner.objective import make_objective
 from slideduck.runner.ranks import dist
+from slideduck.runner.tasks.infer import evaluating
+from slideduck.runner.tasks.objective import make_objective
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.trained import TrainedModel, load_trained
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.infer import evaluating, log_probabilities
 from slideduck.runner.mcdropout import dropout_layers, dropping, tile_keys
+from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.augment import turn
 from slideduck.runner.trained import TrainedModel
 

@@ -27,9 +27,7 @@ from slideduck.runner.card import write_card
 from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.curves import draw_curves
 from slideduck.runner.examples import draw_examples
-from slideduck.runner.infer import precision_context, write_predictions
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
-from slideduck.runner.objective import make_objective
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.launch import Launch, launch, resolve_nproc
@@ -41,7 +39,9 @@ from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.stopping import resolve_criteria
-from slideduck.runner.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.tasks.infer import precision_context, write_predictions
+from slideduck.runner.tasks.objective import make_objective
+from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.telling import Teller
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.tracking import Tracking

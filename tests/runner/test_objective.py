@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.losses import binary_loss, class_loss, number_loss
-from slideduck.runner.objective import make_objective
 from slideduck.runner.scores.metrics import Predictions
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.task_metrics import compute_task_metrics, write_task_predictions
+from slideduck.runner.tasks.losses import binary_loss, class_loss, number_loss
+from slideduck.runner.tasks.objective import make_objective
+from slideduck.runner.tasks.task_metrics import compute_task_metrics, write_task_predictions
 from slideduck.runner.tiles.conditions import tiles_where
 from slideduck.runner.tiles.targets import as_exported, read_targets
 from tests.runner.betons import two_textures, write_beton

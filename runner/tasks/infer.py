@@ -17,8 +17,8 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.networks.build import logits_of, standardise
-from slideduck.runner.objective import Objective
 from slideduck.runner.scores.metrics import Predictions
+from slideduck.runner.tasks.objective import Objective
 from slideduck.runner.tiles.loader import TileLoader, to_device
 
 __all__ = [

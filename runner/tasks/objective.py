@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
-from slideduck.runner.losses import binary_loss, class_loss, number_loss
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tasks.losses import binary_loss, class_loss, number_loss
 from slideduck.runner.tiles.rows import class_weights
 
 __all__ = ["Objective", "make_objective"]

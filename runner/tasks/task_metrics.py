@@ -21,8 +21,8 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 
 from slideduck.betons import Sidecar
 from slideduck.runner.checkpoint import write_whole
-from slideduck.runner.objective import Objective
 from slideduck.runner.scores.metrics import Predictions
+from slideduck.runner.tasks.objective import Objective
 
 __all__ = ["compute_task_metrics", "task_metrics_of", "write_task_predictions"]
 
