@@ -25,9 +25,9 @@ from scipy.special import stdtrit
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.cli.printing import Output, counted, message, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
-from slideduck.runner.checkpoint import lock_folder, write_json, write_whole
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
+from slideduck.runner.runs.checkpoint import lock_folder, write_json, write_whole
 from slideduck.runner.scores.assess import assess_file
 from slideduck.runner.scores.metrics import plain
 from slideduck.runner.settings.train_config import TrainConfig

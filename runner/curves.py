@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import RunError
-from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.runs.checkpoint import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

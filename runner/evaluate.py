@@ -15,8 +15,9 @@ import slideduck
 from slideduck.betons import Sidecar
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.ranks import dist
+from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.runs.trained import TrainedModel, load_trained, warn_of_other_tiles
 from slideduck.runner.scores.assess import (
     assess,
     metrics_by,
@@ -33,7 +34,6 @@ from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_pred
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets
-from slideduck.runner.trained import TrainedModel, load_trained, warn_of_other_tiles
 
 __all__ = ["evaluate"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.tiles.augment import Augmenter
 from slideduck.runner.tiles.loader import to_device

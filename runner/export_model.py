@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from slideduck.errors import BetonError, ConfigError, RunError
-from slideduck.runner import checkpoint as checkpoints
-from slideduck.runner.checkpoint import write_json, write_whole
 from slideduck.runner.networks.build import logits_of
 from slideduck.runner.ranks import dist
+from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.runs.checkpoint import write_json, write_whole
+from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.runner.tasks.infer import evaluating
 from slideduck.runner.tasks.objective import make_objective
 from slideduck.runner.tiles.open import open_beton
-from slideduck.runner.trained import TrainedModel, load_trained
 
 __all__ = ["LAYOUTS", "OPSET", "ModelReport", "export_model"]
 

@@ -17,9 +17,9 @@ import slideduck
 from slideduck.errors import SlideError
 from slideduck.progress import track
 from slideduck.runner.passes import Estimate, Passes, estimate
+from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.runner.study_runs import register_run
 from slideduck.runner.tile_source import TilesOfSlide, open_tiles
-from slideduck.runner.trained import TrainedModel, load_trained
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study

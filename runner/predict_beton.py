@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.progress import track
-from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
+from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.runs.trained import load_trained, warn_of_other_tiles
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
-from slideduck.runner.trained import load_trained, warn_of_other_tiles
 
 __all__ = ["BetonPredictReport", "predict_beton"]
 

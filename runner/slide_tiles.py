@@ -22,8 +22,8 @@ from slideduck.cli.printing import message
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json
 from slideduck.measure.stain_fit import ensure_fit
+from slideduck.runner.runs.trained import TrainedModel
 from slideduck.runner.tiles.decode import decode_as_loader
-from slideduck.runner.trained import TrainedModel
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader, choose_reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from slideduck.catalog.features import delete_features
 from slideduck.errors import RunError
 from slideduck.runner.passes import Passes
-from slideduck.runner.trained import TrainedModel
+from slideduck.runner.runs.trained import TrainedModel
 from slideduck.study import Study
 
 __all__ = ["held_passes", "register_run"]

@@ -23,15 +23,16 @@ import torch
 
 from slideduck.cli.printing import message
 from slideduck.errors import RunError
-from slideduck.runner.card import write_card
-from slideduck.runner.checkpoint import lock_folder
 from slideduck.runner.curves import draw_curves
 from slideduck.runner.examples import draw_examples
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.launch import Launch, launch, resolve_nproc
-from slideduck.runner.runfolder import RunFolder, versions
+from slideduck.runner.runs.card import write_card
+from slideduck.runner.runs.checkpoint import lock_folder
+from slideduck.runner.runs.runfolder import RunFolder, versions
+from slideduck.runner.runs.tracking import Tracking
 from slideduck.runner.schedule import plateau_factor
 from slideduck.runner.scores.assess import assess_file, patient_numbers
 from slideduck.runner.scores.metrics import Predictions, compute_metrics, plain
@@ -44,7 +45,6 @@ from slideduck.runner.tasks.objective import make_objective
 from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
 from slideduck.runner.telling import Teller
 from slideduck.runner.tiles.open import TrainingData, open_data
-from slideduck.runner.tracking import Tracking
 from slideduck.runner.waiting import usage
 from slideduck.runner.writer import Writer, copied, writing
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
-from slideduck.runner.checkpoint import write_whole
 from slideduck.runner.networks.build import logits_of, standardise
+from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.scores.metrics import Predictions
 from slideduck.runner.tasks.objective import Objective
 from slideduck.runner.tiles.loader import TileLoader, to_device

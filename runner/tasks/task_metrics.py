@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
 
 from slideduck.betons import Sidecar
-from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.scores.metrics import Predictions
 from slideduck.runner.tasks.objective import Objective
 

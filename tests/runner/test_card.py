@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from slideduck.runner import checkpoint
-from slideduck.runner.card import card_text, write_card
 from slideduck.runner.ranks.dist import Place
+from slideduck.runner.runs import checkpoint
+from slideduck.runner.runs.card import card_text, write_card
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.open import open_data
 from slideduck.runner.train import train

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slideduck.errors import DiskFullError, RunError
-from slideduck.runner import checkpoint
+from slideduck.runner.runs import checkpoint
 
 
 class _Runs:

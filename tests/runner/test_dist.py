@@ -21,9 +21,9 @@ import torch
 
 from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, InputError, RunError
-from slideduck.runner import checkpoint
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.ranks import dist, launch
+from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.runner.betons import two_textures, write_beton

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner import checkpoint
 from slideduck.runner.export_model import export_model
 from slideduck.runner.networks.weights import read_weights
+from slideduck.runner.runs import checkpoint
+from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.train import train
-from slideduck.runner.trained import load_trained
 from tests.runner.betons import two_textures, write_beton
 
 onnx = pytest.importorskip("onnx")

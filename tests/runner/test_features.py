@@ -18,7 +18,7 @@ from slideduck.runner.features import features
 from slideduck.runner.networks.build import build_model, logits_of
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.predict import predict
-from slideduck.runner.trained import load_trained
+from slideduck.runner.runs.trained import load_trained
 from tests.runner.studies import GRID, HALF, write_run, write_study
 
 

@@ -20,8 +20,8 @@ from slideduck.runner.mcdropout import dropping, tile_keys, uniform
 from slideduck.runner.passes import Passes, estimate
 from slideduck.runner.predict import predict
 from slideduck.runner.predict_beton import predict_beton
+from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.runner.tiles.augment import turn
-from slideduck.runner.trained import TrainedModel, load_trained
 from tests.runner.studies import GRID, write_run, write_study
 
 MC = Passes(mc_dropout=10)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from slideduck.errors import DiskFullError, RunError
-from slideduck.runner import checkpoint
+from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.runner.test_train import assert_same_run

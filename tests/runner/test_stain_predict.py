@@ -17,12 +17,12 @@ from slideduck.errors import BetonError, SlideError
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
+from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.slide_tiles import choose_slides, read_tiles
 from slideduck.runner.tile_source import open_tiles
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.train import train
-from slideduck.runner.trained import load_trained
 from tests.slides import synthetic_image, write_slide
 
 CONFIG = TrainConfig(model="networks:tiny", epochs=1, batch_size_per_rank=16, lr=1e-2)

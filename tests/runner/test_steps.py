@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from slideduck.errors import RunError
-from slideduck.runner import checkpoint
 from slideduck.runner.averaging import AveragedNetwork, decay_at
 from slideduck.runner.evaluate import evaluate
 from slideduck.runner.learner import EpochPart, steps_of_epoch
+from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.steplog import epoch_bar, step_line
 from slideduck.runner.train import train

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from slideduck.errors import ConfigError
+from slideduck.runner.runs.tracking import Tracking
 from slideduck.runner.settings.trackers import require_trackers, tracker_names
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tracking import Tracking
 from slideduck.runner.train import train
 
 pytest.importorskip("tensorboard")

@@ -18,7 +18,7 @@ import torch
 
 from slideduck.betons import decode_jpeg, encode_jpeg, read_sidecar
 from slideduck.errors import ConfigError, DiskFullError, RunError
-from slideduck.runner import checkpoint
+from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.train import train
 from tests.runner.betons import two_textures, write_beton

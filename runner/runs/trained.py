@@ -15,9 +15,9 @@ from torch import nn
 from slideduck.betons import Sidecar
 from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner import checkpoint as checkpoints
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.networks.penultimate import penultimate
+from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.infer import Standard, evaluating, log_probabilities, precision_context
 from slideduck.runner.tasks.objective import Objective, make_objective

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slideduck.cli.printing import message
-from slideduck.runner import checkpoint
+from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.trackers import tracker_names
 
 __all__ = ["Tracker", "Tracking"]

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from slideduck.errors import RunError
-from slideduck.runner import checkpoint
+from slideduck.runner.runs import checkpoint
 
 __all__ = ["RunFolder", "versions"]
 

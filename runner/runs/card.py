@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slideduck.betons import Sidecar
-from slideduck.runner.checkpoint import write_whole
+from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.rows import RunRows
 
