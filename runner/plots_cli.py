@@ -40,7 +40,7 @@ _RESAMPLES = click.option(
 @_DPI
 def curves(run: Path, out: Path, dpi: int | None) -> None:
     """Draw loss, accuracy, AUROC and learning rate of a RUN over its epochs (.png, .pdf, .svg)."""
-    from slideduck.runner.curves import plot_curves
+    from slideduck.runner.plots.curves import plot_curves
 
     click.echo(plot_curves(run, out, dpi=dpi))
 
@@ -57,7 +57,7 @@ def roc(run: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, for the validation tiles of its best epoch, or a Parquet that `slideduck evaluate`
     wrote. The circle on each curve is the threshold by Youden's J.
     """
-    from slideduck.runner.plots_scores import plot_roc
+    from slideduck.runner.plots.scores import plot_roc
 
     click.echo(plot_roc(run, out, **options))
 
@@ -74,7 +74,7 @@ def pr(run: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote. The marks at the right edge are what
     chance gives.
     """
-    from slideduck.runner.plots_scores import plot_pr
+    from slideduck.runner.plots.scores import plot_pr
 
     click.echo(plot_pr(run, out, **options))
 
@@ -90,7 +90,7 @@ def confusion(run: Path, out: Path, **options: Any) -> None:
 
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote.
     """
-    from slideduck.runner.plots_scores import plot_confusion
+    from slideduck.runner.plots.scores import plot_confusion
 
     click.echo(plot_confusion(run, out, **options))
 
@@ -106,7 +106,7 @@ def reliability(run: Path, out: Path, **options: Any) -> None:
 
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote.
     """
-    from slideduck.runner.plots_scores import plot_reliability
+    from slideduck.runner.plots.scores import plot_reliability
 
     click.echo(plot_reliability(run, out, **options))
 
@@ -126,6 +126,6 @@ def worst(run: Path, beton: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote, and BETON has its tiles. Under each are
     its label, what it was taken for, the probabilities of both, and its name.
     """
-    from slideduck.runner.plots_tiles import plot_worst
+    from slideduck.runner.plots.worst import plot_worst
 
     click.echo(plot_worst(run, beton, out, **options))

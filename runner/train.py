@@ -23,9 +23,9 @@ import torch
 
 from slideduck.cli.printing import message
 from slideduck.errors import RunError
-from slideduck.runner.curves import draw_curves
-from slideduck.runner.examples import draw_examples
 from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
+from slideduck.runner.plots.curves import draw_curves
+from slideduck.runner.plots.examples import draw_examples
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.launch import Launch, launch, resolve_nproc

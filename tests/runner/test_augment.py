@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from slideduck.runner.examples import draw_examples
+from slideduck.runner.plots.examples import draw_examples
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig

@@ -19,10 +19,13 @@ from matplotlib.figure import Figure
 
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError, StudyError
-from slideduck.runner import curves, plots_cli, plots_scores, plots_tiles
-from slideduck.runner.curves import plot_curves
-from slideduck.runner.plots_scores import plot_confusion, plot_pr, plot_reliability, plot_roc
-from slideduck.runner.plots_tiles import plot_worst
+from slideduck.runner import plots_cli
+from slideduck.runner.plots import curves
+from slideduck.runner.plots import scores as plots_scores
+from slideduck.runner.plots import worst as plots_tiles
+from slideduck.runner.plots.curves import plot_curves
+from slideduck.runner.plots.scores import plot_confusion, plot_pr, plot_reliability, plot_roc
+from slideduck.runner.plots.worst import plot_worst
 from slideduck.runner.scores.assess import read_predictions
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
