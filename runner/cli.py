@@ -157,7 +157,7 @@ def train(
     if folds or seeds is not None:
         _cross_validate(beton, run, config, as_json, folds=folds, seeds=seeds, nproc=nproc, how=how)
         return
-    from slideduck.runner.train import train as train_run
+    from slideduck.runner.training.train import train as train_run
 
     result = train_run(beton, run, config, nproc=nproc, how=how)
     if not result:
@@ -175,7 +175,7 @@ def train(
 
 def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, **how: Any) -> None:
     """Train several runs and print what they say together; fail if one of them did."""
-    from slideduck.runner.crossval import cross_validate, print_summary
+    from slideduck.runner.training.crossval import cross_validate, print_summary
 
     summary = cross_validate(beton, run, config, **how)
     if as_json:

@@ -25,7 +25,7 @@ from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["EPOCHS", "run_demo"]

@@ -143,7 +143,7 @@ class RunFolder:
             ) from error
         now = _comparable(identity)
         if before["epochs"][0] < now["epochs"][0]:
-            # More epochs go on with the same run; see `slideduck.runner.train`.
+            # More epochs go on with the same run; see `slideduck.runner.training.train`.
             before["epochs"] = now["epochs"]
         nothing = (None, "not set")
         different = [

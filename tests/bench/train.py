@@ -3,7 +3,7 @@
     python tests/bench/train.py [--models resnet50,vit_b16] [--tile-px 224,256] [--batch-size 256] [--nproc 1,2,4,8]
                                 [--epochs 6] [--set name=value] [--quick]
 
-Each row is a run of `slideduck.runner.train.train` as users start it, on real tiles: the two slides that the project is
+Each row is a run of `slideduck.runner.training.train.train` as users start it, on real tiles: the two slides that the project is
 tested with, in a grid that overlaps so much that there are enough. Figures are medians over its epochs but the first,
 which compiles, and are the run's own: what stands in its metrics.jsonl.
 
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import slideduck as sd
 from slideduck.runner.networks.build import build_model, logits_of
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SLIDES = {"CMU-1-Small-Region": 0.499, "TCGA-CR-7395-01A-01-TS1": 0.5}

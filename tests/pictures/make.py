@@ -19,7 +19,7 @@ from slideduck.runner.gradcam import gradcam
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.predict import predict
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 
 HERE = Path(__file__).parent
 SLIDE = "CMU-1-Small-Region"

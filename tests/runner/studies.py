@@ -7,7 +7,7 @@ from pathlib import Path
 
 import slideduck as sd
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.slides import synthetic_image, write_slide
 
 GRID = "32px_32um"

@@ -14,7 +14,7 @@ from slideduck.runner.runs import checkpoint
 from slideduck.runner.runs.card import card_text, write_card
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.open import open_data
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=2, batch_size_per_rank=32, lr=1e-2)

@@ -14,10 +14,10 @@ from scipy import stats
 from slideduck.betons import read_sidecar
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.crossval import cross_validate, interval, runs_of
 from slideduck.runner.ranks.launch import Launch
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.crossval import cross_validate, interval, runs_of
+from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=1, batch_size_per_rank=16, lr=1e-2)

@@ -25,7 +25,7 @@ from slideduck.runner.evaluate import evaluate
 from slideduck.runner.ranks import dist, launch
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 pytestmark = pytest.mark.slow

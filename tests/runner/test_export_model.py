@@ -20,7 +20,7 @@ from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.open import open_beton
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 onnx = pytest.importorskip("onnx")

@@ -22,7 +22,7 @@ from slideduck.runner.networks.layers import depths, freeze, head_of, parameter_
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.modelnames import ENCODERS
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 
 SMALL: dict[str, dict[str, Any]] = {
     "vit": {

@@ -15,7 +15,7 @@ import torch
 from slideduck.errors import DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.test_train import assert_same_run
 
 # 240 training tiles: 7 steps of 32 an epoch. Batch norm and dropout have a state of their own.

@@ -22,7 +22,7 @@ from slideduck.runner.tiles.loader import rank_rows, steps_and_batch
 from slideduck.runner.tiles.open import open_data
 from slideduck.runner.tiles.rows import class_weights
 from slideduck.runner.tiles.sampling import Sampler, clipped_rows, group_tiles, make_sampler
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import TileSpec, stripes, two_textures, write_beton
 
 BETON = Path("tiles.beton")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slideduck.runner.schedule import lr_at, plateau_factor
+from slideduck.runner.training.schedule import lr_at, plateau_factor
 
 
 def test_by_hand() -> None:

@@ -22,7 +22,7 @@ from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.slide_tiles import choose_slides, read_tiles
 from slideduck.runner.tile_source import open_tiles
 from slideduck.runner.tiles.open import open_beton
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.slides import synthetic_image, write_slide
 
 CONFIG = TrainConfig(model="networks:tiny", epochs=1, batch_size_per_rank=16, lr=1e-2)

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from slideduck.errors import RunError
-from slideduck.runner.averaging import AveragedNetwork, decay_at
 from slideduck.runner.evaluate import evaluate
-from slideduck.runner.learner import EpochPart, steps_of_epoch
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.steplog import epoch_bar, step_line
-from slideduck.runner.train import train
-from slideduck.runner.waiting import LoaderFacts, Usage, advice, usage
+from slideduck.runner.training.averaging import AveragedNetwork, decay_at
+from slideduck.runner.training.learner import EpochPart, steps_of_epoch
+from slideduck.runner.training.steplog import epoch_bar, step_line
+from slideduck.runner.training.train import train
+from slideduck.runner.training.waiting import LoaderFacts, Usage, advice, usage
 from tests.runner.test_resume import steps_of, stop
 from tests.runner.test_train import assert_same_run
 

@@ -11,8 +11,8 @@ import pytest
 
 from slideduck.errors import ConfigError
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.stopping import Criteria, resolve_criteria
-from slideduck.runner.train import train
+from slideduck.runner.training.stopping import Criteria, resolve_criteria
+from slideduck.runner.training.train import train
 
 KNOWN: dict[str, Any] = {
     "train/loss": 0.0, "val/loss": 0.7, "val/balanced_accuracy": 0.5, "val/auroc/low error": 0.5,

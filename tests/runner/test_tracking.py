@@ -17,7 +17,7 @@ from slideduck.errors import ConfigError
 from slideduck.runner.runs.tracking import Tracking
 from slideduck.runner.settings.trackers import require_trackers, tracker_names
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 
 pytest.importorskip("tensorboard")
 

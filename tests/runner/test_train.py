@@ -20,7 +20,7 @@ from slideduck.betons import decode_jpeg, encode_jpeg, read_sidecar
 from slideduck.errors import ConfigError, DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=3, batch_size_per_rank=16, lr=1e-2)

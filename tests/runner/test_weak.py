@@ -19,7 +19,7 @@ from slideduck.runner.predict import predict
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tiles_where
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 from tests.runner.betons import TileSpec, stripes, write_beton
 from tests.slides import synthetic_image, write_slide
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slideduck.errors import DiskFullError, RunError
-from slideduck.runner.writer import copied, writing
+from slideduck.runner.training.writer import copied, writing
 
 
 def _fail() -> None:

@@ -33,7 +33,7 @@ from slideduck.runner.scores.metrics import plain
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.rows import folds_of
 from slideduck.runner.tiles.targets import read_targets
-from slideduck.runner.train import train
+from slideduck.runner.training.train import train
 
 __all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]
 
@@ -126,7 +126,7 @@ def cross_validate(
     seeds : int, optional
         Train with so many seeds, from that of `config` on.
     nproc, how
-        How each run is started; see `slideduck.runner.train.train`. One machine is all that is used.
+        How each run is started; see `slideduck.runner.training.train.train`. One machine is all that is used.
     progress : bool
         Tell on standard error how it goes.
 

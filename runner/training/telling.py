@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from slideduck.cli.printing import message
-from slideduck.runner.learner import EpochPart, NotFinite, steps_of_epoch
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.stopping import Criteria
 from slideduck.runner.tiles.open import TrainingData
-from slideduck.runner.waiting import LoaderFacts, Usage, advice
+from slideduck.runner.training.learner import EpochPart, NotFinite, steps_of_epoch
+from slideduck.runner.training.stopping import Criteria
+from slideduck.runner.training.waiting import LoaderFacts, Usage, advice
 
 __all__ = ["Teller"]
 

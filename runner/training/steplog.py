@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from slideduck.cli.printing import message
-from slideduck.runner.learner import EpochPart
+from slideduck.runner.training.learner import EpochPart
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

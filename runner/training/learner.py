@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from slideduck.runner.averaging import AveragedNetwork
 from slideduck.runner.networks.build import build_network, logits_of, parameter_groups
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
-from slideduck.runner.schedule import lr_at
 from slideduck.runner.scores.metrics import Predictions, collect
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
@@ -28,6 +26,8 @@ from slideduck.runner.tasks.objective import make_objective
 from slideduck.runner.tiles.augment import Augmenter
 from slideduck.runner.tiles.loader import Batch, to_device
 from slideduck.runner.tiles.open import TrainingData, input_statistics
+from slideduck.runner.training.averaging import AveragedNetwork
+from slideduck.runner.training.schedule import lr_at
 
 __all__ = ["EpochPart", "Learner", "NotFinite", "steps_of_epoch"]
 

@@ -23,7 +23,6 @@ import torch
 
 from slideduck.cli.printing import message
 from slideduck.errors import RunError
-from slideduck.runner.learner import EpochPart, Learner, NotFinite, steps_of_epoch
 from slideduck.runner.plots.curves import draw_curves
 from slideduck.runner.plots.examples import draw_examples
 from slideduck.runner.ranks import dist
@@ -33,20 +32,21 @@ from slideduck.runner.runs.card import write_card
 from slideduck.runner.runs.checkpoint import lock_folder
 from slideduck.runner.runs.runfolder import RunFolder, versions
 from slideduck.runner.runs.tracking import Tracking
-from slideduck.runner.schedule import plateau_factor
 from slideduck.runner.scores.assess import assess_file, patient_numbers
 from slideduck.runner.scores.metrics import Predictions, compute_metrics, plain
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.steplog import epoch_bar, step_line
-from slideduck.runner.stopping import resolve_criteria
 from slideduck.runner.tasks.infer import precision_context, write_predictions
 from slideduck.runner.tasks.objective import make_objective
 from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
-from slideduck.runner.telling import Teller
 from slideduck.runner.tiles.open import TrainingData, open_data
-from slideduck.runner.waiting import usage
-from slideduck.runner.writer import Writer, copied, writing
+from slideduck.runner.training.learner import EpochPart, Learner, NotFinite, steps_of_epoch
+from slideduck.runner.training.schedule import plateau_factor
+from slideduck.runner.training.steplog import epoch_bar, step_line
+from slideduck.runner.training.stopping import resolve_criteria
+from slideduck.runner.training.telling import Teller
+from slideduck.runner.training.waiting import usage
+from slideduck.runner.training.writer import Writer, copied, writing
 
 __all__ = ["train", "train_rank"]
 
