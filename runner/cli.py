@@ -243,7 +243,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     the predictions also has the tables of reliability diagrams, the thresholds of each class by Youden's J and
     by F1, and the temperature that calibrates these tiles best.
     """
-    from slideduck.runner.evaluate import evaluate as evaluate_run
+    from slideduck.runner.prediction.evaluate import evaluate as evaluate_run
 
     result = evaluate_run(run, beton, **options)
     if as_json:
@@ -303,7 +303,7 @@ def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options:
     Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on. With a
     BETON, predict all of its tiles, those without a label too, into a Parquet file.
     """
-    from slideduck.runner.tile_source import is_beton
+    from slideduck.runner.prediction.tile_source import is_beton
 
     if is_beton(source):
         _predict_beton(run, source, out, as_json, **options)
@@ -311,7 +311,7 @@ def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options:
     if out is not None:
         raise click.UsageError("--out is for a BETON; predictions of a STUDY go into its tables")
     import slideduck
-    from slideduck.runner.predict import predict as predict_run
+    from slideduck.runner.prediction.study import predict as predict_run
 
     options["slides"] = options["slides"] or None
     with slideduck.open(source, progress=True) as opened:
@@ -329,7 +329,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
     """Predict the tiles of a beton."""
     if any([options.pop("grid"), options.pop("slides"), options.pop("overwrite")]):
         raise click.UsageError("--grid, --slide and --overwrite are for a STUDY; a BETON is predicted whole")
-    from slideduck.runner.predict_beton import predict_beton
+    from slideduck.runner.prediction.beton import predict_beton
 
     report = predict_beton(run, beton, out=out, progress=True, **options)
     if as_json:
@@ -396,8 +396,8 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
     tile. Slides that are there are passed over, so that a call that was stopped goes on.
     """
     import slideduck
-    from slideduck.runner.features import features as compute_features
-    from slideduck.runner.tile_source import is_beton
+    from slideduck.runner.prediction.features import features as compute_features
+    from slideduck.runner.prediction.tile_source import is_beton
 
     with ExitStack() as stack:
         opened = source if is_beton(source) else stack.enter_context(slideduck.open(source, progress=True))
@@ -449,7 +449,7 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
     by onnxruntime before it appears. Safetensors holds the weights; config.json and preprocessor_config.json
     beside it say what they are.
     """
-    from slideduck.runner.export_model import export_model as write_model
+    from slideduck.runner.prediction.export_model import export_model as write_model
 
     report = write_model(run, out, **options)
     if as_json:

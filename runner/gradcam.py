@@ -22,8 +22,8 @@ import slideduck
 from slideduck.draw.picture import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.networks.build import logits_of
+from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_trained
-from slideduck.runner.tile_source import TileSource, is_beton, open_tiles
 from slideduck.study import Study
 
 __all__ = ["class_maps", "gradcam"]

@@ -17,7 +17,7 @@ from torch import nn
 import slideduck as sd
 from slideduck.runner.gradcam import gradcam
 from slideduck.runner.heatmap import heatmap
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
 

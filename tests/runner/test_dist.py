@@ -21,7 +21,7 @@ import torch
 
 from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, InputError, RunError
-from slideduck.runner.evaluate import evaluate
+from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.ranks import dist, launch
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig

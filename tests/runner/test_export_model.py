@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.export_model import export_model
 from slideduck.runner.networks.weights import read_weights
+from slideduck.runner.prediction.export_model import export_model
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig

@@ -14,10 +14,10 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
-from slideduck.runner.features import features
 from slideduck.runner.networks.build import build_model, logits_of
 from slideduck.runner.networks.penultimate import penultimate
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.features import features
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import load_trained
 from tests.runner.studies import GRID, HALF, write_run, write_study
 

@@ -15,7 +15,7 @@ import slideduck as sd
 from slideduck.errors import ConfigError, StudyError
 from slideduck.runner.heatmap import heatmap
 from slideduck.runner.maps import blend, read_map
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.study import predict
 from tests.runner.studies import GRID, HALF, write_run, write_study
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
-from slideduck.runner.evaluate import evaluate
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.networks.heads import FitInput, PooledNetwork
 from slideduck.runner.networks.layers import depths, freeze, head_of, parameter_groups
+from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.modelnames import ENCODERS
 from slideduck.runner.settings.train_config import TrainConfig

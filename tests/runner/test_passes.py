@@ -14,12 +14,12 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
-from slideduck.runner.mcdropout import dropping, tile_keys, uniform
-from slideduck.runner.passes import Passes, estimate
-from slideduck.runner.predict import predict
-from slideduck.runner.predict_beton import predict_beton
+from slideduck.runner.prediction.beton import predict_beton
+from slideduck.runner.prediction.evaluate import evaluate
+from slideduck.runner.prediction.mcdropout import dropping, tile_keys, uniform
+from slideduck.runner.prediction.passes import Passes, estimate
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.runner.tiles.augment import turn
 from tests.runner.studies import GRID, write_run, write_study

@@ -14,9 +14,9 @@ import pytest
 
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError, SlideError, StudyError
-from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.evaluate import evaluate
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
 from tests.slides import synthetic_image, write_slide

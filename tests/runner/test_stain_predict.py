@@ -14,13 +14,13 @@ import pytest
 
 import slideduck as sd
 from slideduck.errors import BetonError, SlideError
-from slideduck.runner.evaluate import evaluate
 from slideduck.runner.heatmap import heatmap
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.evaluate import evaluate
+from slideduck.runner.prediction.slide_tiles import choose_slides, read_tiles
+from slideduck.runner.prediction.study import predict
+from slideduck.runner.prediction.tile_source import open_tiles
 from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.slide_tiles import choose_slides, read_tiles
-from slideduck.runner.tile_source import open_tiles
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.training.train import train
 from tests.slides import synthetic_image, write_slide

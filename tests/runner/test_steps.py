@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from slideduck.errors import RunError
-from slideduck.runner.evaluate import evaluate
+from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.averaging import AveragedNetwork, decay_at

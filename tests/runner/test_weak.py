@@ -13,9 +13,9 @@ import pytest
 import slideduck as sd
 from slideduck.betons import read_sidecar
 from slideduck.errors import ConfigError, QueryError, RunError
-from slideduck.runner.evaluate import evaluate
-from slideduck.runner.features import features
-from slideduck.runner.predict import predict
+from slideduck.runner.prediction.evaluate import evaluate
+from slideduck.runner.prediction.features import features
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tiles_where

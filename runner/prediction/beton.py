@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.progress import track
-from slideduck.runner.passes import Estimate, Passes, estimate
+from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.trained import load_trained, warn_of_other_tiles
@@ -74,7 +74,7 @@ def predict_beton(
     threads : int, optional
         Threads that decode; default one a core.
     tta, mc_dropout, mc_seed
-        Passes over each tile; see `slideduck.runner.passes.Passes`.
+        Passes over each tile; see `slideduck.runner.prediction.passes.Passes`.
     progress : bool
         Show how far it is.
 

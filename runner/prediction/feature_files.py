@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
+from slideduck.runner.prediction.tile_source import TilesOfSlide
 from slideduck.runner.runs.checkpoint import make_folder, write_whole
 from slideduck.runner.runs.trained import TrainedModel
-from slideduck.runner.tile_source import TilesOfSlide
 
 __all__ = ["FORMATS", "FeatureFiles", "feature_rows"]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 import slideduck
 from slideduck.betons.sidecar import Sidecar
 from slideduck.errors import BetonError
+from slideduck.runner.prediction.slide_tiles import GridSlide, choose_grid, choose_slides, read_tiles
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs.trained import TrainedModel, warn_of_other_tiles
-from slideduck.runner.slide_tiles import GridSlide, choose_grid, choose_slides, read_tiles
 from slideduck.runner.tiles.loader import TileLoader
 from slideduck.runner.tiles.open import open_beton
 from slideduck.study import Study

@@ -16,10 +16,10 @@ import pyarrow as pa
 import slideduck
 from slideduck.errors import SlideError
 from slideduck.progress import track
-from slideduck.runner.passes import Estimate, Passes, estimate
+from slideduck.runner.prediction.passes import Estimate, Passes, estimate
+from slideduck.runner.prediction.study_runs import register_run
+from slideduck.runner.prediction.tile_source import TilesOfSlide, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_trained
-from slideduck.runner.study_runs import register_run
-from slideduck.runner.tile_source import TilesOfSlide, open_tiles
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
@@ -87,7 +87,7 @@ def predict(
         Predict slides again that are predicted already, and replace what another checkpoint said, or what was
         predicted with other passes.
     tta, mc_dropout, mc_seed
-        Passes over each tile; see `slideduck.runner.passes.Passes`.
+        Passes over each tile; see `slideduck.runner.prediction.passes.Passes`.
 
     Returns
     -------

@@ -16,10 +16,10 @@ import slideduck
 from slideduck.catalog.features import delete_features, feature_tables, make_feature_table
 from slideduck.errors import ConfigError, SlideError
 from slideduck.progress import track
-from slideduck.runner.feature_files import FORMATS, FeatureFiles, feature_rows
+from slideduck.runner.prediction.feature_files import FORMATS, FeatureFiles, feature_rows
+from slideduck.runner.prediction.study_runs import register_run
+from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_trained
-from slideduck.runner.study_runs import register_run
-from slideduck.runner.tile_source import TilesOfSlide, is_beton, open_tiles
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slideduck.catalog.features import delete_features
 from slideduck.errors import RunError
-from slideduck.runner.passes import Passes
+from slideduck.runner.prediction.passes import Passes
 from slideduck.runner.runs.trained import TrainedModel
 from slideduck.study import Study
 

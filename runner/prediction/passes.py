@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.mcdropout import dropout_layers, dropping, tile_keys
+from slideduck.runner.prediction.mcdropout import dropout_layers, dropping, tile_keys
 from slideduck.runner.runs.trained import TrainedModel
 from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.augment import turn
