@@ -365,7 +365,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     shows the mean of those that cover it. Where the slide is not predicted yet, it is predicted first.
     """
     import slideduck
-    from slideduck.runner.heatmap import heatmap as draw_heatmap
+    from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
 
     with slideduck.open(study, progress=True) as opened:
         click.echo(draw_heatmap(run, opened, slide, out, **options))
@@ -420,7 +420,7 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
 @_CHECKPOINT
 def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **options: Any) -> None:
     """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
-    from slideduck.runner.gradcam import gradcam as draw_gradcam
+    from slideduck.runner.maps.gradcam import gradcam as draw_gradcam
 
     click.echo(draw_gradcam(run, source, tile_ids, out, **options))
 

@@ -21,7 +21,7 @@ from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
 from slideduck.runner.cohort import Cohort, cohort_version, make_cohort
 from slideduck.runner.demo_report import DemoReport, Step, print_report
-from slideduck.runner.heatmap import heatmap
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 import slideduck as sd
-from slideduck.runner.gradcam import gradcam
-from slideduck.runner.heatmap import heatmap
+from slideduck.runner.maps.gradcam import gradcam
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train

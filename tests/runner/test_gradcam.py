@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError, RunError, StudyError
-from slideduck.runner.gradcam import class_maps, gradcam
+from slideduck.runner.maps.gradcam import class_maps, gradcam
 from slideduck.runner.networks.build import build_model
 from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.runner.tasks.infer import Standard

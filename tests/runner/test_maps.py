@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import slideduck as sd
 from slideduck.errors import ConfigError, StudyError
-from slideduck.runner.heatmap import heatmap
-from slideduck.runner.maps import blend, read_map
+from slideduck.runner.maps.blend import blend, read_map
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.study import predict
 from tests.runner.studies import GRID, HALF, write_run, write_study
 

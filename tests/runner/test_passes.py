@@ -14,7 +14,7 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.heatmap import heatmap
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.beton import predict_beton
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.mcdropout import dropping, tile_keys, uniform

@@ -14,7 +14,7 @@ import pytest
 
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError, SlideError, StudyError
-from slideduck.runner.heatmap import heatmap
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig

@@ -14,7 +14,7 @@ import pytest
 
 import slideduck as sd
 from slideduck.errors import BetonError, SlideError
-from slideduck.runner.heatmap import heatmap
+from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.slide_tiles import choose_slides, read_tiles
 from slideduck.runner.prediction.study import predict

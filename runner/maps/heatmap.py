@@ -17,7 +17,7 @@ import slideduck
 from slideduck.draw.picture import label_colours, save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
-from slideduck.runner.maps import WINDOWS, SlideMap, read_map
+from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
 from slideduck.slides.reader import thumbnail
@@ -47,7 +47,7 @@ def heatmap(
 
     The panels are the slide as it is, one panel a class, the likeliest class at each place, and with MC dropout the
     mutual information. Where tiles overlap, a place shows the mean of those that cover it; see
-    `slideduck.runner.maps.blend`. A slide that is not predicted yet is predicted first, with the passes that the
+    `slideduck.runner.maps.blend.blend`. A slide that is not predicted yet is predicted first, with the passes that the
     study's predictions of the run have; see `slideduck.runner.prediction.study.predict`.
 
     Parameters

@@ -1,0 +1,1 @@
+"""Maps over slides: heatmaps and Grad-CAM."""
