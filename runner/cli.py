@@ -471,7 +471,7 @@ def demo(directory: Path) -> None:
 
     The directory is `demo` where none is given.
     """
-    from slideduck.runner.demo import run_demo
+    from slideduck.runner.demo.run import run_demo
 
     run_demo(directory)
 

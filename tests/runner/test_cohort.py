@@ -17,8 +17,8 @@ import pytest
 import shapely
 
 from slideduck.errors import ConfigError
-from slideduck.runner.cohort import Cohort, make_cohort
-from slideduck.runner.tissue import Stain, paint, wavy_outline
+from slideduck.runner.demo.cohort import Cohort, make_cohort
+from slideduck.runner.demo.tissue import Stain, paint, wavy_outline
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_full_disk_is_told_and_the_cohort_made_afterwards(tmp_path: Path) -> Non
     code = (
         "import resource\n"
         "from slideduck.errors import DiskFullError\n"
-        "from slideduck.runner.cohort import make_cohort\n"
+        "from slideduck.runner.demo.cohort import make_cohort\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))\n"
         "try:\n"
         f"    make_cohort({str(tmp_path)!r}, n_slides=3, width=900, height=720)\n"

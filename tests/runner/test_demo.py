@@ -14,9 +14,9 @@ from click.testing import CliRunner
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError
-from slideduck.runner.cohort import cohort_version
-from slideduck.runner.demo import run_demo
-from slideduck.runner.demo_report import DemoReport
+from slideduck.runner.demo.cohort import cohort_version
+from slideduck.runner.demo.report import DemoReport
+from slideduck.runner.demo.run import run_demo
 
 pytestmark = pytest.mark.slow
 

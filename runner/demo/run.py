@@ -19,8 +19,8 @@ import slideduck as sd
 from slideduck.cli.printing import message, replacing
 from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
-from slideduck.runner.cohort import Cohort, cohort_version, make_cohort
-from slideduck.runner.demo_report import DemoReport, Step, print_report
+from slideduck.runner.demo.cohort import Cohort, cohort_version, make_cohort
+from slideduck.runner.demo.report import DemoReport, Step, print_report
 from slideduck.runner.maps.heatmap import heatmap
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.study import predict

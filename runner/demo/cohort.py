@@ -18,9 +18,9 @@ import tifffile
 from slideduck.cli.printing import replacing
 from slideduck.errors import FULL_ERRNOS, ConfigError, DiskFullError
 from slideduck.progress import track
-from slideduck.runner import roifiles, tissue
-from slideduck.runner.roifiles import ROI_WRITERS, DrawnRoi, csv_text
-from slideduck.runner.tissue import Stain, paint, wavy_outline
+from slideduck.runner.demo import roifiles, tissue
+from slideduck.runner.demo.roifiles import ROI_WRITERS, DrawnRoi, csv_text
+from slideduck.runner.demo.tissue import Stain, paint, wavy_outline
 
 __all__ = ["MPP", "Cohort", "cohort_version", "make_cohort"]
 

@@ -1,0 +1,1 @@
+"""A cohort that is made, and the whole job on it."""
