@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.runner import cli as commands
+from slideduck.runner.cli import commands
 from slideduck.runner.settings.train_config import TrainConfig
 from tests.slides import write_slide
 
@@ -65,7 +65,7 @@ def test_every_setting_is_an_option_with_its_default_and_its_sentence() -> None:
 
 
 def test_commands_import_no_torch_before_they_run() -> None:
-    code = "import sys, slideduck.cli.group, slideduck.runner.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, slideduck.cli.group, slideduck.runner.cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

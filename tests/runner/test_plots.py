@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError, StudyError
-from slideduck.runner import plots_cli
+from slideduck.runner.cli import plots as plots_cli
 from slideduck.runner.plots import curves
 from slideduck.runner.plots import scores as plots_scores
 from slideduck.runner.plots import worst as plots_tiles

@@ -1,0 +1,1 @@
+"""The commands `slideduck ...` of the runner."""
