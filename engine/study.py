@@ -257,8 +257,8 @@ class Study:
     ) -> labels.LabelReport:
         """Bring the view ``labels`` up to date, under a rule.
 
-        The parameters are those of `slideduck.labels.label.LabelRule`; what is done, ``memory``, ``anew`` and the errors
-        are those of `slideduck.labels.label.label`.
+        The parameters are those of `slideduck.labels.label.LabelRule`; what is done, ``memory``, ``anew`` and the
+        errors are those of `slideduck.labels.label.label`.
         """
         chosen = labels.LabelRule(
             rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets)

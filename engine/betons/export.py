@@ -144,8 +144,8 @@ def export(
         Leave out tiles that cannot be read, and slides that are missing or changed. The report and the side-car say
         which they are.
     stain : {"macenko", "reinhard"}, optional
-        Normalise the stains of each tile by the fit of its slide, which `slideduck.measure.stain_fit.fit_stain` makes. No
-        stored JPEG is taken as it is then.
+        Normalise the stains of each tile by the fit of its slide, which `slideduck.measure.stain_fit.fit_stain` makes.
+        No stored JPEG is taken as it is then.
     stain_to : str, optional
         The slide whose stains all get; default Slideflow's averages (`slideduck.measure.stain.REFERENCE`).
 

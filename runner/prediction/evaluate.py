@@ -74,7 +74,8 @@ def evaluate(
         Parquet of the predictions; default ``RUN/evaluations/BETON[-SPLIT][-where-DIGEST]-CHECKPOINT.parquet``,
         with a digest of the condition. The metrics go beside it, as JSON.
     by : sequence of str
-        Columns of the side-car, any of `slideduck.runner.settings.train_config.BY_COLUMNS`: metrics of the tiles of each value.
+        Columns of the side-car, any of `slideduck.runner.settings.train_config.BY_COLUMNS`: metrics of the tiles of
+        each value.
     thresholds, temperature : path, optional
         JSON of an evaluation of other tiles, or a run's validation.json: see what the thresholds that were chosen
         there do here, and divide logits by the temperature that was fitted there. Thresholds may also be a number,
@@ -88,8 +89,8 @@ def evaluate(
     -------
     dict
         ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``predictions`` (the
-        Parquet's path), what `slideduck.runner.scores.assess.assess` says: ``metrics``, ``reliability``, ``thresholds``,
-        ``temperature``; and ``by``: for each column a list of metrics.
+        Parquet's path), what `slideduck.runner.scores.assess.assess` says: ``metrics``, ``reliability``,
+        ``thresholds``, ``temperature``; and ``by``: for each column a list of metrics.
 
     Raises
     ------

@@ -3,9 +3,9 @@
     python tests/bench/train.py [--models resnet50,vit_b16] [--tile-px 224,256] [--batch-size 256] [--nproc 1,2,4,8]
                                 [--epochs 6] [--set name=value] [--quick]
 
-Each row is a run of `slideduck.runner.training.train.train` as users start it, on real tiles: the two slides that the project is
-tested with, in a grid that overlaps so much that there are enough. Figures are medians over its epochs but the first,
-which compiles, and are the run's own: what stands in its metrics.jsonl.
+Each row is a run of `slideduck.runner.training.train.train` as users start it, on real tiles: the two slides that the
+project is tested with, in a grid that overlaps so much that there are enough. Figures are medians over its epochs but
+the first, which compiles, and are the run's own: what stands in its metrics.jsonl.
 
 - tiles/s: of all processes together, in training.
 - waiting: the share of that time in which a step waited for tiles; the aim is under 3 %.

@@ -35,7 +35,7 @@ TINY = TrainConfig(model="networks:tiny", epochs=1, batch_size_per_rank=32, lr=1
 def run(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "run"
     here = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         train(beton, folder, TINY, progress=False)
     finally:

@@ -40,7 +40,7 @@ RGB = npt.NDArray[np.uint8]
 Encode = Callable[[RGB], bytes]
 Edit = Callable[[int, bytes], bytes]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 SIDE = 64
 PHOTOMETRIC_RGB = 2
 
@@ -540,7 +540,7 @@ def try_damaged_tiffs(first: int, folder: Path) -> None:
 
 def test_a_damaged_tiff_is_read_by_openslide_or_refused(tmp_path: Path) -> None:
     # In a process of its own: libopenslide aborts on some, and what it does is not what is tested here.
-    script = f"from tests.test_stored import *; try_damaged_tiffs({{}}, Path({str(tmp_path)!r}))"
+    script = f"from tests.engine.slides.test_stored import *; try_damaged_tiffs({{}}, Path({str(tmp_path)!r}))"
     first = aborted = 0
     while first < DAMAGED_TIFFS:
         words = [sys.executable, "-X", "faulthandler", "-c", script.format(first)]

@@ -34,7 +34,7 @@ def run(*words: object) -> Result:
 def trained(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
     here = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         result = run("train", beton, "--run", folder, "--epochs", 2, *TINY)
     finally:

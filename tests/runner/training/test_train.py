@@ -61,7 +61,7 @@ def uninterrupted(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run of `STOPPABLE` that nothing stopped."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     folder = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         train(beton, run, STOPPABLE, progress=False)
     finally:

@@ -16,7 +16,7 @@ from slideduck.errors import DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
-from tests.runner.test_train import assert_same_run
+from tests.runner.training.test_train import assert_same_run
 
 # 240 training tiles: 7 steps of 32 an epoch. Batch norm and dropout have a state of their own.
 CONFIG = TrainConfig(model="networks:stoppable", epochs=2, batch_size_per_rank=32, lr=1e-2, log_steps=3)
@@ -49,7 +49,7 @@ def whole(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped, without checkpoints within its epochs."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     folder = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         train(beton, run, CONFIG, progress=False)
     finally:

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study.export(folder / "macenko.beton", stain="macenko")
         study.export(folder / "reinhard.beton", stain="reinhard", stain_to="S1", raw=True)
     here = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         for name in ("plain", "macenko", "reinhard"):
             train(folder / f"{name}.beton", folder / name, CONFIG, nproc=1, progress=False)

@@ -13,7 +13,7 @@ import pytest
 import slideduck as sd
 from tests.slides import write_slide
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -20,8 +20,8 @@ from slideduck.runner.training.learner import EpochPart, steps_of_epoch
 from slideduck.runner.training.steplog import epoch_bar, step_line
 from slideduck.runner.training.train import train
 from slideduck.runner.training.waiting import LoaderFacts, Usage, advice, usage
-from tests.runner.test_resume import steps_of, stop
-from tests.runner.test_train import assert_same_run
+from tests.runner.training.test_resume import steps_of, stop
+from tests.runner.training.test_train import assert_same_run
 
 TINY = TrainConfig(model="networks:tiny", epochs=2, batch_size_per_rank=16, lr=1e-2)
 

@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert passed.passed_through == passed.samples == 200
         study.export(folder / "encoded.beton", grid=NATIVE, jpeg="reencode")
     here = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         train(folder / "tiles.beton", folder / "run", CONFIG, nproc=1, progress=False)
         train(folder / "raw.beton", folder / "raw run", CONFIG, nproc=1, progress=False)

@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 def run(name: str, *words: str) -> list[str]:
     """Run a bench beside the networks of the tests, and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "120"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "runner"), "COLUMNS": "120"}
     done = subprocess.run(
         [sys.executable, str(BENCH / name), *words], capture_output=True, text=True, timeout=300, env=environment
     )

@@ -47,7 +47,7 @@ def two_ranks(odd_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run of two processes."""
     run = tmp_path_factory.mktemp("runs") / "two"
     folder = Path.cwd()
-    os.chdir(Path(__file__).parent)
+    os.chdir(Path(__file__).parents[1])
     try:
         train(odd_beton, run, CONFIG, nproc=2, progress=False)
     finally:

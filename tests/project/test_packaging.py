@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: Folder of the tree → where it is in the package.
 PACKAGES = {"engine": "slideduck", "sql": "slideduck/sql", "runner": "slideduck/runner"}
 
@@ -123,7 +123,7 @@ def test_import_by_the_folders_name_is_refused(folder: str, message: str) -> Non
 
 
 def test_engine_imports_neither_torch_nor_ffcv_nor_the_runner() -> None:
-    modules = ["slideduck" if name == "__init__" else f"slideduck.{name}" for name in engine_modules()]
+    modules = engine_modules()
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}:\n"
@@ -139,7 +139,9 @@ def test_matplotlib_is_imported_only_to_draw() -> None:
 
 
 def engine_modules() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "engine").glob("*.py"))
+    """Return the import name of every module of the engine."""
+    parts = [path.relative_to(ROOT / "engine").with_suffix("").parts for path in (ROOT / "engine").rglob("*.py")]
+    return sorted(".".join(["slideduck", *(name for name in names if name != "__init__")]) for names in parts)
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -157,8 +159,8 @@ def imports_of(path: Path) -> Iterator[str]:
 def test_engine_never_names_the_runner_torch_or_ffcv_in_an_import() -> None:
     forbidden = ("slideduck.runner", "torch", "ffcv")
     wrong = [
-        f"{path.name}: {module}"
-        for path in sorted((ROOT / "engine").glob("*.py"))
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in sorted((ROOT / "engine").rglob("*.py"))
         for module in imports_of(path)
         if any(module == name or module.startswith(f"{name}.") for name in forbidden)
     ]
@@ -181,14 +183,14 @@ def test_every_import_is_a_declared_dependency() -> None:
     declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in lines}  # type: ignore[index]
     known = packages_distributions()
     for folder in ("engine", "runner"):
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             for module in sorted({name.partition(".")[0] for name in imports_of(path)}):
                 if module in sys.stdlib_module_names or module == "slideduck":
                     continue
                 # A package of an extra need not be installed; then its module is taken to have its name.
                 sources = {name.lower().replace("_", "-") for name in known.get(module, [module])}
                 assert sources & declared, (
-                    f"{folder}/{path.name} imports {module}, which pyproject.toml does not declare"
+                    f"{path.relative_to(ROOT)} imports {module}, which pyproject.toml does not declare"
                 )
 
 
