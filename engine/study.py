@@ -35,6 +35,7 @@ from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
 from slideduck.store.db import atomic, connect, identifier, registered, translated
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -365,7 +366,7 @@ class Study:
         homeless = [patient for patient in patients if not sites[patient]]
         if homeless:
             raise SplitError(
-                f"{len(homeless)} of {len(patients)} patients have no site ({_some(homeless)}); "
+                f"{len(homeless)} of {len(patients)} patients have no site ({some(homeless)}); "
                 "add a table with a column site by add-patients, or split without preserving sites"
             )
         group_of = merge_by_site(patients, [sites[patient] for patient in patients])
@@ -680,18 +681,12 @@ class Study:
         if stale:
             raise StudyError(
                 f"the labels of {len(stale)} slide{'s are' if len(stale) > 1 else ' is'} out of date "
-                f"({_some(stale)}); bring them up to date with: slideduck label {self.path.name}"
+                f"({some(stale)}); bring them up to date with: slideduck label {self.path.name}"
             )
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, (str, Path)) else list(paths)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """Return a few names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _check_split(

@@ -10,10 +10,11 @@ import pyarrow as pa
 import slideduck
 from slideduck.betons import merge_betons, verify_beton
 from slideduck.betons.shards import LeftOut
-from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import BetonError
 from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.slides.stored_reader import READERS
+from slideduck.words import counted, message, print_names
 
 __all__ = ["BETON_COMMANDS"]
 

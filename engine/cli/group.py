@@ -21,11 +21,12 @@ from slideduck.cli.label import label, split
 from slideduck.cli.measure import qc
 from slideduck.cli.plot import plot
 from slideduck.cli.predictions import add_predictions
-from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.cli.query import QUERY_COMMANDS
 from slideduck.cli.stain import stain
 from slideduck.errors import SlideduckError
 from slideduck.store.db import translated
+from slideduck.words import counted, message, print_names
 
 __all__ = ["cli"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.cli.printing import STUDY, counted, example, print_names
+from slideduck.cli.printing import STUDY, example
 from slideduck.interop.rois import ROI_FORMATS
+from slideduck.words import counted, print_names
 
 __all__ = ["EXPORT_COMMANDS"]
 

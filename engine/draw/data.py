@@ -5,8 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from slideduck.cli.printing import counted, replacing
-from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
+from slideduck.errors import StudyError
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from slideduck.study import Study
@@ -30,12 +29,10 @@ __all__ = [
     "DrawnRoi",
     "DrawnSlide",
     "TileMap",
-    "check_folder",
     "label_colours",
     "length_text",
     "read_drawn",
     "scale_bar_um",
-    "writing",
 ]
 
 #: The first eight are colours that readers with any colour vision tell apart: B. Wong, Points of view: Color
@@ -85,37 +82,6 @@ def scale_bar_um(width_um: float) -> float:
 def length_text(length_um: float) -> str:
     """Return a length in microns, or in millimetres from one on."""
     return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-
-
-def check_folder(out: Path) -> None:
-    """Refuse to write into a folder that is missing, before the slide is read.
-
-    Raises
-    ------
-    SlideduckError
-        If there is no such folder.
-    """
-    replacing(out).__enter__()  # Makes nothing; what it checks is to be said in one place.
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file, and rename it over the file if the block ends well.
-
-    Raises
-    ------
-    SlideduckError
-        If the folder is missing, or nothing can be written there.
-    DiskFullError
-        If there is no room; a picture that was there stays.
-    """
-    try:
-        with replacing(out) as temporary:
-            yield temporary
-    except OSError as error:
-        if error.errno in FULL_ERRNOS:
-            raise DiskFullError(f"no space left for {out} ({error.strerror}); free some, and draw it again") from error
-        raise StudyError(f"{out} cannot be written: {error.strerror}; give another place for it") from error
 
 
 @dataclass(frozen=True)

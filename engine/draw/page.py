@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.cli.printing import counted
-from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
+from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, read_drawn
 from slideduck.errors import StudyError
+from slideduck.files.write import check_folder, explained, replacing
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from slideduck.study import Study
@@ -94,7 +95,7 @@ def page(
     drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
     text = _filled(drawn, encode_jpeg(picture, _JPEG_QUALITY), rois=rois)
-    with writing(out) as temporary:
+    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
         temporary.write_bytes(text.encode())
     return out
 

@@ -14,23 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.cli.printing import counted
 from slideduck.draw.data import (
     NO_LABEL,
     PALETTE,
     REMOVED,
     DrawnSlide,
-    check_folder,
     label_colours,
     length_text,
     read_drawn,
     scale_bar_um,
-    writing,
 )
 from slideduck.draw.layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
 from slideduck.draw.page import PAGE_PX, PAGE_SUFFIXES, page
 from slideduck.errors import StudyError
+from slideduck.files.write import check_folder, explained, replacing
 from slideduck.slides.reader import thumbnail
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,7 +181,7 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
         If there is no room; a picture that was there stays.
     """
     _check_picture(out, dpi)
-    with writing(out) as temporary:
+    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
         import matplotlib
 
         # Ids of an SVG are hashes of what they name, salted at random unless told otherwise. Journals refuse

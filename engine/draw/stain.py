@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.draw import picture as plot
-from slideduck.draw.data import check_folder, length_text
+from slideduck.draw.data import length_text
 from slideduck.errors import StudyError
+from slideduck.files.write import check_folder
 from slideduck.measure.stain import REFERENCE, MacenkoFit, Normaliser, StainFit, reference_target
 from slideduck.measure.stain_fit import check_method, ensure_fit, list_stain_slides
 from slideduck.measure.stain_slide import StainSlide, find_tissue

@@ -16,7 +16,6 @@ import duckdb
 import pyarrow.parquet as pq
 
 from slideduck.betons.plan import StudyLike
-from slideduck.cli.printing import counted
 from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
@@ -28,6 +27,7 @@ from slideduck.rois.geoparquet import geoparquet_table
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import counted
 
 __all__ = ["ROI_FORMATS", "RoiExportReport", "export_rois"]
 

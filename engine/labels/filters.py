@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
-from slideduck.cli.printing import counted
 from slideduck.errors import QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES
 from slideduck.store.db import translated
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from slideduck.study import Study
@@ -146,8 +146,9 @@ def qc_overlay(
         If the slide does not open.
     """
     from slideduck.draw import picture as plot
-    from slideduck.draw.data import ABSENT, REMOVED, check_folder, label_colours, read_drawn
+    from slideduck.draw.data import ABSENT, REMOVED, label_colours, read_drawn
     from slideduck.draw.layers import draw_tiles
+    from slideduck.files.write import check_folder
     from slideduck.slides.reader import thumbnail
 
     out = Path(out)

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from slideduck.cli.printing import STUDY, counted, example
+from slideduck.cli.printing import STUDY, example
 from slideduck.errors import RunError
 from slideduck.runner.settings.train_config import BY_COLUMNS, GROUPS, TrainConfig
+from slideduck.words import counted
 
 __all__ = ["demo", "evaluate", "export_model", "features", "gradcam", "heatmap", "main", "predict", "train"]
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
-from slideduck.cli.printing import counted
 from slideduck.draw.picture import label_colours, own_style, save_figure
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.scores.assess import PredictedTiles, read_predictions
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 import slideduck
 from slideduck.betons import Sidecar
-from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
@@ -34,6 +33,7 @@ from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_pred
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets
+from slideduck.words import message
 
 __all__ = ["evaluate"]
 

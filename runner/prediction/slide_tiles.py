@@ -18,7 +18,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import decode_jpeg, encode_jpeg
-from slideduck.cli.printing import message
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json
 from slideduck.measure.stain_fit import ensure_fit
@@ -29,6 +28,7 @@ from slideduck.slides.reader import TileReader
 from slideduck.slides.stored_reader import StoredReader, choose_reader
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
+from slideduck.words import message
 
 __all__ = ["GridSlide", "choose_grid", "choose_slides", "read_tiles"]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from slideduck.betons import Sidecar
-from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.networks.penultimate import penultimate
@@ -21,6 +20,7 @@ from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.infer import Standard, evaluating, log_probabilities, precision_context
 from slideduck.runner.tasks.objective import Objective, make_objective
+from slideduck.words import message
 
 __all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
-from slideduck.cli.printing import Output, counted, message, print_rows
+from slideduck.cli.printing import Output, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
@@ -34,6 +34,7 @@ from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.rows import folds_of
 from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
+from slideduck.words import counted, message
 
 __all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slideduck.cli.printing import message
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
@@ -14,6 +13,7 @@ from slideduck.runner.tiles.open import TrainingData
 from slideduck.runner.training.learner import EpochPart, NotFinite, steps_of_epoch
 from slideduck.runner.training.stopping import Criteria
 from slideduck.runner.training.waiting import LoaderFacts, Usage, advice
+from slideduck.words import message
 
 __all__ = ["Teller"]
 

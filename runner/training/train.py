@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from slideduck.cli.printing import message
 from slideduck.errors import RunError
 from slideduck.runner.plots.curves import draw_curves
 from slideduck.runner.plots.examples import draw_examples
@@ -46,7 +45,8 @@ from slideduck.runner.training.steplog import epoch_bar, step_line
 from slideduck.runner.training.stopping import resolve_criteria
 from slideduck.runner.training.telling import Teller
 from slideduck.runner.training.waiting import usage
-from slideduck.runner.training.writer import Writer, copied, writing
+from slideduck.runner.training.writer import Writer, background_writer, copied
+from slideduck.words import message
 
 __all__ = ["train", "train_rank"]
 
@@ -131,7 +131,7 @@ def train_rank(
         data = open_data(Path(beton), config, place)
         training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
         try:
-            with lock_folder(Path(run)) if place.is_first else nullcontext(), writing() as writer:
+            with lock_folder(Path(run)) if place.is_first else nullcontext(), background_writer() as writer:
                 return training.run(writer)
         except (RuntimeError, MemoryError) as error:
             if not dist.is_out_of_memory(error):
