@@ -119,7 +119,7 @@ class GridSlide:
         if entry is None:
             return None
         target = stain_from_json(entry)
-        return Normaliser(ensure_fit(self.study, self.name, target.fit.method).fit, target.fit)
+        return Normaliser(ensure_fit(self.study.handle, self.name, target.fit.method).fit, target.fit)
 
 
 def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.draw.page import page
-from slideduck.draw.picture import label_colours
 from slideduck.errors import StudyError
+from slideduck.palette import label_colours
 from slideduck.slides.reader import thumbnail
 from tests.rectangles import write_rois
 from tests.slides import write_slide
