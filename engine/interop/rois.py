@@ -138,7 +138,7 @@ def export_rois(
         files = [_GEOPARQUET_FILE] if format == "geoparquet" else [f"{name}.{format}" for name in names]
         with (
             staged(folder, files, overwrite=overwrite) as staging,
-            proving(handle.con, names) as proof,
+            proving(handle, names) as proof,
         ):
             export = _RoiExport(handle, staging, format, roi_set, rois, proof)
             export.write()
