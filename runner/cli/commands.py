@@ -166,7 +166,7 @@ def train(
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    from slideduck.runner.scores.report import print_metrics
+    from slideduck.runner.cli.tables import print_metrics
 
     print_metrics(
         result["validation"]["metrics"], f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)"
@@ -176,7 +176,8 @@ def train(
 
 def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, **how: Any) -> None:
     """Train several runs and print what they say together; fail if one of them did."""
-    from slideduck.runner.training.crossval import cross_validate, print_summary
+    from slideduck.runner.cli.tables import print_summary
+    from slideduck.runner.training.crossval import cross_validate
 
     summary = cross_validate(beton, run, config, **how)
     if as_json:
@@ -250,7 +251,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    from slideduck.runner.scores.report import print_by, print_metrics, print_thresholds
+    from slideduck.runner.cli.tables import print_by, print_metrics, print_thresholds
 
     split = f", split {result['split']}" if result["split"] else ""
     where = f", where {result['where']}" if result["where"] else ""
