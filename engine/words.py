@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-__all__ = ["counted", "message", "print_names", "some"]
+__all__ = ["counted", "listed", "message", "print_names", "some"]
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return all names as a sentence has them, such as ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

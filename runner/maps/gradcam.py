@@ -21,7 +21,7 @@ from torch import nn
 import slideduck
 from slideduck.draw.picture import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
-from slideduck.runner.networks.build import logits_of
+from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_trained
 from slideduck.study import Study

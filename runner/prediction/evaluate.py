@@ -16,6 +16,7 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.runs.predictions import write_predictions
 from slideduck.runner.runs.trained import TrainedModel, load_trained, warn_of_other_tiles
 from slideduck.runner.scores.assess import (
     assess,
@@ -28,8 +29,7 @@ from slideduck.runner.scores.assess import (
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import with_temperature
 from slideduck.runner.scores.metrics import plain
-from slideduck.runner.tasks.infer import predict_rows, write_predictions
-from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.tasks.infer import predict_rows
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets
@@ -110,7 +110,7 @@ def evaluate(
     trained = load_trained(run, checkpoint, any_task=True)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     sidecar, loader = open_beton(beton, dist.cores())
-    is_classes = trained.config.task == "classification"
+    is_classes = trained.task.tells_classes
     if not is_classes and (by or thresholds is not None or temperature is not None):
         raise ConfigError(
             f"{trained.run} learnt task {trained.config.task!r}; by, thresholds and temperature are for classes"
@@ -124,25 +124,16 @@ def evaluate(
     columns = {name: tile_columns(sidecar, rows, name) for name in by}
     number_of_class = _class_numbers(trained, sidecar, rows, beton) if is_classes else None
     warn_of_other_tiles(trained, sidecar, beton)
-    predictions = predict_rows(
-        trained.network,
-        loader,
-        rows,
-        batch_size or trained.config.batch_size_per_rank,
-        trained.standard,
-        trained.precision,
-        trained.device,
-        len(trained.classes),
-        trained.objective,
-    )
+    size = batch_size or trained.config.batch_size_per_rank
+    predictions = predict_rows(trained.forward, trained.task, loader, rows, size)
     said: dict[str, Any]
     if number_of_class is None:
-        said = {"metrics": plain(task_metrics_of(trained.objective, predictions, sidecar)), "by": {}}
+        said = {"metrics": plain(trained.task.metrics(predictions, sidecar)), "by": {}}
     else:
-        predictions = replace(predictions, labels=number_of_class[predictions.labels])
+        predictions = replace(predictions, targets=number_of_class[predictions.labels])
         if divisor is not None:
             logs = with_temperature(predictions.log_probabilities, divisor).astype(np.float32)
-            predictions = replace(predictions, log_probabilities=logs)
+            predictions = replace(predictions, outputs=logs)
         units = sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows)
         said = assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen)
         said["by"] = {name: metrics_by(predictions, *units, trained.classes, of) for name, of in columns.items()}
@@ -158,10 +149,7 @@ def evaluate(
         "beton": str(beton),
         "split": split or "",
     }
-    if number_of_class is None:
-        write_task_predictions(target, trained.objective, predictions, sidecar, facts)
-    else:
-        write_predictions(target, predictions, sidecar, list(trained.classes), facts)
+    write_predictions(target, trained.task.table(predictions, sidecar, facts))
     result = {
         "run": str(trained.run),
         "checkpoint": checkpoint,
@@ -171,7 +159,7 @@ def evaluate(
         "where": where,
         "classes": list(trained.classes),
         "predictions": str(target),
-        "task": trained.config.task,
+        "task": trained.task.name,
         **said,
     }
     if divisor is not None:

@@ -31,6 +31,7 @@ from slideduck.runner.runs.checkpoint import lock_folder, write_json, write_whol
 from slideduck.runner.scores.assess import assess_file
 from slideduck.runner.scores.metrics import plain
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tiles.rows import folds_of
 from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
@@ -188,7 +189,7 @@ def cross_validate(
         if failed:
             # What an earlier call left is of other epochs.
             (folder / "predictions.parquet").unlink(missing_ok=True)
-        elif config.task == "classification":
+        elif task_class(config.task).tells_classes:
             pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar))
         summary = _summary(beton, runs, finished, failed, pooled)
         write_json(folder / "summary.json", summary)

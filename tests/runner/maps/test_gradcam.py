@@ -13,8 +13,8 @@ from torch import nn
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.maps.gradcam import class_maps, gradcam
 from slideduck.runner.networks.build import build_model
+from slideduck.runner.networks.forward import Standard
 from slideduck.runner.runs.trained import TrainedModel, load_trained
-from slideduck.runner.tasks.infer import Standard
 from tests.runner.studies import GRID, write_run, write_study
 
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from slideduck.errors import ConfigError, RunError
+from slideduck.runner.networks.forward import evaluating
 from slideduck.runner.networks.weights import read_weights
 from slideduck.runner.prediction.export_model import export_model
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.runs.trained import load_trained
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
@@ -114,7 +114,7 @@ def test_labels_and_numbers_come_out_as_the_network_gives_them(task: str, column
     trained = load_trained(tmp_path / "run", any_task=True)
     images = torch.from_numpy(tiles).permute(0, 3, 1, 2)
     with evaluating(trained.network):
-        mine = log_probabilities(trained.network, images, trained.standard, "fp32", trained.objective).numpy()
+        mine = trained.task.activate(replace(trained.forward, precision="fp32")(images)).numpy()
     assert np.allclose(theirs, mine if task == "regression" else np.exp(mine), rtol=1e-4, atol=1e-4)
     assert trained.classes == (("age",) if task == "regression" else ("her2", "msi"))
     card = (tmp_path / "run" / "README.md").read_text()

@@ -14,7 +14,8 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
-from slideduck.runner.networks.build import build_model, logits_of
+from slideduck.runner.networks.build import build_model
+from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
