@@ -170,7 +170,7 @@ class _Scene:
     @property
     def winner(self) -> NDArray[np.float32]:
         """Number of the likeliest class of each cell, NaN where no tile lies."""
-        found = self.map.probabilities.argmax(axis=2).astype(np.float32)
+        found: NDArray[np.float32] = self.map.probabilities.argmax(axis=2).astype(np.float32)
         found[np.isnan(self.map.probabilities[..., 0])] = np.nan
         return found
 
