@@ -25,8 +25,7 @@ import pyarrow as pa
 import tifffile
 
 from slideduck import __version__
-from slideduck.betons.encode import Encoding, reader_by_name
-from slideduck.betons.format import page_size_for
+from slideduck.betons.encode import Encoding, TileMaker, TileMaking, page_bytes
 from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
@@ -38,8 +37,6 @@ from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
 from slideduck.measure.stain_slide import SlideFit
 from slideduck.slides.grid import SlideGrid
-from slideduck.slides.reader import TileReader
-from slideduck.slides.stored_reader import StoredReader, choose_reader
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -116,10 +113,7 @@ class ExportPlan:
     @property
     def page_size(self) -> int:
         """Bytes of a page, in which every tile fits whatever it shows."""
-        if self.quality is None:
-            return page_size_for(3 * self.tile_px**2)
-        # The most that a JPEG without subsampling may have: libjpeg-turbo's tjBufSize.
-        return page_size_for(6 * (-(-self.tile_px // 16) * 16) ** 2 + 2048)
+        return page_bytes(self.tile_px, self.quality)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -175,38 +169,33 @@ class ExportPlan:
         """The readers that were chosen so far, by slide, and why not another; a choice that is there holds."""
         return {}
 
-    def reader(self, slide: int) -> TileReader | StoredReader:
-        """Return a reader of the tiles of a slide, that `choose_reader` chose among all of its tiles.
+    def maker(self, slide: int) -> TileMaker:
+        """Return what makes the tiles of a slide; its reader was chosen among all of them.
 
         Raises
         ------
         SlideError
             If the slide does not open, or cannot be read any more by what was chosen for it.
         """
-        info = self.slides[slide]
-        reference = TileReader(info.path, self.grids[slide], self.tile_px, background=info.background)
+        info, normaliser = self.slides[slide], self.normalisers[slide]
+        making = TileMaking(info.path, self.grids[slide], self.tile_px, info.background, self.encoding, normaliser)
         if slide in self.chosen:
-            name, _ = self.chosen[slide]
-            return reader_by_name(reference, name)
+            return making.open_as_before(*self.chosen[slide])
         rows = self.rows_of(slide, range(self.samples))
         x, y = (self.columns[name][rows.start : rows.stop] for name in ("base_x", "base_y"))
-        try:
-            reader, reason = choose_reader(reference, x, y, self.reader_name)
-        except BaseException:
-            reference.close()
-            raise
-        self.chosen[slide] = reader.name, reason
-        return reader
+        maker = making.open(x, y, self.reader_name)
+        self.chosen[slide] = maker.reader.name, maker.why_not_tiff
+        return maker
 
     @cached_property
     def encoding(self) -> Encoding:
         """The rule by which tiles become bytes."""
         return Encoding(self.quality, self.jpeg, self.page_size)
 
-    def encoded(self, reader: TileReader | StoredReader, row: int) -> tuple[bytes, bool]:
+    def encoded(self, maker: TileMaker, row: int) -> tuple[bytes, bool]:
         """Return a tile as the beton has it, and whether it is the slide's own JPEG."""
         x, y = (int(self.columns[name][row]) for name in ("base_x", "base_y"))
-        return self.encoding.encode(reader, x, y, self.normalisers[int(self.slide[row])])
+        return maker.make(x, y)
 
     def describe(
         self,
