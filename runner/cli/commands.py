@@ -13,6 +13,7 @@ import click
 
 from slideduck.cli.printing import STUDY, example
 from slideduck.errors import RunError
+from slideduck.runner.cli.command import RunnerCommand, runner_command
 from slideduck.runner.settings.train_config import BY_COLUMNS, GROUPS, TrainConfig
 from slideduck.words import counted
 
@@ -62,7 +63,7 @@ def _settings(command: F) -> F:
     return command
 
 
-class _TrainCommand(click.Command):
+class _TrainCommand(RunnerCommand):
     """A command whose help lists the settings of training by what they are about."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,7 +79,7 @@ class _TrainCommand(click.Command):
                 formatter.write_dl(records)
 
 
-@click.command(cls=_TrainCommand, epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
+@runner_command(cls=_TrainCommand, epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
 @_BETON
 @click.option(
     "--run",
@@ -191,7 +192,7 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
         )
 
 
-@click.command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
+@runner_command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
 @_RUN
 @_BETON
 @click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
@@ -262,7 +263,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     click.echo(f"predictions: {result['predictions']}")
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck predict runs/first study.duckdb --slide A12",
         "slideduck predict runs/first tiles.beton --tta d4",
@@ -339,7 +340,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
         click.echo(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck heatmap runs/first study.duckdb A12 A12.png",
         "slideduck heatmap runs/first study.duckdb A12 A12.geojson --merge",
@@ -372,7 +373,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
         click.echo(draw_heatmap(run, opened, slide, out, **options))
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck features runs/first study.duckdb",
         "slideduck features runs/first study.duckdb features --format h5",
@@ -412,7 +413,7 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
         click.echo(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again", err=True)
 
 
-@click.command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
+@runner_command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
 @_RUN
 @_SOURCE
 @click.argument("tile_ids", metavar="TILE_ID...", nargs=-1, required=True)
@@ -426,7 +427,7 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
     click.echo(draw_gradcam(run, source, tile_ids, out, **options))
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck export-model runs/first model.onnx", "slideduck export-model runs/first weights/model.safetensors"
     )
@@ -465,7 +466,7 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
         )
 
 
-@click.command(epilog=example("slideduck demo demo"))
+@runner_command(epilog=example("slideduck demo demo"))
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"))
 def demo(directory: Path) -> None:
     """Make a small cohort in DIRECTORY and run every step on it: slides to heatmap.

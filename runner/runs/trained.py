@@ -22,7 +22,7 @@ from slideduck.runner.tasks.infer import Standard, evaluating, log_probabilities
 from slideduck.runner.tasks.objective import Objective, make_objective
 from slideduck.words import message
 
-__all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]
+__all__ = ["TrainedModel", "load_run", "warn_of_other_tiles"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
+def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
