@@ -39,7 +39,7 @@ def test_a_wing_says_what_it_must_not_import(wing: Path) -> None:
     assert set(re.findall(r"`([\w.]+)`", said[0])) == forbidden | {outside}
 
 
-@pytest.mark.parametrize("path", ["sql/README.md", "README.md"])
+@pytest.mark.parametrize("path", ["sql/README.md", "README.md", "CONTRIBUTING.md"])
 def test_what_is_written_for_engineers_names_files_that_are_there(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text.startswith("# ")
