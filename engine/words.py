@@ -1,4 +1,4 @@
-"""How the program speaks: numbers with their nouns, a few names of many, and what it tells people on standard error."""
+"""Words that messages share: numbers with their nouns, a few names of many, and writing to standard error."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 
 def message(text: str) -> None:
-    """Tell the user something that is not data, on standard error."""
+    """Write a message to standard error; standard output is for data."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
-    """Print names under a title, where there are any, on standard error; how many more where there are many."""
+    """Write names under a title to standard error, the first of them where there are many; nothing without names."""
     if names:
         message(title)
         for name in names[:most]:
