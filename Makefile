@@ -2,13 +2,15 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test campaign check format clean
 
 # Names for .ci/setup, from the command line: make install PYTHON=python3.12 TORCH=torch==2.13.0
 export PYTHON TORCH
 
 DIR ?= demo
 ARGS ?=
+# Processes that share the tests; each takes a core.
+WORKERS ?= 2
 setup = .ci/setup $@
 bin = .venv/bin
 
@@ -24,20 +26,31 @@ demo: ## Make a small cohort and run the whole job on it: make demo [DIR=demo]
 	@$(setup)
 	@$(bin)/slideduck demo "$(DIR)"
 
-test: ## Run the tests: make test [ARGS="-k grid"]
-	@$(setup)
-	@$(bin)/pytest $(ARGS)
+# Worksteal: each worker has a stretch of the tests in their order, so that one of them makes what a module shares, and
+# takes half of what is left of the other's when it has done its own. Tests share no ports, no files and no folder.
+tests = $(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=10
 
-check: ## Lint and check types; every failure is shown
+test: ## Run the tests: make test [ARGS="-k grid"] [WORKERS=2]
+	@$(setup)
+	@$(tests) $(ARGS)
+
+campaign: ## Run the tests with many times the kills and generated cases; takes hours
+	@$(setup)
+	@SLIDEDUCK_CAMPAIGN=1 $(tests) $(ARGS)
+
+check: ## Lint, check types and layers; every failure is shown
 	@$(setup)
 	@# Links that lay the folders out under the import name: type checkers do not see an editable install.
 	@rm -rf build/types && mkdir -p build/types/slideduck
 	@for f in engine/*; do ln -s "../../../$$f" build/types/slideduck/; done
 	@ln -s ../../../sql ../../../runner build/types/slideduck/
+	@# A copy, since what reads the imports follows no links.
+	@rm -rf build/layers && mkdir -p build/layers
+	@cp -r engine build/layers/slideduck && cp -r sql runner build/layers/slideduck/
 	@failed=0; \
-	for command in 'ruff check' 'ruff format --check' 'sqlfluff lint sql' 'mypy'; do \
+	for command in 'ruff check' 'ruff format --check' 'sqlfluff lint sql' 'mypy' 'lint-imports --no-cache --no-logo'; do \
 	    echo "$$command"; \
-	    $(bin)/$$command || failed=1; \
+	    PYTHONPATH=build/layers $(bin)/$$command || failed=1; \
 	done; \
 	exit $$failed
 
@@ -47,5 +60,5 @@ format: ## Format the Python files
 	@$(bin)/ruff format
 
 clean: ## Remove what the others made: .venv, build, dist, caches and the demo
-	rm -rf .venv build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache .coverage
 	find engine sql runner tests -name __pycache__ -type d -prune -exec rm -rf {} +
