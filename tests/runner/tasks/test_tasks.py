@@ -29,7 +29,11 @@ CASES: dict[str, tuple[list[str], Any]] = {
     "multi-label": (["kras", "tp53"], np.array([[1, 0], [1, 1], [0, 0], [0, 1]], np.float32)),
     "regression": (["age", "ki67"], np.array([[48, 0.5], [61, 0.25], [70, 1], [48, 0]], np.float32)),
 }
-KINDS = {"classification": Classification, "multi-label": MultiLabel, "regression": Regression}
+KINDS: dict[str, type[Task[Any]]] = {
+    "classification": Classification,
+    "multi-label": MultiLabel,
+    "regression": Regression,
+}
 
 
 @pytest.fixture(scope="module")
