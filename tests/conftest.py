@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,20 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def empty_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new study in a file, closed: to be copied, since a copy takes a tenth of the time of a new one."""
+    path = tmp_path_factory.mktemp("empty") / "study.duckdb"
+    sd.open(path).close()
+    # All of it is in the file, and nothing in a log beside it.
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    return path
+
+
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[sd.Study]:
-    """A new, empty study in a file."""
+def study(empty_study: Path, tmp_path: Path) -> Iterator[sd.Study]:
+    """An empty study in a file."""
+    shutil.copyfile(empty_study, tmp_path / "study.duckdb")
     with sd.open(tmp_path / "study.duckdb") as opened:
         yield opened
 
