@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DiskFullError",
     "InputError",
+    "MissingPackageError",
     "QueryError",
     "ResolutionError",
     "RunError",
@@ -97,3 +98,7 @@ class RunError(SlideduckError):
 
 class DiskFullError(SlideduckError):
     """No space left where something was to be written."""
+
+
+class MissingPackageError(SlideduckError, ImportError):
+    """A package that something beside the engine needs and that is not installed, with what to install."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 
-from slideduck.betons.encode import Encoding, reader_by_name
+from slideduck.betons.encode import Encoding, TileMaker, TileMaking
 from slideduck.betons.format import ALLOCATION, FIELD, FIELDS, HEADER, PAGE_SIZE, SAMPLE, BetonInfo, check_beton
 from slideduck.betons.journal import checksum
 from slideduck.betons.shards import beton_identity, left_out_from_json
@@ -28,8 +28,6 @@ from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
 from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.header import read_header
-from slideduck.slides.reader import TileReader
-from slideduck.slides.stored_reader import StoredReader
 
 __all__ = ["BetonReport", "Problem", "verify_beton"]
 
@@ -352,7 +350,6 @@ class _Check:
         on_slide = SlideGrid(
             **{f.name: getattr(info, f.name) for f in fields(SlideGrid) if hasattr(info, f.name)}, n_columns=0, n_rows=0
         )
-        encoding = Encoding(image["quality"], image["jpeg"], self._most_bytes())
         normaliser = None
         if "stain" in image:
             try:
@@ -364,26 +361,26 @@ class _Check:
             except (KeyError, TypeError, ValueError) as error:
                 self._add(None, f"the fit of its stains is damaged: {type(error).__name__}: {error}", info.slide)
                 return
-        reference = TileReader(path, on_slide, image["tile_px"], background=info.background)
-        with reference:
-            try:
-                reader = reader_by_name(reference, entry["reader"])
-            except SlideError as error:
-                self._add(None, str(error), info.slide)
-                return
-            with reader:
+        encoding = Encoding.of_image(image, self._most_bytes())
+        making = TileMaking(path, on_slide, image["tile_px"], info.background, encoding, normaliser)
+        try:
+            maker = making.open_as_before(entry["reader"])
+        except SlideError as error:
+            self._add(None, str(error), info.slide)
+            return
+        with maker:
 
-                def compare(row: int) -> str | None:
-                    assert self.sidecar is not None
-                    x, y = (
-                        tile_origin(int(index[row]), info.stride, grid[origin])
-                        for index, origin in ((self.sidecar.grid_x, "origin_x"), (self.sidecar.grid_y, "origin_y"))
-                    )
-                    return _difference(self._tile(row), encoding, reader, reference, normaliser, x, y)
+            def compare(row: int) -> str | None:
+                assert self.sidecar is not None
+                x, y = (
+                    tile_origin(int(index[row]), info.stride, grid[origin])
+                    for index, origin in ((self.sidecar.grid_x, "origin_x"), (self.sidecar.grid_y, "origin_y"))
+                )
+                return _difference(self._tile(row), maker, x, y)
 
-                for row, problem in zip(rows, self._each(compare, rows), strict=True):
-                    if problem is not None:
-                        self._add(row, problem + self._other_versions())
+            for row, problem in zip(rows, self._each(compare, rows), strict=True):
+                if problem is not None:
+                    self._add(row, problem + self._other_versions())
 
     def _other_versions(self) -> str:
         """Say which versions are not those of the export, where that may be why bytes differ."""
@@ -444,21 +441,13 @@ def _changed(info: SlideInfo, path: Path) -> str | None:
     return None
 
 
-def _difference(
-    data: bytes,
-    encoding: Encoding,
-    reader: TileReader | StoredReader,
-    reference: TileReader,
-    normaliser: Normaliser | None,
-    base_x: int,
-    base_y: int,
-) -> str | None:
+def _difference(data: bytes, maker: TileMaker, base_x: int, base_y: int) -> str | None:
     """Return how a tile differs from its slide."""
     try:
-        expected, is_stored = encoding.encode(reader, base_x, base_y, normaliser)
+        expected, is_stored = maker.make(base_x, base_y)
         if not is_stored:
             # Where it was read in another way, that gave OpenSlide's pixels; they are what counts.
-            expected, _ = encoding.encode(reference, base_x, base_y, normaliser)
+            expected = maker.make_by_openslide(base_x, base_y)
     except SlideError as error:
         return f"it cannot be compared with its slide: {error}"
     if data != expected:
@@ -467,7 +456,7 @@ def _difference(
     if is_stored:
         try:
             pixels = imagecodecs.jpeg8_decode(data)
-            same = np.array_equal(pixels, reference.read(base_x, base_y))
+            same = np.array_equal(pixels, maker.read_by_openslide(base_x, base_y))
         except (imagecodecs.Jpeg8Error, SlideError) as error:
             return f"it cannot be compared with its slide: {error}"
         if not same:

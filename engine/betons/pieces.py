@@ -8,10 +8,9 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from slideduck.betons.encode import TileMaker
 from slideduck.betons.plan import ExportPlan
 from slideduck.errors import SlideError
-from slideduck.slides.reader import TileReader
-from slideduck.slides.stored_reader import StoredReader
 
 __all__ = ["EncodedRun", "Unread", "encoded_runs"]
 
@@ -66,14 +65,14 @@ class _Piece:
     """Work of one thread: rows of one slide that follow each other."""
 
     slide: int
-    reader: Future[TileReader | StoredReader]
+    maker: Future[TileMaker]
     rows: range
     ends_slide: bool
 
     def close(self) -> None:
         """Close the slide, if it was opened."""
-        if self.reader.done() and not self.reader.cancelled() and self.reader.exception() is None:
-            self.reader.result().close()
+        if self.maker.done() and not self.maker.cancelled() and self.maker.exception() is None:
+            self.maker.result().close()
 
 
 def encoded_runs(
@@ -112,16 +111,16 @@ def encoded_runs(
         for slide in plan.slides_of(rows) if rows else ():
             of_slide = plan.rows_of(slide, rows)
             if slide in unusable:
-                failed: Future[TileReader | StoredReader] = Future()
+                failed: Future[TileMaker] = Future()
                 failed.set_exception(SlideError(unusable[slide]))
                 yield _Piece(slide, failed, of_slide, True)
                 continue
             # A thread chooses the reader; the pool begins jobs in their order, so that no piece waits in vain.
-            reader = pool.submit(plan.reader, slide)
+            maker = pool.submit(plan.maker, slide)
             step = _tiles_of_piece(plan, slide)
             for row in range(of_slide.start, of_slide.stop, step):
                 end = min(row + step, of_slide.stop)
-                yield _Piece(slide, reader, range(row, end), end == of_slide.stop)
+                yield _Piece(slide, maker, range(row, end), end == of_slide.stop)
 
     def work(piece: _Piece) -> _Runs:
         return _encoded(plan, piece, stop, skip_errors)
@@ -159,7 +158,7 @@ def _tiles_of_piece(plan: ExportPlan, slide: int) -> int:
 def _encoded(plan: ExportPlan, piece: _Piece, stop: threading.Event, skip_errors: bool) -> _Runs:
     """Read and encode a piece."""
     try:
-        reader = piece.reader.result()
+        maker = piece.maker.result()
     except SlideError as error:
         if not skip_errors:
             raise
@@ -172,7 +171,7 @@ def _encoded(plan: ExportPlan, piece: _Piece, stop: threading.Event, skip_errors
         if stop.is_set():
             break
         try:
-            data, is_stored = plan.encoded(reader, row)
+            data, is_stored = plan.encoded(maker, row)
         except SlideError as error:
             if not skip_errors:
                 raise

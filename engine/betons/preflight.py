@@ -95,17 +95,17 @@ def check_passthrough(
         if slide in except_slides:
             continue
         try:
-            reader = plan.reader(slide)
+            maker = plan.maker(slide)
         except SlideError as error:
             if not skip_errors:
                 raise
             unusable[slide] = str(error)
             continue
-        with reader:
+        with maker:
             others += [
                 plan.columns["tile_id"][row]
                 for row in plan.rows_of(slide, rows)
-                if not reader.is_stored(int(x[row]), int(y[row]))
+                if not maker.reader.is_stored(int(x[row]), int(y[row]))
             ]
     if others:
         raise StudyError(
@@ -152,9 +152,9 @@ def _mean_bytes(plan: ExportPlan, rows: range, except_slides: frozenset[int], sk
         if slide in except_slides:
             continue
         try:
-            with plan.reader(slide) as reader:
+            with plan.maker(slide) as maker:
                 for row in of_slide:
-                    sizes.append(len(plan.encoded(reader, row)[0]))
+                    sizes.append(len(plan.encoded(maker, row)[0]))
         except SlideError:
             # What is left out is found, and counted, when its turn comes.
             if not skip_errors:

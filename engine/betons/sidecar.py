@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -20,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.betons.format import AGAIN, BetonInfo, check_beton
-from slideduck.betons.writer import sync_folder, writing
 from slideduck.errors import BetonError
+from slideduck.files.write import explained, write_whole
 
 __all__ = ["Sidecar", "SlideInfo", "read_sidecar", "sidecar_path", "write_sidecar"]
 
@@ -209,23 +208,15 @@ def write_sidecar(beton: str | PathLike[str], content: Mapping[str, Any]) -> Pat
         If there is no room for it.
     """
     path = sidecar_path(beton)
-    part = path.with_name(path.name + ".part")
     # A line for each entry, and for each column of tiles: large files stay readable by eye and diff.
     lines = [
         f"{json.dumps(key)}: " + ("{\n  " + _lines(value, ",\n  ") + "\n }" if key == "tiles" else _json(value))
         for key, value in content.items()
     ]
     text = "{\n " + ",\n ".join(lines) + "\n}\n"
-    try:
-        with writing(path, lambda: "the tiles are kept; free some space and export again with the same settings"):
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    kept = ": the tiles are kept; free some space and export again with the same settings"
+    with explained(path, kind=BetonError, full=kept):
+        write_whole(path, lambda file: file.write(text.encode()))
     return path
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +30,10 @@ from slideduck.betons.format import (
     field_table,
 )
 from slideduck.betons.journal import PageRecord, checksum, journal_head, read_record
-from slideduck.errors import FULL_ERRNOS, BetonError, DiskFullError
+from slideduck.errors import BetonError
+from slideduck.files.write import explained, sync_folder
 
-__all__ = ["BetonWriter", "WrittenBeton", "sync_folder", "writing"]
+__all__ = ["BetonWriter", "WrittenBeton"]
 
 _SIZE = np.dtype("<u8")
 
@@ -351,10 +352,11 @@ class BetonWriter:
 
     def _writing(self) -> AbstractContextManager[None]:
         """Turn errors of the operating system into ours, for the length of a block."""
-        return writing(
+        return explained(
             self.path,
-            lambda: (
-                f"{self._recorded[0]:,} of {self.samples:,} tiles are kept in {self.part}; free some space "
+            kind=BetonError,
+            full=lambda: (
+                f": {self._recorded[0]:,} of {self.samples:,} tiles are kept in {self.part}; free some space "
                 "and export again with the same settings: it goes on from there"
             ),
         )
@@ -415,32 +417,6 @@ class BetonWriter:
         return True
 
 
-@contextmanager
-def writing(path: Path, kept: Callable[[], str]) -> Iterator[None]:
-    """Turn what the operating system says against writing a file into errors of ours.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    kept : callable
-        Says what is kept and how to go on, where the disk is full.
-
-    Raises
-    ------
-    DiskFullError
-        If there is no room: on the disk, in the quota, or under the limit on the size of files.
-    BetonError
-        If it cannot be written for another reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_ERRNOS:
-            raise DiskFullError(f"no space left for {path} ({error.strerror}): {kept()}") from error
-        raise BetonError(f"{path} cannot be written: {error.strerror}; give another place for it") from error
-
-
 def _read_all(fd: int) -> bytes:
     """Return all bytes of an open file."""
     chunks = []
@@ -465,12 +441,3 @@ def _append(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, so that a rename in it outlives a power cut."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_names, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
+from slideduck.words import counted, message, print_names
 
 __all__ = ["label", "split"]
 

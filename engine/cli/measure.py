@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 import slideduck
-from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import SlideduckError
 from slideduck.labels.filters import NAMED_FILTERS
 from slideduck.measure.qc_measures import MEASURES
 from slideduck.measure.qc_slide import LEVELS
+from slideduck.words import counted, message
 
 __all__ = ["qc"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 import slideduck
-from slideduck.cli.printing import STUDY, example, message
+from slideduck.cli.printing import STUDY, example
 from slideduck.measure.stain import METHODS, REFERENCE
+from slideduck.words import message
 
 __all__ = ["plot"]
 

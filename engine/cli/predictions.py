@@ -8,7 +8,8 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.cli.printing import STUDY, Output, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
+from slideduck.words import message
 
 __all__ = ["add_predictions"]
 

@@ -6,29 +6,25 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
-from slideduck.errors import SlideduckError
+from slideduck.files.write import replacing
+from slideduck.words import message
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "STUDY",
     "Output",
-    "counted",
     "example",
-    "message",
     "output_options",
-    "print_names",
     "print_rows",
-    "replacing",
 ]
 
 #: The first argument of every command.
@@ -103,6 +99,8 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             writer.writerow(table.column_names)
             writer.writerows(["" if v is None else v for v in row.values()] for row in table.to_pylist())
         case "parquet":
+            import pyarrow.parquet as pq
+
             assert output.path is not None
             with replacing(output.path) as temporary:
                 pq.write_table(table, temporary)
@@ -120,6 +118,10 @@ def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print_table(table: pa.Table, title: str | None) -> None:
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.table import Table
+
     if title:
         click.echo(title)  # of its own: rich folds a title at the width of its table
     shown = Table()
@@ -153,56 +155,6 @@ def _cell(value: Any) -> str:
     return str(value).replace("[", r"\[")
 
 
-def message(text: str) -> None:
-    """Tell the user something that is not data, on standard error."""
-    click.echo(text, err=True)
-
-
-def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
-    """Print names under a title, where there are any, on standard error; how many more where there are many."""
-    if names:
-        message(title)
-        for name in names[:most]:
-            message(f"  {name}")
-        if len(names) > most:
-            message(f"  and {len(names) - most:,} more")
-
-
 def example(*lines: str) -> str:
     """Return the end of a command's help: an example that a test runs."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-class replacing:
-    """Give a temporary name beside a file, and rename it over the file if the block ends well.
-
-    Parameters
-    ----------
-    path : Path
-        The file that appears whole or not at all.
-
-    Raises
-    ------
-    SlideduckError
-        If the folder does not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> Path:
-        if not self.path.parent.is_dir():
-            raise SlideduckError(f"no folder {self.path.parent} to write {self.path.name} in; make the folder first")
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)

@@ -8,9 +8,10 @@ import click
 import pyarrow as pa
 
 import slideduck
-from slideduck.cli.printing import STUDY, Output, counted, example, message, output_options, print_rows
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import SlideduckError
 from slideduck.measure.stain import METHODS
+from slideduck.words import counted, message
 
 __all__ = ["stain"]
 

@@ -13,19 +13,18 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.cli.printing import counted
-from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, check_folder, read_drawn, writing
+from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, read_drawn
 from slideduck.errors import StudyError
+from slideduck.files.write import check_folder, explained, replacing
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
+from slideduck.store.handle import Handle
+from slideduck.words import counted
 
 __all__ = ["PAGE_PX", "PAGE_SUFFIXES", "page"]
 
@@ -43,7 +42,7 @@ _MARK = re.compile(r"@@(\w+)@@")
 
 
 def page(
-    study: Study,
+    handle: Handle,
     slide: str,
     out: str | os.PathLike[str],
     *,
@@ -59,7 +58,7 @@ def page(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         With the slide, and labels in force for it.
     slide : str
         Name of the slide.
@@ -91,10 +90,10 @@ def page(
     if out.suffix.lower() not in PAGE_SUFFIXES:
         raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html")
     check_folder(out)
-    drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
+    drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
     text = _filled(drawn, encode_jpeg(picture, _JPEG_QUALITY), rois=rois)
-    with writing(out) as temporary:
+    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
         temporary.write_bytes(text.encode())
     return out
 

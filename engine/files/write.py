@@ -1,18 +1,157 @@
-"""Files that appear in a folder together and whole, or not at all."""
+"""Files that appear whole or not at all: written under a temporary name, flushed, then renamed."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-from slideduck.errors import FULL_ERRNOS, DiskFullError, StudyError
+from slideduck.errors import FULL_ERRNOS, DiskFullError, SlideduckError, StudyError
 from slideduck.files.find import absolute, reason
 
-__all__ = ["staged"]
+__all__ = ["check_folder", "explained", "replacing", "staged", "sync_folder", "write_whole"]
+
+
+@contextmanager
+def explained(
+    path: Path,
+    *,
+    full: str | Callable[[], str],
+    kind: type[SlideduckError] = StudyError,
+    place: str = "another place for it",
+) -> Iterator[None]:
+    """Turn what the operating system says against writing a file into errors of ours.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or the folder.
+    full : str or callable
+        What follows the reason where the disk is full: what is kept, and how to go on.
+    kind : type
+        The error for every other reason.
+    place : str
+        What to give where it cannot be written.
+
+    Raises
+    ------
+    DiskFullError
+        If there is no room: on the disk, in the quota, or under the limit on the size of files.
+    SlideduckError
+        Of the kind that was given, if it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            rest = full if isinstance(full, str) else full()
+            raise DiskFullError(f"no space left for {path} ({error.strerror}){rest}") from error
+        raise kind(f"{path} cannot be written: {error.strerror}; give {place}") from error
+
+
+def check_folder(path: Path) -> None:
+    """Refuse to write into a folder that is missing, before anything is made.
+
+    Raises
+    ------
+    SlideduckError
+        If there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise SlideduckError(f"no folder {path.parent} to write {path.name} in; make the folder first")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file, and rename it over the file if the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The file that appears whole or not at all.
+
+    Raises
+    ------
+    SlideduckError
+        If the folder does not exist.
+    """
+    check_folder(path)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that, whatever happens, its name holds either the old or the new content.
+
+    The content goes to a temporary name beside it, then to the disk, and is renamed last; the rename is flushed too.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    write : callable
+        Takes the open file and writes to it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; see `explained`. The file keeps its old content.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            sink = _Sink(file)
+            try:
+                write(sink)  # type: ignore[arg-type]
+            except RuntimeError:
+                # Torch reports a failed write as its own error; the cause is what the user needs.
+                if sink.error is not None:
+                    raise sink.error from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Sink:
+    """A file that remembers what ended a write: a full disk, or Ctrl-C."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write, and keep the error if it fails."""
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that a rename in it outlives a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

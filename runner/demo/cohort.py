@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from slideduck.cli.printing import replacing
 from slideduck.errors import FULL_ERRNOS, ConfigError, DiskFullError
+from slideduck.files.write import replacing
 from slideduck.progress import track
 from slideduck.runner.demo import roifiles, tissue
 from slideduck.runner.demo.roifiles import ROI_WRITERS, DrawnRoi, csv_text

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 import slideduck as sd
-from slideduck.cli.printing import message, replacing
 from slideduck.draw.picture import overlay
 from slideduck.errors import ConfigError
+from slideduck.files.write import replacing
 from slideduck.runner.demo.cohort import Cohort, cohort_version, make_cohort
 from slideduck.runner.demo.report import DemoReport, Step, print_report
 from slideduck.runner.maps.heatmap import heatmap
@@ -27,6 +27,7 @@ from slideduck.runner.prediction.study import predict
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import message
 
 __all__ = ["EPOCHS", "run_demo"]
 
@@ -241,7 +242,7 @@ class _Demo:
         self.step(
             "draw the ROIs and the labels",
             None,
-            lambda: overlay(study, slide, self.directory / "overlay.png"),
+            lambda: overlay(study.handle, slide, self.directory / "overlay.png"),
             lambda done: f"slide {slide}, of a validation patient",
         )
         self.step(

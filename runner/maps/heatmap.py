@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
-from slideduck.draw.picture import label_colours, save_figure, scale_bar_um
+from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
+from slideduck.palette import label_colours
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
@@ -110,7 +112,8 @@ def heatmap(
     # The colours of the overlay of ROIs, so that the two pictures read alike.
     colours = label_colours([*classes, *(label for (label,) in labels)])
     picture, _ = thumbnail(path, max_px)
-    figure = _draw(picture, (width * mpp / 1000, height * mpp / 1000), drawn, mpp / 1000, classes, colours)
+    of_class = {name: colours[name] for name in classes}
+    figure = _draw(_Scene(picture, width * mpp / 1000, height * mpp / 1000, mpp / 1000, drawn, of_class))
     figure.suptitle(f"{slide}    {report.run}, {report.grid}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     save_figure(figure, out)
     return out
@@ -126,78 +129,135 @@ def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[
 def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool) -> None:
     """Write the predicted tiles of a slide as objects of QuPath, whole or not at all."""
     with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
-        report = export_tiles(study, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
+        report = export_tiles(study.handle, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
         os.replace(report.paths[0], out)
 
 
-def _draw(
-    picture: NDArray[np.uint8],
-    size_mm: tuple[float, float],
-    drawn: SlideMap,
-    mm_per_px: float,
-    classes: Sequence[str],
-    colours: dict[str, str],
-) -> Any:
-    """Return the figure with all panels, on axes in millimetres."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+@dataclass(frozen=True)
+class _Scene:
+    """What there is to draw of a slide.
 
-    width_mm, height_mm = size_mm
-    uncertain = drawn.mutual_information
-    n_panels = len(classes) + 2 + (uncertain is not None)
-    columns = _columns(n_panels, height_mm / width_mm)
-    rows = -(-n_panels // columns)
-    scale = _PANEL_INCHES / max(size_mm)
+    Attributes
+    ----------
+    picture : ndarray of uint8, (height, width, 3)
+        The slide, small.
+    width_mm, height_mm : float
+        Size of the slide, millimetres.
+    mm_per_px : float
+        Millimetres of a base pixel.
+    map : SlideMap
+        What the network says.
+    colours : dict of str to str
+        Colour of each class, in the order of the map's classes.
+    """
+
+    picture: NDArray[np.uint8]
+    width_mm: float
+    height_mm: float
+    mm_per_px: float
+    map: SlideMap
+    colours: dict[str, str]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.colours)
+
+    @property
+    def n_panels(self) -> int:
+        """Panels of the figure: the slide, each class, the likeliest one, and with MC dropout the uncertainty."""
+        return len(self.classes) + 2 + (self.map.mutual_information is not None)
+
+    @property
+    def winner(self) -> NDArray[np.float32]:
+        """Number of the likeliest class of each cell, NaN where no tile lies."""
+        found: NDArray[np.float32] = self.map.probabilities.argmax(axis=2).astype(np.float32)
+        found[np.isnan(self.map.probabilities[..., 0])] = np.nan
+        return found
+
+
+def _draw(scene: _Scene) -> Any:
+    """Return the figure with all panels, on axes in millimetres."""
+    figure, axes = _lay_out(scene)
+    panels = list(axes.flat)[: scene.n_panels]
+    _draw_slide(scene, panels)
+    _draw_maps(scene, panels[1:])
+    _draw_keys(scene, figure, axes)
+    return figure
+
+
+def _lay_out(scene: _Scene) -> tuple[Any, Any]:
+    """Return a figure, and its axes by row and column; those that are not needed are off."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width_mm, height_mm = scene.width_mm, scene.height_mm
+    columns = _columns(scene.n_panels, height_mm / width_mm)
+    rows = -(-scene.n_panels // columns)
+    scale = _PANEL_INCHES / max(width_mm, height_mm)
     figure = Figure(
         figsize=(columns * (width_mm * scale + 0.25) + 1.2, rows * (height_mm * scale + 0.45) + 0.5),
         layout="constrained",
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
-    panels = list(axes.flat)
-    for panel in panels[n_panels:]:
+    for panel in list(axes.flat)[scene.n_panels :]:
         panel.set_axis_off()
+    return figure, axes
+
+
+def _draw_slide(scene: _Scene, panels: Sequence[Any]) -> None:
+    """Draw the slide in the first panel, and in grey in the others."""
+    width_mm, height_mm = scene.width_mm, scene.height_mm
     # Under the maps the slide is grey: there, colour is to mean what the network says and nothing else.
-    grey = np.repeat(picture.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
-    for number, panel in enumerate(panels[:n_panels]):
-        panel.imshow(grey if number else picture, extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
+    grey = np.repeat(scene.picture.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    for number, panel in enumerate(panels):
+        panel.imshow(grey if number else scene.picture, extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
         panel.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
         panel.spines[:].set(color="#B0B0B0", linewidth=0.5)
     panels[0].set_title("slide", fontsize=9, loc="left")
     _draw_scale_bar(panels[0], width_mm, height_mm)
-    rows_of_map, columns_of_map = drawn.probabilities.shape[:2]
-    left, top, cell = (length * mm_per_px for length in (drawn.left, drawn.top, drawn.cell))
-    extent = (left, left + columns_of_map * cell, top + rows_of_map * cell, top)
-    style = {"extent": extent, "interpolation": "nearest", "alpha": _OPACITY}
-    for number, name in enumerate(classes):
-        panel = panels[1 + number]
-        panel.imshow(drawn.probabilities[..., number], cmap="viridis", vmin=0, vmax=1, **style)
-        panel.set_title(name, fontsize=9, loc="left")
-    winner = drawn.probabilities.argmax(axis=2).astype(np.float32)
-    winner[np.isnan(drawn.probabilities[..., 0])] = np.nan
-    flat = ListedColormap([colours[name] for name in classes])
-    last = panels[1 + len(classes)]
-    last.imshow(winner, cmap=flat, vmin=-0.5, vmax=len(classes) - 0.5, **style)
-    last.set_title("likeliest class", fontsize=9, loc="left")
-    if uncertain is not None:
-        most = max(float(np.nanmax(uncertain)), 1e-6)
-        panels[2 + len(classes)].imshow(uncertain, cmap="magma", vmin=0, vmax=most, **style)
-        panels[2 + len(classes)].set_title(f"mutual information, 0 to {most:.2g} nats", fontsize=9, loc="left")
+
+
+def _draw_maps(scene: _Scene, panels: Sequence[Any]) -> None:
+    """Draw the map of each class, the likeliest class, and the uncertainty where it is known."""
+    from matplotlib.colors import ListedColormap
+
+    drawn = scene.map
+    rows, columns = drawn.probabilities.shape[:2]
+    left, top, cell = (length * scene.mm_per_px for length in (drawn.left, drawn.top, drawn.cell))
+    extent = (left, left + columns * cell, top + rows * cell, top)
+
+    def show(panel: Any, values: NDArray[np.float32], title: str, cmap: Any, least: float, most: float) -> None:
+        panel.imshow(values, cmap=cmap, vmin=least, vmax=most, extent=extent, interpolation="nearest", alpha=_OPACITY)
+        panel.set_title(title, fontsize=9, loc="left")
+
+    n_classes = len(scene.classes)
+    for number, name in enumerate(scene.classes):
+        show(panels[number], drawn.probabilities[..., number], name, "viridis", 0, 1)
+    flat = ListedColormap(list(scene.colours.values()))
+    show(panels[n_classes], scene.winner, "likeliest class", flat, -0.5, n_classes - 0.5)
+    if drawn.mutual_information is not None:
+        most = max(float(np.nanmax(drawn.mutual_information)), 1e-6)
+        title = f"mutual information, 0 to {most:.2g} nats"
+        show(panels[n_classes + 1], drawn.mutual_information, title, "magma", 0, most)
+
+
+def _draw_keys(scene: _Scene, figure: Any, axes: Any) -> None:
+    """Draw the scale of probabilities, and the key of classes with the part that each has."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Patch
+
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), "viridis"), ax=axes, shrink=0.6, aspect=30, pad=0.02, alpha=_OPACITY
     )
     bar.set_label("probability of the class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    winner = scene.winner[np.isfinite(scene.winner)]
     entries = [
-        Patch(
-            color=colours[name],
-            alpha=_OPACITY,
-            label=f"{name}  {np.mean(winner[np.isfinite(winner)] == number):.0%}",
-        )
-        for number, name in enumerate(classes)
+        Patch(color=colour, alpha=_OPACITY, label=f"{name}  {np.mean(winner == number):.0%}")
+        for number, (name, colour) in enumerate(scene.colours.items())
     ]
     figure.legend(
         handles=entries,
@@ -205,11 +265,10 @@ def _draw(
         ncols=min(len(entries), 6),
         frameon=False,
         fontsize=8,
-        title=f"likeliest class, part of {'the area of ' * drawn.overlaps}{drawn.tiles:,} tiles",
+        title=f"likeliest class, part of {'the area of ' * scene.map.overlaps}{scene.map.tiles:,} tiles",
         title_fontsize=8,
         alignment="left",
     )
-    return figure
 
 
 def _columns(n_panels: int, height_by_width: float) -> int:

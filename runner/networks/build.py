@@ -1,4 +1,4 @@
-"""Networks by name or from the user's own function, what they start from, and what goes into them."""
+"""Networks by name or from the user's own function, and what they start from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slideduck.runner.networks.weights import load_pretrained, load_weights, rea
 from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
 from slideduck.runner.settings.train_config import TrainConfig
 
-__all__ = ["Built", "build_model", "build_network", "logits_of", "parameter_groups", "standardise"]
+__all__ = ["Built", "build_model", "build_network", "parameter_groups"]
 
 
 @dataclass(frozen=True)
@@ -180,23 +180,3 @@ def _own_model(name: str, num_classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name!r} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
-
-
-def logits_of(output: Any) -> torch.Tensor:
-    """Return the logits, (batch, classes), of what a network returned."""
-    logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
-    return logits
-
-
-def standardise(images_BCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Return uint8 tiles as float32 with mean 0 and deviation 1 in each channel, channels last.
-
-    Parameters
-    ----------
-    images_BCHW : torch.Tensor of uint8, (batch, 3, height, width)
-        RGB tiles.
-    mean, std : torch.Tensor of float32, (1, 3, 1, 1)
-        Of the training tiles, on the scale of 0 to 255.
-    """
-    images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
-    return (images - mean) / std

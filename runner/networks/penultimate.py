@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slideduck.errors import RunError
-from slideduck.runner.networks.build import logits_of
+from slideduck.runner.networks.forward import logits_of
 
 __all__ = ["penultimate"]
 

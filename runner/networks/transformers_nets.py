@@ -16,15 +16,16 @@ from slideduck.errors import ConfigError
 from slideduck.runner.networks.heads import FitInput, PooledNetwork
 from slideduck.runner.settings.modelnames import Encoder
 
-__all__ = ["HfSource", "Pixels", "build_hf", "find_hf", "inner_hf", "load_hf", "may_download", "read_pixels"]
+__all__ = ["CONFIGS", "HfSource", "Pixels", "build_hf", "find_hf", "inner_hf", "load_hf", "may_download", "read_pixels"]
 
 #: Mean and deviation of a network's input on the scale of 0 to 255, as a checkpoint has them.
 Pixels = dict[str, list[float]]
 
-# Widths and depths: He et al., Deep residual learning, 2016, table 1; Touvron et al., DeiT, 2021, table 1, for the
-# ViTs; Oquab et al., DINOv2, 2023; Liu et al., Swin Transformer, 2021, section 3.3; Liu et al., A ConvNet for the
-# 2020s, 2022, section 3.
-_CONFIGS: dict[str, dict[str, Any]] = {
+#: What the configuration of each network of its own name has beside the defaults of its kind.
+#: Widths and depths: He et al., Deep residual learning, 2016, table 1; Touvron et al., DeiT, 2021, table 1, for the
+#: ViTs; Oquab et al., DINOv2, 2023; Liu et al., Swin Transformer, 2021, section 3.3; Liu et al., A ConvNet for the
+#: 2020s, 2022, section 3.
+CONFIGS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
     "resnet34": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]},
     "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
@@ -91,10 +92,10 @@ def find_hf(name: str) -> HfSource:
         If it is none of these on this machine, with how to get it.
     """
     library = transformers()
-    if name in _CONFIGS:
+    if name in CONFIGS:
         kind = next(kind for kind in _TYPES if name.startswith(kind))
         # ResNetConfig's own embedding is as wide.
-        return HfSource(library.AutoConfig.for_model(_TYPES[kind], **_CONFIGS[name]))
+        return HfSource(library.AutoConfig.for_model(_TYPES[kind], **CONFIGS[name]))
     folder = Path(name)
     if folder.is_dir():
         return _of_folder(library, name, folder)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.recipe import parse_recipe
+from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tiles.augment import Augmenter
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import TrainingData
@@ -42,19 +43,10 @@ def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> Non
     augmenter.epoch(0, count, 1, 0, 1)
     with data.loader.epoch(rows, count) as batches:
         (batch,) = to_device(batches, device)
-    names = [_name(data, row) for row in rows.tolist()]
+    kind = task_class(data.task)
+    names = [kind.describe(data.classes, data.targets[row]) for row in rows.tolist()]
     augmented = augmenter.apply(batch.images_BCHW, 0)
     _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, f"augment {augment}")
-
-
-def _name(data: TrainingData, row: int) -> str:
-    """Return what a tile is learnt as."""
-    target = data.targets[row]
-    if data.task == "classification":
-        return data.classes[int(target)]
-    if data.task == "regression":
-        return ", ".join(f"{value:g}" for value in target)
-    return ", ".join(name for name, has in zip(data.classes, target, strict=True) if has) or "none"
 
 
 def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:

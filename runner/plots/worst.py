@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
-from slideduck.cli.printing import counted
-from slideduck.draw.picture import label_colours, own_style, save_figure
+from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError
+from slideduck.palette import label_colours
 from slideduck.runner.scores.assess import PredictedTiles, read_predictions
+from slideduck.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_worst"]
+__all__ = ["Section", "choose_sections", "plot_worst", "tile_pictures"]
 
 _COLUMNS = 6
 #: A line of the key of colours, inches.
@@ -32,8 +33,16 @@ _MOST_TILES = 600
 
 
 @dataclass(frozen=True)
-class _Section:
-    """Tiles that belong together: a heading, and which of the predictions they are."""
+class Section:
+    """Tiles of a contact sheet that belong together.
+
+    Attributes
+    ----------
+    heading : str
+        What stands above them.
+    chosen : ndarray of int64, shape (tiles,)
+        Which of the predictions they are.
+    """
 
     heading: str
     chosen: NDArray[np.int64]
@@ -84,17 +93,27 @@ def plot_worst(
         if value is not None and not least <= value <= _MOST_TILES:
             raise ConfigError(f"{name} is {value}; it must be from {least} to {_MOST_TILES}")
     found = read_predictions(prediction_files(source)[0])
-    sections = _sections(found, tiles, right, per_slide)
+    sections = choose_sections(found, tiles, right, per_slide)
     everything = np.concatenate([section.chosen for section in sections])
-    pictures = dict(zip(everything.tolist(), _pixels(Path(beton).absolute(), found.tile_id[everything]), strict=True))
+    pictures = dict(
+        zip(everything.tolist(), tile_pictures(Path(beton).absolute(), found.tile_id[everything]), strict=True)
+    )
     words = "".join([found.path.stem, found.path.parent.name, *found.classes, *found.tile_id[everything]])
     with own_style(words):
         save_figure(_sheet(found, sections, pictures), Path(out), dpi=dpi)
     return Path(out)
 
 
-def _sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | None) -> list[_Section]:
-    """Return what is on the sheet, from the top."""
+def choose_sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | None) -> list[Section]:
+    """Return what is on the sheet, from the top.
+
+    Parameters
+    ----------
+    found : PredictedTiles
+        The predictions.
+    tiles, right, per_slide
+        See `plot_worst`.
+    """
     predictions = found.predictions
     n = np.arange(len(predictions.labels))
     of_label = predictions.log_probabilities[n, predictions.labels]
@@ -105,7 +124,7 @@ def _sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | No
     wrong = int(np.count_nonzero(~is_right))
     verb = "is" if wrong == 1 else "are"
     heading = f"{name}: greatest loss first; {wrong:,} of {counted(len(n), 'tile')} {verb} wrong"
-    sections = [_Section(heading, worst)]
+    sections = [Section(heading, worst)]
     certain = np.argsort(-of_label, kind="stable")
     certain = certain[is_right[certain]]
     chosen = [
@@ -113,7 +132,7 @@ def _sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | No
         for number in range(len(found.classes))
     ]
     if any(map(len, chosen)):
-        sections.append(_Section("right, and most certain of each class", np.concatenate(chosen)))
+        sections.append(Section("right, and most certain of each class", np.concatenate(chosen)))
     return sections
 
 
@@ -132,8 +151,25 @@ def _first(
     return np.array(chosen, np.int64)
 
 
-def _pixels(beton: Path, tile_ids: NDArray[np.object_]) -> list[NDArray[np.uint8]]:
-    """Return the tiles of those names, (tile_px, tile_px, 3)."""
+def tile_pictures(beton: Path, tile_ids: NDArray[np.object_]) -> list[NDArray[np.uint8]]:
+    """Return the pixels of tiles of a beton.
+
+    Parameters
+    ----------
+    beton : Path
+        The beton.
+    tile_ids : ndarray of str, shape (tiles,)
+        Names of the tiles; one may come up more than once.
+
+    Returns
+    -------
+    list of ndarray of uint8, shape (tile_px, tile_px, 3)
+
+    Raises
+    ------
+    RunError
+        If the beton does not have them.
+    """
     import torch
 
     from slideduck.runner.tiles.loader import to_device
@@ -157,7 +193,7 @@ def _pixels(beton: Path, tile_ids: NDArray[np.object_]) -> list[NDArray[np.uint8
     return [pictures[i] for i in place]
 
 
-def _sheet(found: PredictedTiles, sections: Sequence[_Section], pictures: dict[int, NDArray[np.uint8]]) -> Figure:
+def _sheet(found: PredictedTiles, sections: Sequence[Section], pictures: dict[int, NDArray[np.uint8]]) -> Figure:
     """Return the sheet."""
     from matplotlib.figure import Figure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 import slideduck
 from slideduck.betons import Sidecar
-from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
-from slideduck.runner.runs.trained import TrainedModel, load_trained, warn_of_other_tiles
+from slideduck.runner.runs.predictions import write_predictions
+from slideduck.runner.runs.trained import TrainedModel, load_run, warn_of_other_tiles
 from slideduck.runner.scores.assess import (
     assess,
     metrics_by,
@@ -29,11 +29,13 @@ from slideduck.runner.scores.assess import (
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import with_temperature
 from slideduck.runner.scores.metrics import plain
-from slideduck.runner.tasks.infer import predict_rows, write_predictions
-from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.scores.predictions import ClassPredictions
+from slideduck.runner.tasks.infer import predict_rows
+from slideduck.runner.tiles.loader import TileLoader
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets
+from slideduck.words import message
 
 __all__ = ["evaluate"]
 
@@ -107,61 +109,26 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_trained(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
-    sidecar, loader = open_beton(beton, dist.cores())
-    is_classes = trained.config.task == "classification"
-    if not is_classes and (by or thresholds is not None or temperature is not None):
+    if not trained.task.tells_classes and (by or thresholds is not None or temperature is not None):
         raise ConfigError(
             f"{trained.run} learnt task {trained.config.task!r}; by, thresholds and temperature are for classes"
         )
-    targets = read_targets(sidecar, trained.config, beton, trained.classes)
-    sidecar, loader.targets = targets.sidecar, targets.values
-    rows = labelled_rows(sidecar, split, beton, where)
-    if where is not None:
-        left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
-        message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
-    columns = {name: tile_columns(sidecar, rows, name) for name in by}
-    number_of_class = _class_numbers(trained, sidecar, rows, beton) if is_classes else None
-    warn_of_other_tiles(trained, sidecar, beton)
-    predictions = predict_rows(
-        trained.network,
-        loader,
-        rows,
-        batch_size or trained.config.batch_size_per_rank,
-        trained.standard,
-        trained.precision,
-        trained.device,
-        len(trained.classes),
-        trained.objective,
-    )
+    tiles = _choose_tiles(trained, beton, split, where, by)
+    size = batch_size or trained.config.batch_size_per_rank
+    predictions = predict_rows(trained.forward, trained.task, tiles.loader, tiles.rows, size)
     said: dict[str, Any]
-    if number_of_class is None:
-        said = {"metrics": plain(task_metrics_of(trained.objective, predictions, sidecar)), "by": {}}
+    if tiles.number_of_class is None:
+        said = {"metrics": plain(trained.task.metrics(predictions, tiles.sidecar)), "by": {}}
     else:
-        predictions = replace(predictions, labels=number_of_class[predictions.labels])
-        if divisor is not None:
-            logs = with_temperature(predictions.log_probabilities, divisor).astype(np.float32)
-            predictions = replace(predictions, log_probabilities=logs)
-        units = sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows)
+        predictions = _as_the_network_counts(predictions, tiles.number_of_class, divisor)
+        units = tiles.sidecar.slide[tiles.rows].astype(np.int64), patient_numbers(tiles.sidecar, tiles.rows)
         said = assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen)
-        said["by"] = {name: metrics_by(predictions, *units, trained.classes, of) for name, of in columns.items()}
-    condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
-    name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
-    target = Path(out).absolute() if out else trained.run / "evaluations" / f"{name}.parquet"
+        said["by"] = {name: metrics_by(predictions, *units, trained.classes, of) for name, of in tiles.columns.items()}
+    target = Path(out).absolute() if out else _default_path(trained.run, beton, split, where, checkpoint)
     checkpoints.make_folder(target.parent)
-    facts = {
-        "run": trained.run.name,
-        "folder": str(trained.run),
-        "checkpoint": trained.sha256,
-        "epoch": str(trained.epoch),
-        "beton": str(beton),
-        "split": split or "",
-    }
-    if number_of_class is None:
-        write_task_predictions(target, trained.objective, predictions, sidecar, facts)
-    else:
-        write_predictions(target, predictions, sidecar, list(trained.classes), facts)
+    write_predictions(target, trained.task.table(predictions, tiles.sidecar, _facts(trained, beton, split)))
     result = {
         "run": str(trained.run),
         "checkpoint": checkpoint,
@@ -171,7 +138,7 @@ def evaluate(
         "where": where,
         "classes": list(trained.classes),
         "predictions": str(target),
-        "task": trained.config.task,
+        "task": trained.task.name,
         **said,
     }
     if divisor is not None:
@@ -181,6 +148,77 @@ def evaluate(
         with slideduck.open(study) as opened:
             opened.add_predictions(target)
     return result
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles that are evaluated.
+
+    Attributes
+    ----------
+    sidecar : Sidecar
+        Of the beton, with the targets of the task.
+    loader : TileLoader
+        Reads the tiles.
+    rows : ndarray of int64, shape (tiles,)
+        Which rows of the beton they are.
+    columns : dict
+        Values of the columns by which metrics are told, of each tile.
+    number_of_class : ndarray of int64, shape (classes of the beton,), or None
+        The network's number of each class of the beton; None where it has not learnt classes.
+    """
+
+    sidecar: Sidecar
+    loader: TileLoader
+    rows: NDArray[np.int64]
+    columns: dict[str, NDArray[np.object_]]
+    number_of_class: NDArray[np.int64] | None
+
+
+def _choose_tiles(
+    trained: TrainedModel, beton: Path, split: str | None, where: str | None, by: Sequence[str]
+) -> _Tiles:
+    """Open the beton and choose the tiles that are evaluated; say what the condition leaves out, and what is unlike."""
+    sidecar, loader = open_beton(beton, dist.cores())
+    targets = read_targets(sidecar, trained.config, beton, trained.classes)
+    sidecar, loader.targets = targets.sidecar, targets.values
+    rows = labelled_rows(sidecar, split, beton, where)
+    if where is not None:
+        left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
+        message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
+    columns = {name: tile_columns(sidecar, rows, name) for name in by}
+    number_of_class = _class_numbers(trained, sidecar, rows, beton) if trained.task.tells_classes else None
+    warn_of_other_tiles(trained, sidecar, beton)
+    return _Tiles(sidecar, loader, rows, columns, number_of_class)
+
+
+def _as_the_network_counts(
+    predictions: ClassPredictions, number_of_class: NDArray[np.int64], divisor: float | None
+) -> ClassPredictions:
+    """Return predictions whose labels are the network's classes, and whose logits are divided by a temperature."""
+    predictions = replace(predictions, targets=number_of_class[predictions.labels])
+    if divisor is None:
+        return predictions
+    return replace(predictions, outputs=with_temperature(predictions.log_probabilities, divisor).astype(np.float32))
+
+
+def _default_path(run: Path, beton: Path, split: str | None, where: str | None, checkpoint: str) -> Path:
+    """Return where the predictions go."""
+    condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
+    return run / "evaluations" / f"{name}.parquet"
+
+
+def _facts(trained: TrainedModel, beton: Path, split: str | None) -> dict[str, str]:
+    """Return what the file says of the predictions."""
+    return {
+        "run": trained.run.name,
+        "folder": str(trained.run),
+        "checkpoint": trained.sha256,
+        "epoch": str(trained.epoch),
+        "beton": str(beton),
+        "split": split or "",
+    }
 
 
 def _class_numbers(trained: TrainedModel, sidecar: Sidecar, rows: NDArray[np.int64], beton: Path) -> NDArray[np.int64]:

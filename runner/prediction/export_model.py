@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from slideduck.errors import BetonError, ConfigError, RunError
-from slideduck.runner.networks.build import logits_of
+from slideduck.runner.networks.forward import evaluating, logits_of
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.checkpoint import write_json, write_whole
-from slideduck.runner.runs.trained import TrainedModel, load_trained
-from slideduck.runner.tasks.infer import evaluating
-from slideduck.runner.tasks.objective import make_objective
+from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import open_beton
 
 __all__ = ["LAYOUTS", "OPSET", "ModelReport", "export_model"]
@@ -116,7 +115,7 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_trained(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 
@@ -130,9 +129,7 @@ class _FromTiles(nn.Module):
     def __init__(self, trained: TrainedModel, layout: str) -> None:
         super().__init__()
         self.network, self.layout = trained.network.float().cpu().eval(), layout
-        self.objective = make_objective(
-            trained.config, trained.classes, torch.device("cpu"), state=trained.objective.state()
-        )
+        self.task = make_task(trained.config, trained.classes, torch.device("cpu"), state=trained.task.state())
         self.register_buffer("mean", trained.standard.mean.cpu())
         self.register_buffer("std", trained.standard.std.cpu())
 
@@ -140,13 +137,12 @@ class _FromTiles(nn.Module):
         """Return the probabilities, or numbers, of uint8 tiles."""
         images_BCHW = images.permute(0, 3, 1, 2) if self.layout == "nhwc" else images
         outputs = logits_of(self.network((images_BCHW.to(torch.float32) - self.mean) / self.std))
-        activated = self.objective.activate(outputs)
-        return activated if self.objective.task == "regression" else activated.exp()
+        return self.task.given(outputs)
 
     @property
     def output(self) -> str:
         """What comes out."""
-        return "numbers" if self.objective.task == "regression" else "probabilities"
+        return self.task.gives
 
 
 def _export_onnx(trained: TrainedModel, out: Path, layout: str) -> ModelReport:
@@ -244,8 +240,7 @@ def _difference(content: bytes, model: _FromTiles, parts: list[torch.Tensor]) ->
                 mine = model(batch).numpy()
             if theirs.shape != mine.shape or not np.isfinite(theirs).all():
                 return float("nan")
-            unit = model.objective.std.numpy() if model.objective.task == "regression" else np.ones(1)
-            largest = max(largest, float((np.abs(theirs - mine) / unit).max()))
+            largest = max(largest, float((np.abs(theirs - mine) / model.task.unit).max()))
     return largest
 
 

@@ -19,7 +19,7 @@ from slideduck.progress import track
 from slideduck.runner.prediction.feature_files import FORMATS, FeatureFiles, feature_rows
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open_tiles
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
 
@@ -142,7 +142,7 @@ def features(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_trained(run, checkpoint, any_task=True)
+        trained = load_run(run, checkpoint, any_task=True)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
         if out is not None:
@@ -197,7 +197,7 @@ class _FeatureTable:
         self._where = {"run": run, "grid": grid}
         self._counts: dict[str, int] = {}
         self.name, self.width = "", 0
-        for name, width in feature_tables(study.con).items():
+        for name, width in feature_tables(study.handle).items():
             query = f"SELECT slide, count(*) FROM {identifier(name)} WHERE run = $run AND grid = $grid GROUP BY slide"
             if counts := dict(study.con.execute(query, self._where).fetchall()):
                 self._counts, self.name, self.width = counts, name, width
@@ -213,7 +213,7 @@ class _FeatureTable:
         for column, name in enumerate(("run", "grid")):
             given = given.add_column(column, name, pa.array([self._where[name]] * len(given)))
         with self._study.atomic(), registered(self._study.con, "incoming_features", given):
-            self.name = make_feature_table(self._study.con, self.width)
+            self.name = make_feature_table(self._study.handle, self.width)
             key = {**self._where, "slide": tiles.slide}
-            delete_features(self._study.con, "run = $run AND grid = $grid AND slide = $slide", key)
+            delete_features(self._study.handle, "run = $run AND grid = $grid AND slide = $slide", key)
             self._study.con.execute(f"INSERT INTO {identifier(self.name)} BY NAME FROM incoming_features")

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
+from slideduck.runner.networks.forward import evaluating
 from slideduck.runner.prediction.mcdropout import dropout_layers, dropping, tile_keys
 from slideduck.runner.runs.trained import TrainedModel
-from slideduck.runner.tasks.infer import evaluating, log_probabilities
 from slideduck.runner.tiles.augment import turn
 
 __all__ = ["TTA", "Estimate", "Passes", "estimate"]
@@ -133,7 +133,7 @@ def estimate(trained: TrainedModel, images_BCHW: torch.Tensor, tile_ids: Sequenc
                     places = torch.full((len(images_BCHW),), position, dtype=torch.uint8, device=images_BCHW.device)
                     turned = turn(images_BCHW, places)
                 with nullcontext() if keys is None else dropping(trained.network, keys, len(found)):
-                    logs = log_probabilities(trained.network, turned, trained.standard, trained.precision)
+                    logs = trained.task.activate(trained.forward(turned))
                 odds = np.exp(logs.cpu().numpy().astype(np.float64))
                 found.append(odds / odds.sum(axis=1, keepdims=True))
     mean = np.mean(found, axis=0)

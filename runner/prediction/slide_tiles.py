@@ -1,34 +1,31 @@
 """Tiles straight from the slides, as a network saw those that it was trained on.
 
-They are read by the reader that the export has, their stains are normalised as the beton's were, and they are put
-through the same JPEG where the beton had one.
+They are made as an export makes them, by `slideduck.betons.encode`, and decoded as the loader decodes a beton.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from slideduck.betons import decode_jpeg, encode_jpeg
-from slideduck.cli.printing import message
+from slideduck.betons.encode import Encoding, TileMaking, page_bytes
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json
 from slideduck.measure.stain_fit import ensure_fit
 from slideduck.runner.runs.trained import TrainedModel
 from slideduck.runner.tiles.decode import decode_as_loader
 from slideduck.slides.grid import SlideGrid
-from slideduck.slides.reader import TileReader
-from slideduck.slides.stored_reader import StoredReader, choose_reader
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
+from slideduck.words import message
 
 __all__ = ["GridSlide", "choose_grid", "choose_slides", "read_tiles"]
 
@@ -102,24 +99,31 @@ class GridSlide:
         BetonError
             If the tiles that the network was trained on were normalised in a way that this version lacks.
         """
-        normaliser = self._normaliser(trained)
+        making = self._making(trained.beton["image"])
         base_x, base_y = tiles["base_x"].to_numpy(), tiles["base_y"].to_numpy()
+
+        def read(first: int, last: int) -> list[NDArray[np.uint8]]:
+            made = (maker.make(int(base_x[i]), int(base_y[i])) for i in range(first, last))
+            return [_as_loader(data, self.tile_px, making.encoding) for data, _ in made]
+
         # Whatever ends the block, the threads stop reading before the slide is closed under them.
-        reference = TileReader(self.path, self.slide_grid, self.tile_px, background=self.background)
-        chosen, _ = choose_reader(reference, base_x, base_y)
         with (
-            chosen as reader,
-            closing(_batches(reader, trained, normaliser, base_x, base_y, batch_size, threads, pool)) as batches,
+            making.open(base_x, base_y) as maker,
+            closing(_batches(read, len(base_x), batch_size, threads, pool)) as batches,
         ):
             yield batches
 
-    def _normaliser(self, trained: TrainedModel) -> Normaliser | None:
-        """Return what gives the slide the stains that the network was trained on, if they were normalised."""
-        entry = trained.beton["image"].get("stain")
-        if entry is None:
-            return None
-        target = stain_from_json(entry)
-        return Normaliser(ensure_fit(self.study, self.name, target.fit.method).fit, target.fit)
+    def _making(self, image: Mapping[str, Any]) -> TileMaking:
+        """Return how tiles of the slide are made as those of a beton were, of which its side-car says ``image``."""
+        encoding = Encoding.of_image(image, page_bytes(self.tile_px, image["quality"]))
+        if encoding.jpeg == "passthrough":
+            # Every tile is predicted, those too that the slide does not store.
+            encoding = replace(encoding, jpeg="auto")
+        normaliser = None
+        if image.get("stain") is not None:
+            target = stain_from_json(image["stain"])
+            normaliser = Normaliser(ensure_fit(self.study.handle, self.name, target.fit.method).fit, target.fit)
+        return TileMaking(self.path, self.slide_grid, self.tile_px, self.background, encoding, normaliser)
 
 
 def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
@@ -178,42 +182,29 @@ def read_tiles(study: Study, grid: str, slide: str) -> pa.Table:
     return study.con.execute(read_query("list_tiles_of_slide"), {"grid": grid, "slide": slide}).to_arrow_table()
 
 
+def _as_loader(data: bytes, tile_px: int, encoding: Encoding) -> NDArray[np.uint8]:
+    """Return the pixels that the loader gives for a tile of a beton."""
+    if encoding.quality is None:
+        return np.frombuffer(data, np.uint8).reshape(tile_px, tile_px, 3)
+    return decode_as_loader(data, tile_px)
+
+
 def _batches(
-    reader: TileReader | StoredReader,
-    trained: TrainedModel,
-    normaliser: Normaliser | None,
-    base_x: NDArray[np.integer[Any]],
-    base_y: NDArray[np.integer[Any]],
+    read: Callable[[int, int], list[NDArray[np.uint8]]],
+    n_tiles: int,
     batch_size: int,
     threads: int,
     pool: ThreadPoolExecutor,
 ) -> Generator[NDArray[np.uint8], None, None]:
     """Yield tiles in their order, read by the pool's threads a few batches ahead."""
-    image = trained.beton["image"]
-    quality = image["quality"] if image["mode"] == "jpg" else None
-    takes_stored = quality is not None and image.get("jpeg", "reencode") != "reencode"
-
-    def tile(x: int, y: int) -> NDArray[np.uint8]:
-        """Return a tile as the loader gives it from a beton: through the same JPEG."""
-        stored = reader.stored_jpeg(x, y) if takes_stored else None
-        if stored is not None:
-            return decode_as_loader(stored, reader.tile_px)
-        rgb = reader.read(x, y)
-        if normaliser is not None:
-            rgb = normaliser.apply(rgb)
-        return rgb if quality is None else decode_jpeg(encode_jpeg(rgb, quality))
-
-    def read(first: int, last: int) -> list[NDArray[np.uint8]]:
-        return [tile(int(base_x[i]), int(base_y[i])) for i in range(first, last)]
-
-    firsts = iter(range(0, len(base_x), _PIECE_TILES))
+    firsts = iter(range(0, n_tiles, _PIECE_TILES))
     ahead = 2 * threads + -(-2 * batch_size // _PIECE_TILES)
     reading: deque[Future[list[NDArray[np.uint8]]]] = deque()
     ready: list[NDArray[np.uint8]] = []
     try:
         while True:
             while len(reading) < ahead and (first := next(firsts, None)) is not None:
-                reading.append(pool.submit(read, first, min(first + _PIECE_TILES, len(base_x))))
+                reading.append(pool.submit(read, first, min(first + _PIECE_TILES, n_tiles)))
             if not reading:
                 break
             ready.extend(reading.popleft().result())

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner.ranks.dist import TIMEOUT_MINUTES, visible
+from slideduck.words import message
 
 __all__ = ["Launch", "launch", "resolve_nproc"]
 

@@ -13,7 +13,10 @@ import numpy as np
 from slideduck.betons import Sidecar
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tasks.kinds import task_class
+from slideduck.runner.tasks.task import Task
 from slideduck.runner.tiles.rows import RunRows
+from slideduck.words import counted, listed
 
 __all__ = ["card_text", "write_card"]
 
@@ -70,7 +73,7 @@ def card_text(
     parts = [
         _front_matter(run, classes),
         f"# {run}",
-        f"A network (`{state['config']['model']}`) {_purpose(state)}. It was trained by slideduck "
+        f"A network (`{state['config']['model']}`) {_task(state).purpose(classes)}. It was trained by slideduck "
         f"{state['versions']['slideduck']}; the weights are those of epoch {best['epoch']}, the best of "
         f"{len(state['history'])}.",
         "## Data",
@@ -94,19 +97,9 @@ def card_text(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _task(state: Mapping[str, Any]) -> str:
-    """Return what was learnt: classification, multi-label or regression."""
-    return str(state["config"].get("task", "classification"))
-
-
-def _purpose(state: Mapping[str, Any]) -> str:
-    """Return what the network does, in half a sentence."""
-    names = state["classes"]
-    if _task(state) == "regression":
-        return f"that estimates {_listed(names)} from tiles of whole-slide images"
-    if _task(state) == "multi-label":
-        return f"that tells which of {_number(len(names), 'label')} a tile of a whole-slide image has: {_listed(names)}"
-    return f"that tells {len(names)} classes of tissue apart on tiles of whole-slide images: {_listed(names)}"
+def _task(state: Mapping[str, Any]) -> type[Task[Any]]:
+    """Return what was learnt; checkpoints have not always said it, and were of classes then."""
+    return task_class(state["config"].get("task", "classification"))
 
 
 def _front_matter(run: str, classes: Sequence[str]) -> str:
@@ -141,10 +134,10 @@ def _data(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
             len(np.unique(of[of_side].astype(str))) for of in (sidecar.tile_slide, sidecar.tile_patient)
         )
         lines.append(
-            f"{side}: {_number(len(of_side), 'tile')} of {_number(slides, 'slide')} of {_number(patients, 'patient')}"
+            f"{side}: {counted(len(of_side), 'tile')} of {counted(slides, 'slide')} of {counted(patients, 'patient')}"
         )
     if rows.unlabelled:
-        lines.append(f"Left out: {_number(rows.unlabelled, 'tile')} without a label")
+        lines.append(f"Left out: {counted(rows.unlabelled, 'tile')} without a label")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -176,7 +169,7 @@ def _image(image: Mapping[str, Any]) -> str:
 def _counts(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
     """Return the tiles and slides of each class on each side; nothing where labels or numbers are learnt."""
     classes = state["classes"]
-    if _task(state) != "classification" or tuple(classes) != tuple(sidecar.classes):
+    if not _task(state).tells_classes or tuple(classes) != tuple(sidecar.classes):
         return ""
     lines = []
     for number, name in enumerate(classes):
@@ -209,7 +202,7 @@ def _metrics(best: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
     if "ci95/note" in intervals:
         return f"{table}\n\nThere are {intervals['ci95/note']}."
     if "ci95/resamples" in intervals:
-        drawn = f"{intervals['ci95/resamples']:,} resamples of {_number(intervals['ci95/patients'], 'patient')}"
+        drawn = f"{intervals['ci95/resamples']:,} resamples of {counted(intervals['ci95/patients'], 'patient')}"
         return f"{table}\n\nIn brackets are 95 % intervals, from {drawn}."
     return table
 
@@ -244,21 +237,18 @@ def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
     lines = [
         "It is for research. It is not a medical device, and nobody has shown that it is safe or useful to decide "
         "about patients.",
-        "It says something of every tile: of ink, folds, and tissue that it never saw as well."
-        if _task(state) != "classification"
-        else f"It knows {len(classes)} classes and gives every tile to one of them: ink, folds, and tissue that it "
-        "never saw as well.",
+        _task(state).reach(classes),
     ]
-    if _task(state) == "classification" and tuple(classes) == tuple(sidecar.classes):
+    if _task(state).tells_classes and tuple(classes) == tuple(sidecar.classes):
         seen = set(sidecar.class_number[rows.train].tolist())
         absent = [name for number, name in enumerate(classes) if number not in seen]
         if absent:
             lines.append(
-                f"No training tile was of {_listed(absent)}: it has not learnt {'it' if len(absent) == 1 else 'them'}."
+                f"No training tile was of {listed(absent)}: it has not learnt {'it' if len(absent) == 1 else 'them'}."
             )
     lines += [
-        f"It was trained on {_number(_distinct(sidecar, rows, 'slide'), 'slide')} of "
-        f"{_number(_distinct(sidecar, rows, 'patient'), 'patient')}{_sites(sidecar, rows)}: other laboratories, "
+        f"It was trained on {counted(_distinct(sidecar, rows, 'slide'), 'slide')} of "
+        f"{counted(_distinct(sidecar, rows, 'patient'), 'patient')}{_sites(sidecar, rows)}: other laboratories, "
         "stains, scanners and organs have to be tried first.",
         f"It expects tiles of {_grid(state['beton']['grid'])}, {_image(state['beton']['image'])}.",
     ]
@@ -278,7 +268,7 @@ def _settings(state: Mapping[str, Any]) -> str:
     )
     every = _table(("setting", "value"), [(name, _value(value)) for name, value in config.items()])
     return (
-        f"Trained by {_number(ranks, 'process', 'processes')}.\n\n{first}\n\n"
+        f"Trained by {counted(ranks, 'process', 'processes')}.\n\n{first}\n\n"
         f"<details><summary>All settings</summary>\n\n{every}\n\n</details>"
     )
 
@@ -287,23 +277,13 @@ def _sites(sidecar: Sidecar, rows: RunRows) -> str:
     """Return the sites of the training tiles in words; nothing where none is known."""
     slides = np.unique(sidecar.slide[rows.train])
     sites = {site for number in slides.tolist() if (site := sidecar.raw["slides"][number].get("site")) is not None}
-    return f" from {_number(len(sites), 'site')}" if sites else ""
+    return f" from {counted(len(sites), 'site')}" if sites else ""
 
 
 def _distinct(sidecar: Sidecar, rows: RunRows, of: str) -> int:
     """Return the number of slides or patients of the training tiles."""
     column = sidecar.tile_slide if of == "slide" else sidecar.tile_patient
     return len(np.unique(column[rows.train].astype(str)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _number(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _shown(value: Any, interval: Any) -> str:

@@ -7,17 +7,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from slideduck.errors import FULL_ERRNOS, DiskFullError, RunError
+from slideduck.errors import RunError
+from slideduck.files import write
 
 __all__ = [
     "CHECKPOINTS",
     "append_line",
+    "explained",
     "file_sha256",
     "load",
     "lock_folder",
@@ -34,83 +36,36 @@ CHECKPOINTS = ("best", "last")
 VERSION = 1
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that, whatever happens, its name holds either the old or the new content.
+def explained(path: Path) -> AbstractContextManager[None]:
+    """Turn what the operating system says against writing a file of a run into errors of ours.
 
-    The content goes to a temporary name beside it, then to the disk, and is renamed last.
+    Raises
+    ------
+    DiskFullError
+        If there is no space.
+    RunError
+        If it cannot be written for another reason.
+    """
+    return write.explained(path, kind=RunError, full="; free some, and the same command goes on", place="another place")
+
+
+def write_whole(path: Path, content: Callable[[IO[bytes]], object]) -> None:
+    """Write a file of a run so that its name holds either the old or the new content.
 
     Parameters
     ----------
     path : Path
         The file.
-    write : callable
+    content : callable
         Takes the open file and writes to it.
 
     Raises
     ------
-    DiskFullError
-        If there is no space; the file keeps its old content.
+    DiskFullError, RunError
+        If it cannot be written; the file keeps its old content.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _told(path):
-            with temporary.open("wb") as file:
-                sink = _Sink(file)
-                try:
-                    write(sink)  # type: ignore[arg-type]
-                except RuntimeError:
-                    # Torch reports a failed write as its own error; the cause is what the user needs.
-                    if sink.error is not None:
-                        raise sink.error from None
-                    raise
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-class _Sink:
-    """A file that remembers what ended a write: a full disk, or Ctrl-C."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: BaseException | None = None
-
-    def write(self, data: bytes) -> int:
-        """Write, and keep the error if it fails."""
-        try:
-            return self._file.write(data)
-        except BaseException as error:
-            self.error = error
-            raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a failed write into an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_ERRNOS:
-            raise DiskFullError(
-                f"no space left for {path} ({error.strerror}); free some, and the same command goes on"
-            ) from error
-        raise RunError(f"{path} cannot be written: {error.strerror}; give another place") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, so that it outlives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with explained(path):
+        write.write_whole(path, content)
 
 
 def append_line(path: Path, line: str, *, durable: bool = True) -> None:
@@ -121,7 +76,7 @@ def append_line(path: Path, line: str, *, durable: bool = True) -> None:
     DiskFullError
         If there is no space.
     """
-    with _told(path), path.open("a", encoding="utf-8") as file:
+    with explained(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
         if durable:
@@ -185,7 +140,7 @@ def make_folder(folder: Path) -> None:
     RunError, DiskFullError
         If it cannot be made.
     """
-    with _told(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -199,7 +154,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         If another process is training in it.
     """
     make_folder(folder)
-    with _told(folder):
+    with explained(folder):
         file = (folder / ".lock").open("a")
     with file:
         try:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from slideduck.cli.printing import message
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.trackers import tracker_names
+from slideduck.words import message
 
 __all__ = ["Tracker", "Tracking"]
 

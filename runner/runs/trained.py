@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from slideduck.betons import Sidecar
-from slideduck.cli.printing import message
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.networks.build import build_network
+from slideduck.runner.networks.forward import Forward, Standard, evaluating, precision_context
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tasks.infer import Standard, evaluating, log_probabilities, precision_context
-from slideduck.runner.tasks.objective import Objective, make_objective
+from slideduck.runner.tasks.kinds import make_task, task_class
+from slideduck.runner.tasks.task import Task
+from slideduck.words import message
 
-__all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]
+__all__ = ["TrainedModel", "load_run", "warn_of_other_tiles"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TrainedModel:
         Facts of the beton: ``image`` (mode, quality, tile_px) and ``grid``, among others.
     network, standard, device
         What computes, and where.
-    objective : Objective
+    task : Task
         What it has learnt.
     """
 
@@ -61,12 +62,17 @@ class TrainedModel:
     network: nn.Module
     standard: Standard
     device: torch.device
-    objective: Objective
+    task: Task[Any]
 
     @property
     def precision(self) -> str:
         """Precision to predict in: what trained in bf16 still runs where there is none."""
         return "fp32" if self.config.precision == "fp32" else "auto"
+
+    @property
+    def forward(self) -> Forward:
+        """What gives the outputs of tiles; call it inside `evaluating`."""
+        return Forward(self.network, self.standard, self.precision, self.device)
 
     def images(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
         """Return RGB tiles, uint8 (n, tile_px, tile_px, 3), on the device, (n, 3, tile_px, tile_px)."""
@@ -75,7 +81,7 @@ class TrainedModel:
     def log_probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return log probabilities, (n, classes), of RGB tiles, (n, tile_px, tile_px, 3)."""
         with evaluating(self.network):
-            result = log_probabilities(self.network, self.images(tiles), self.standard, self.precision)
+            result = self.task.activate(self.forward(self.images(tiles)))
         return result.cpu().numpy()
 
     def features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,7 +91,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
+def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
@@ -112,11 +118,8 @@ def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = 
     state = checkpoints.load(path)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
-    if config.task != "classification" and not any_task:
-        raise RunError(
-            f"{folder}: this network has learnt task {config.task!r}, and this command is for classes; "
-            "slideduck evaluate writes what it predicts"
-        )
+    if not any_task:
+        task_class(config.task).require_classes(folder)
     architecture = state.get("architecture")
     network = build_network(config, len(state["classes"]), architecture=architecture, fresh=False).network
     try:
@@ -138,7 +141,7 @@ def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = 
         network=network,
         standard=Standard(state["image"]["mean"], state["image"]["std"], device),
         device=device,
-        objective=make_objective(config, state["classes"], device, state=state.get("objective")),
+        task=make_task(config, state["classes"], device, state=state.get("objective")),
     )
 
 

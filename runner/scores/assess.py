@@ -24,7 +24,8 @@ from slideduck.runner.scores.calibration import (
     reliability,
     with_temperature,
 )
-from slideduck.runner.scores.metrics import LEVELS, Predictions, compute_metrics, plain, units_of
+from slideduck.runner.scores.metrics import LEVELS, compute_metrics, plain, units_of
+from slideduck.runner.scores.predictions import ClassPredictions
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.runner.tiles.conditions import tile_table
 
@@ -51,7 +52,7 @@ class PredictedTiles:
 
     Attributes
     ----------
-    predictions : Predictions
+    predictions : ClassPredictions
         Their rows are those of the file, from 0.
     tile_id, slide, patient : ndarray of object (str), (n,)
         Names.
@@ -63,7 +64,7 @@ class PredictedTiles:
         The file.
     """
 
-    predictions: Predictions
+    predictions: ClassPredictions
     tile_id: NDArray[np.object_]
     slide: NDArray[np.object_]
     patient: NDArray[np.object_]
@@ -89,12 +90,12 @@ def read_predictions(path: Path | str) -> PredictedTiles:
     tile_id, slide, patient = (
         np.asarray(file.table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
     )
-    predictions = Predictions(np.arange(len(labels)), labels, logs)
+    predictions = ClassPredictions(np.arange(len(labels)), labels, logs)
     return PredictedTiles(predictions, tile_id, slide, patient, file.classes, file.facts, file.path)
 
 
 def assess(
-    predictions: Predictions,
+    predictions: ClassPredictions,
     slides: Ints,
     patients: Ints,
     classes: Sequence[str],
@@ -106,7 +107,7 @@ def assess(
 
     Parameters
     ----------
-    predictions : Predictions
+    predictions : ClassPredictions
         At least one tile.
     slides, patients : ndarray of int64, (n,)
         Number of each tile's slide and patient; intervals draw patients in order of their numbers.
@@ -158,7 +159,7 @@ def assess(
 
 
 def metrics_by(
-    predictions: Predictions, slides: Ints, patients: Ints, classes: Sequence[str], values: NDArray[np.object_]
+    predictions: ClassPredictions, slides: Ints, patients: Ints, classes: Sequence[str], values: NDArray[np.object_]
 ) -> list[dict[str, Any]]:
     """Return the metrics of the tiles of each value of a column, without intervals.
 
@@ -178,8 +179,7 @@ def metrics_by(
     rows = []
     for value in found:
         here = np.flatnonzero(values == value)
-        part = Predictions(predictions.rows[here], predictions.labels[here], predictions.log_probabilities[here])
-        metrics = compute_metrics(part, slides[here], classes, patients=patients[here])
+        metrics = compute_metrics(predictions.take(here), slides[here], classes, patients=patients[here])
         rows.append({"value": value, **plain(metrics)})
     return rows
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from slideduck.runner.ranks import dist
 from slideduck.runner.scores.metrics import (
     LEVELS,
-    Predictions,
     Units,
     fraction_errors,
     mean_over_classes,
     scores_of_confusion,
     units_of,
 )
+from slideduck.runner.scores.predictions import ClassPredictions
 
 __all__ = ["MIN_PATIENTS", "RESAMPLES", "draw_patients", "intervals", "weighted_ranked_scores"]
 
@@ -42,7 +42,7 @@ _DEFINED = 0.95
 
 
 def intervals(
-    predictions: Predictions,
+    predictions: ClassPredictions,
     slides: Ints,
     patients: Ints,
     classes: Sequence[str],
@@ -57,7 +57,7 @@ def intervals(
 
     Parameters
     ----------
-    predictions : Predictions
+    predictions : ClassPredictions
         At least one tile.
     slides, patients : ndarray of int64, (n,)
         Number of each tile's slide and patient; patients are drawn in order of their numbers.
@@ -86,7 +86,7 @@ def intervals(
         return {"ci95/patients": n_patients, "ci95/note": note}
     # Sums are then the same to the last digit, whatever the order of tiles.
     order = np.lexsort((*predictions.log_probabilities.T, predictions.labels, slides, patient_of_tile))
-    predictions = Predictions(predictions.rows[order], predictions.labels[order], predictions.log_probabilities[order])
+    predictions = predictions.take(order)
     slides, patient_of_tile = slides[order], patient_of_tile[order]
     counts = draw_patients(n_patients, resamples, seed)
     of_label = predictions.log_probabilities[np.arange(len(order)), predictions.labels].astype(np.float64)

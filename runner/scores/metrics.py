@@ -1,4 +1,4 @@
-"""How good predictions are, tile by tile, slide by slide and patient by patient.
+"""How good predictions of classes are, tile by tile, slide by slide and patient by patient.
 
 All numbers are computed in one process, in double precision, from predictions in order of row, so that
 they do not depend on how many processes predicted.
@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.errors import RunError
 from slideduck.runner.scores.calibration import brier_score, calibration_error, classwise_calibration_error
+from slideduck.runner.scores.predictions import ClassPredictions
 
 __all__ = [
     "LEVELS",
-    "Predictions",
     "Units",
-    "collect",
     "compute_metrics",
     "confusion_of",
     "mean_over_classes",
@@ -36,67 +34,6 @@ Ints = NDArray[np.int64]
 
 #: What metrics are of, with the prefix of their names.
 LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of tiles, in order of their rows in the beton.
-
-    Attributes
-    ----------
-    rows : ndarray of int64, (n,)
-        Rows of the beton, ascending.
-    labels : ndarray of int64, (n,)
-        True class numbers.
-    log_probabilities : ndarray of float32, (n, classes)
-        Natural logarithms of the probabilities.
-    """
-
-    rows: Ints
-    labels: Ints
-    log_probabilities: Floats
-
-    @property
-    def probabilities(self) -> NDArray[np.float64]:
-        """Probability of each class, (n, classes); each row sums to 1."""
-        odds = np.exp(self.log_probabilities.astype(np.float64))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-    @property
-    def predicted(self) -> Ints:
-        """Class number of the greatest probability; the lesser number where two are equal."""
-        return np.asarray(self.log_probabilities.argmax(axis=1), np.int64)
-
-
-def collect(parts: Sequence[Predictions], expected_rows: Ints) -> Predictions:
-    """Join the predictions of all ranks, in order of row.
-
-    Parameters
-    ----------
-    parts : sequence of Predictions
-        One a rank, in any order.
-    expected_rows : ndarray of int64
-        The rows that were to be predicted.
-
-    Raises
-    ------
-    RunError
-        Unless each expected row came exactly once.
-    """
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort(rows, kind="stable")
-    if not np.array_equal(rows[order], np.sort(expected_rows)):
-        came, counts = np.unique(rows, return_counts=True)
-        missing = np.setdiff1d(expected_rows, came)
-        raise RunError(
-            f"of {len(expected_rows)} tiles {len(missing)} were not predicted and "
-            f"{np.count_nonzero(counts > 1)} more than once; this is a fault of slideduck, please report it"
-        )
-    return Predictions(
-        rows[order],
-        np.concatenate([part.labels for part in parts])[order],
-        np.concatenate([part.log_probabilities for part in parts])[order],
-    )
 
 
 @dataclass(frozen=True)
@@ -119,7 +56,7 @@ class Units:
 
 
 def compute_metrics(
-    predictions: Predictions, slides: Ints, classes: Sequence[str], *, patients: Ints | None = None
+    predictions: ClassPredictions, slides: Ints, classes: Sequence[str], *, patients: Ints | None = None
 ) -> dict[str, Any]:
     """Return the metrics of predictions at tile, slide and patient level.
 
@@ -129,7 +66,7 @@ def compute_metrics(
 
     Parameters
     ----------
-    predictions : Predictions
+    predictions : ClassPredictions
         At least one tile; every label is a class number.
     slides : ndarray of int64, (n,)
         Number of each tile's slide.
@@ -169,7 +106,7 @@ def compute_metrics(
     return metrics
 
 
-def units_of(predictions: Predictions, groups: Ints | None) -> Units:
+def units_of(predictions: ClassPredictions, groups: Ints | None) -> Units:
     """Return tiles themselves, or the groups of tiles that have the same number, in order of that number."""
     probabilities = predictions.probabilities
     if groups is None:
@@ -182,7 +119,7 @@ def units_of(predictions: Predictions, groups: Ints | None) -> Units:
     return Units(true, scores, np.asarray(scores.argmax(axis=1), np.int64))
 
 
-def fraction_errors(predictions: Predictions, groups: Ints) -> NDArray[np.float64]:
+def fraction_errors(predictions: ClassPredictions, groups: Ints) -> NDArray[np.float64]:
     """Return, for each group in order of its number, the mean error of the part of its tiles of each class."""
     _, group = np.unique(groups, return_inverse=True)
     n_classes = predictions.log_probabilities.shape[1]

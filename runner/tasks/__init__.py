@@ -1,1 +1,1 @@
-"""What a network is trained for: classes, several labels, numbers."""
+"""What a network is trained for: a class for each task (classes, several labels, numbers)."""

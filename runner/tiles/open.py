@@ -79,17 +79,6 @@ class TrainingData:
             "grid": dict(self.sidecar.raw["grid"]),
         }
 
-    @property
-    def absent_classes(self) -> list[str]:
-        """Classes or labels that no training tile has: they cannot be learnt."""
-        if self.task == "multi-label":
-            found = self.targets[self.rows.train].sum(axis=0)
-            return [name for name, count in zip(self.classes, found, strict=True) if count == 0]
-        if self.task == "regression":
-            return []
-        counts = np.bincount(self.sidecar.class_number[self.rows.train], minlength=len(self.classes))
-        return [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
-
 
 def open_beton(beton: Path, threads: int, *, timeout_s: float = TIMEOUT_S) -> tuple[Sidecar, TileLoader]:
     """Return a beton's side-car and a loader of its tiles, which waits for a batch for `timeout_s` at most.
@@ -128,7 +117,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
     targets = read_targets(sidecar, config, beton)
     _refuse_one_class(targets, config, beton)
-    if config.task != "classification" or config.target != "label":
+    if targets.sidecar is not sidecar:
         loader.targets = targets.values
     sidecar = targets.sidecar
     rows = run_rows(sidecar, config, beton)
@@ -153,7 +142,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
 def _refuse_one_class(targets: Targets, config: TrainConfig, beton: Path) -> None:
     """Raise where there is nothing to tell apart."""
     names = targets.names
-    if config.task != "classification" or len(names) > 1:
+    if not targets.are_classes or len(names) > 1:
         return
     of_column = "" if config.target == "label" else f" of {config.target}"
     if not names:

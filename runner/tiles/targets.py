@@ -41,6 +41,11 @@ class Targets:
         """Names of the outputs."""
         return list(self.sidecar.classes)
 
+    @property
+    def are_classes(self) -> bool:
+        """True if each tile is of one class."""
+        return self.values.ndim == 1
+
 
 def as_exported(sidecar: Sidecar) -> Sidecar:
     """Return a side-car as it was read, with the labels of tiles: what conditions are about."""

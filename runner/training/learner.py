@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from slideduck.runner.networks.build import build_network, logits_of, parameter_groups
+from slideduck.runner.networks.build import build_network, parameter_groups
+from slideduck.runner.networks.forward import Forward, Standard, evaluating, logits_of, precision_context
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
-from slideduck.runner.scores.metrics import Predictions, collect
+from slideduck.runner.scores.predictions import Predictions, collect
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tasks.infer import Standard, evaluating, log_probabilities, precision_context, predict_rows
-from slideduck.runner.tasks.objective import make_objective
+from slideduck.runner.tasks.infer import predict_rows
+from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.augment import Augmenter
 from slideduck.runner.tiles.loader import Batch, to_device
 from slideduck.runner.tiles.open import TrainingData, input_statistics
@@ -133,10 +134,10 @@ class Learner:
             torch.backends.cudnn.benchmark = True
         # A run that goes on has its weights, and what builds its network, from the checkpoint.
         architecture = state.get("architecture") if state else None
-        self.objective = make_objective(
+        self.task = make_task(
             config, data.classes, place.device, targets=data.targets[data.rows.train], shares=data.sampler.shares
         )
-        built = build_network(config, self.objective.n_outputs, architecture=architecture, fresh=state is None)
+        built = build_network(config, self.task.n_outputs, architecture=architecture, fresh=state is None)
         self.architecture, self.told, network = built.architecture, built.told, built.network
         self.image = state["image"] if state else input_statistics(data, config, built.pixels)
         self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
@@ -171,6 +172,11 @@ class Learner:
         """The network that validates and predicts: the averaged one, where there is one."""
         return self.averaged.network if self.averaged else self.network
 
+    @property
+    def forward(self) -> Forward:
+        """What gives the outputs of that network."""
+        return Forward(self.inference_network, self.standard, self.config.precision, self.place.device)
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the network and its training; every rank is to call it.
 
@@ -182,7 +188,7 @@ class Learner:
             "schedule": {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps},
             "image": self.image,
             "architecture": self.architecture,
-            "objective": self.objective.state(),
+            "objective": self.task.state(),
             "buffers_of_ranks": self._gathered_buffers(),
         }
         if self.averaged:
@@ -262,24 +268,17 @@ class Learner:
     def validate(self) -> Predictions | None:
         """Predict every validation tile once over all ranks; return them all on rank 0, None elsewhere."""
         place = self.place
-        mine = predict_rows(
-            self.inference_network,
-            self.data.loader,
-            self.data.rows.val[place.rank :: place.world_size],
-            self.config.batch_size_per_rank,
-            self.standard,
-            self.config.precision,
-            place.device,
-            self.objective.n_outputs,
-            self.objective,
-        )
+        rows = self.data.rows.val[place.rank :: place.world_size]
+        mine = predict_rows(self.forward, self.task, self.data.loader, rows, self.config.batch_size_per_rank)
         if is_sharded(self.inference_network):
             self._keep_pace(len(mine.rows))
-        parts = [dist.gather(array, place) for array in (mine.rows, mine.labels, mine.log_probabilities)]
-        rows, labels, log_probabilities = parts
-        if rows is None or labels is None or log_probabilities is None:
+        rows_of, targets_of, outputs_of = (
+            dist.gather(array, place) for array in (mine.rows, mine.targets, mine.outputs)
+        )
+        if rows_of is None or targets_of is None or outputs_of is None:
             return None
-        joined = [Predictions(*part) for part in zip(rows, labels, log_probabilities, strict=True)]
+        kind: type[Predictions] = self.task.predictions
+        joined = [kind(*part) for part in zip(rows_of, targets_of, outputs_of, strict=True)]
         return collect(joined, self.data.rows.val)
 
     def _keep_pace(self, predicted: int) -> None:
@@ -290,7 +289,7 @@ class Learner:
         blank = torch.zeros(1, 3, tile_px, tile_px, dtype=torch.uint8, device=self.place.device)
         with evaluating(self.inference_network):
             for _ in range(math.ceil(most / size) - math.ceil(predicted / size)):
-                log_probabilities(self.inference_network, blank, self.standard, self.config.precision)
+                self.forward(blank)
 
     def _step(self, epoch: int, index: int, batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Do one step of an epoch; return this rank's loss and the gradient's norm, on the device."""
@@ -336,7 +335,7 @@ class Learner:
         """Return the mean loss of a batch."""
         with precision_context(self.config.precision, self.place.device):
             outputs = logits_of(self.model(images))
-        return self.objective.loss(outputs, batch.labels).mean()
+        return self.task.loss(outputs, batch.labels).mean()
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         """Return the network as training calls it: compiled, where the settings want it."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from slideduck.cli.printing import message
 from slideduck.runner.training.learner import EpochPart
+from slideduck.words import message
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

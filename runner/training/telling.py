@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slideduck.cli.printing import message
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tiles.open import TrainingData
 from slideduck.runner.training.learner import EpochPart, NotFinite, steps_of_epoch
 from slideduck.runner.training.stopping import Criteria
 from slideduck.runner.training.waiting import LoaderFacts, Usage, advice
+from slideduck.words import message
 
 __all__ = ["Teller"]
 
@@ -21,10 +22,6 @@ __all__ = ["Teller"]
 _SECONDS_FOR_ADVICE = 5.0
 
 Line = Mapping[str, Any]
-
-
-#: What the outputs of each task are, in words.
-_OUTPUTS = {"classification": "classes", "multi-label": "labels", "regression": "numbers"}
 
 
 class Teller:
@@ -62,10 +59,10 @@ class Teller:
 
     def start(self) -> None:
         """Say what is about to be trained, and what cannot be learnt."""
-        data = self.data
+        data, kind = self.data, task_class(self.config.task)
         self.tell(
             f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
-            f"{len(data.rows.val):,}, {len(data.classes)} {_OUTPUTS[data.task]} ({', '.join(data.classes)}); "
+            f"{len(data.rows.val):,}, {len(data.classes)} {kind.nouns} ({', '.join(data.classes)}); "
             f"{self.place.world_size} x {self.place.device.type}, "
             f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
         )
@@ -83,8 +80,9 @@ class Teller:
                 f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles; an epoch takes "
                 f"{data.sampler.tiles:,}"
             )
-        if data.absent_classes:
-            self.tell(f"warning: no training tile is of class {', '.join(data.absent_classes)}: it cannot be learnt")
+        absent = kind.absent(data.classes, data.targets[data.rows.train])
+        if absent:
+            self.tell(f"warning: no training tile is of class {', '.join(absent)}: it cannot be learnt")
 
     def resuming(self, state: Mapping[str, Any]) -> None:
         """Say from where the run goes on."""

@@ -18,11 +18,10 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from slideduck.cli.printing import message
 from slideduck.errors import RunError
+from slideduck.runner.networks.forward import precision_context
 from slideduck.runner.plots.curves import draw_curves
 from slideduck.runner.plots.examples import draw_examples
 from slideduck.runner.ranks import dist
@@ -30,15 +29,14 @@ from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.launch import Launch, launch, resolve_nproc
 from slideduck.runner.runs.card import write_card
 from slideduck.runner.runs.checkpoint import lock_folder
+from slideduck.runner.runs.predictions import write_predictions
 from slideduck.runner.runs.runfolder import RunFolder, versions
 from slideduck.runner.runs.tracking import Tracking
-from slideduck.runner.scores.assess import assess_file, patient_numbers
-from slideduck.runner.scores.metrics import Predictions, compute_metrics, plain
+from slideduck.runner.scores.metrics import plain
+from slideduck.runner.scores.predictions import Predictions
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tasks.infer import precision_context, write_predictions
-from slideduck.runner.tasks.objective import make_objective
-from slideduck.runner.tasks.task_metrics import task_metrics_of, write_task_predictions
+from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.training.learner import EpochPart, Learner, NotFinite, steps_of_epoch
 from slideduck.runner.training.schedule import plateau_factor
@@ -46,7 +44,8 @@ from slideduck.runner.training.steplog import epoch_bar, step_line
 from slideduck.runner.training.stopping import resolve_criteria
 from slideduck.runner.training.telling import Teller
 from slideduck.runner.training.waiting import usage
-from slideduck.runner.training.writer import Writer, copied, writing
+from slideduck.runner.training.writer import Writer, background_writer, copied
+from slideduck.words import message
 
 __all__ = ["train", "train_rank"]
 
@@ -131,7 +130,7 @@ def train_rank(
         data = open_data(Path(beton), config, place)
         training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
         try:
-            with lock_folder(Path(run)) if place.is_first else nullcontext(), writing() as writer:
+            with lock_folder(Path(run)) if place.is_first else nullcontext(), background_writer() as writer:
                 return training.run(writer)
         except (RuntimeError, MemoryError) as error:
             if not dist.is_out_of_memory(error):
@@ -157,7 +156,7 @@ class _Training:
         self.steps, batches = steps_of_epoch(data.steps, config.accumulate)
         self.tiles_per_step = batches * data.batch_size * place.world_size
         # Metrics are computed on the CPU.
-        self.objective = make_objective(
+        self.task = make_task(
             config,
             data.classes,
             torch.device("cpu"),
@@ -278,7 +277,7 @@ class _Training:
         trained = time.perf_counter()
         predictions = learner.validate()
         seconds = time.perf_counter() - trained
-        metrics = dist.broadcast(self._metrics(predictions) if predictions else None, self.place)
+        metrics = dist.broadcast(self.task.metrics(predictions, self.data.sidecar) if predictions else None, self.place)
         if not math.isfinite(metrics["loss"]):
             raise NotFinite("validation loss", (epoch + 1) * self.steps, metrics["loss"])
         line = {
@@ -397,19 +396,10 @@ class _Training:
             "versions": versions(),
         }
 
-    def _metrics(self, predictions: Predictions) -> dict[str, Any]:
-        """Return the metrics of validation predictions."""
-        if self.objective.task != "classification":
-            return task_metrics_of(self.objective, predictions, self.data.sidecar)
-        slides = self.data.sidecar.slide[predictions.rows].astype(np.int64)
-        patients = patient_numbers(self.data.sidecar, predictions.rows)
-        return compute_metrics(predictions, slides, self.data.classes, patients=patients)
-
     def _known_metrics(self) -> dict[str, Any]:
         """Return what an epoch's metrics will be called, with the values of predictions that know nothing."""
         rows = self.data.rows.val
-        alike = self.objective.activate(torch.zeros(len(rows), self.objective.n_outputs)).numpy()
-        metrics = self._metrics(Predictions(rows, self.data.targets[rows], alike))
+        metrics = self.task.blank_metrics(rows, self.data.targets[rows], self.data.sidecar)
         return {"train/loss": 0.0, **{f"val/{name}": value for name, value in plain(metrics).items()}}
 
     def _plateau_factor(self) -> float:
@@ -444,10 +434,7 @@ class _Training:
             "beton": str(self.data.beton),
             "split": config.val_where or split,
         }
-        if self.objective.task != "classification":
-            write_task_predictions(self.folder.predictions, self.objective, predictions, self.data.sidecar, facts)
-        else:
-            write_predictions(self.folder.predictions, predictions, self.data.sidecar, self.data.classes, facts)
+        write_predictions(self.folder.predictions, self.task.table(predictions, self.data.sidecar, facts))
         write_card(self.folder.path, state, self.data.sidecar, self.data.rows)
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
@@ -468,8 +455,9 @@ class _Training:
 
     def _validation(self) -> dict[str, Any]:
         """Return what the validation tiles say of the best epoch."""
-        if self.objective.task == "classification":
-            return assess_file(self.folder.predictions)
+        assessment = self.task.assessment(self.folder.predictions)
+        if assessment is not None:
+            return assessment
         line = next(line for line in self.history if line["epoch"] == self.best["epoch"])
         metrics = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
         return {"epoch": self.best["epoch"], "classes": self.data.classes, "metrics": metrics}

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from slideduck.cli.printing import message
 from slideduck.errors import SlideduckError
+from slideduck.words import message
 
-__all__ = ["Writer", "copied", "writing"]
+__all__ = ["Writer", "background_writer", "copied"]
 
 
 def copied(value: Any) -> Any:
@@ -63,7 +63,7 @@ class Writer:
 
 
 @contextmanager
-def writing() -> Iterator[Writer]:
+def background_writer() -> Iterator[Writer]:
     """Give a writer, and leave only when what it was given is on the disk.
 
     Raises

@@ -36,7 +36,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import slideduck as sd
-from slideduck.runner.networks.build import build_model, logits_of
+from slideduck.runner.networks.build import build_model
+from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
 

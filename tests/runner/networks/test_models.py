@@ -70,10 +70,10 @@ def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def test_resnets_are_those_of_transformers_with_the_weights_of_the_seed(name: str) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    from slideduck.runner.networks.transformers_nets import _CONFIGS
+    from slideduck.runner.networks.transformers_nets import CONFIGS
 
     torch.manual_seed(5)
-    expected = ResNetForImageClassification(ResNetConfig(embedding_size=64, num_labels=3, **_CONFIGS[name]))
+    expected = ResNetForImageClassification(ResNetConfig(embedding_size=64, num_labels=3, **CONFIGS[name]))
     network = build_network(TrainConfig(model=name, seed=5), 3).network
     mine, theirs = network.state_dict(), expected.state_dict()
     assert list(mine) == list(theirs)

@@ -163,7 +163,7 @@ def test_every_command_draws_and_its_example_parses(two: Path, beton: Path, tmp_
 
 def test_the_worst_tiles_come_first_and_no_slide_has_too_many(two: Path) -> None:
     found = read_predictions(two / "predictions.parquet")
-    worst, right = plots_tiles._sections(found, 10, 3, 2)
+    worst, right = plots_tiles.choose_sections(found, 10, 3, 2)
     loss = pq.read_table(two / "predictions.parquet")["loss"].to_numpy()
     assert (np.diff(loss[worst.chosen]) <= 0).all()
     assert loss[worst.chosen[0]] == loss.max()
@@ -184,7 +184,7 @@ def test_pixels_are_those_of_the_beton(two: Path, beton: Path) -> None:
     with loader.epoch(np.array([3, 7]), 2) as batches:
         (batch,) = to_device(batches, torch.device("cpu"))
         expected = batch.images_BCHW.permute(0, 2, 3, 1).numpy().copy()
-    pictures = plots_tiles._pixels(beton, names)
+    pictures = plots_tiles.tile_pictures(beton, names)
     assert [np.array_equal(picture, expected[i]) for picture, i in zip(pictures, (1, 0, 1), strict=True)] == [True] * 3
 
 

@@ -9,14 +9,15 @@ import pytest
 from sklearn import metrics as reference
 
 from slideduck.runner.scores.bootstrap import draw_patients, intervals, weighted_ranked_scores
-from slideduck.runner.scores.metrics import Predictions, compute_metrics, ranked_scores
+from slideduck.runner.scores.metrics import compute_metrics, ranked_scores
+from slideduck.runner.scores.predictions import ClassPredictions
 
 CLASSES = ["a", "b"]
 
 
 def clustered(
     rng: np.random.Generator, n_patients: int, *, tiles: int = 12, spread: float = 1.5
-) -> tuple[Predictions, np.ndarray, np.ndarray]:
+) -> tuple[ClassPredictions, np.ndarray, np.ndarray]:
     """Return tiles whose difficulty is mostly their patient's; two slides a patient."""
     patients = np.repeat(np.arange(n_patients), tiles)
     labels = rng.integers(0, 2, len(patients))
@@ -24,7 +25,7 @@ def clustered(
     logits = np.stack([np.zeros(len(patients)), np.where(labels == 1, ease, -ease)], axis=1)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     slides = 2 * patients + np.arange(len(patients)) % 2
-    return Predictions(np.arange(len(patients)), labels, logs.astype(np.float32)), slides, patients
+    return ClassPredictions(np.arange(len(patients)), labels, logs.astype(np.float32)), slides, patients
 
 
 def test_each_resample_is_the_metric_of_its_patients_as_often_as_they_were_drawn() -> None:
@@ -51,7 +52,7 @@ def test_percentiles_are_those_of_a_loop_over_resamples() -> None:
         often = np.repeat(np.arange(len(patients)), weights[patients])
         # A patient that is drawn twice is two patients, with slides of their own.
         copy = np.concatenate([np.arange(k) for k in weights[patients]])
-        part = Predictions(often, predictions.labels[often], predictions.log_probabilities[often])
+        part = ClassPredictions(often, predictions.labels[often], predictions.log_probabilities[often])
         each.append(compute_metrics(part, slides[often] + 100 * copy, CLASSES, patients=patients[often] + 100 * copy))
     names = [name for name in each[0] if f"ci95/{name}" in found]
     assert {"loss", "kappa", "slide/auroc/a", "patient/macro_f1", "slide/fraction_error", "brier"} <= set(names)
@@ -84,7 +85,9 @@ def test_the_order_of_tiles_and_the_numbers_of_patients_change_nothing() -> None
     predictions, slides, patients = clustered(rng, 8)
     expected = intervals(predictions, slides, patients, CLASSES, resamples=50)
     order = rng.permutation(len(patients))
-    shuffled = Predictions(predictions.rows[order], predictions.labels[order], predictions.log_probabilities[order])
+    shuffled = ClassPredictions(
+        predictions.rows[order], predictions.labels[order], predictions.log_probabilities[order]
+    )
     assert intervals(shuffled, slides[order], 7 * patients[order] + 2, CLASSES, resamples=50) == expected
     assert intervals(predictions, slides, patients, CLASSES, resamples=50, seed=1) != expected
 
@@ -102,7 +105,9 @@ def test_few_patients_have_no_interval_and_a_sentence_why() -> None:
 def test_a_class_of_one_patient_has_no_interval_and_the_others_have() -> None:
     predictions, slides, patients = clustered(np.random.default_rng(5), 10)
     labels = np.where(patients == 0, 1, 0)
-    found = intervals(Predictions(predictions.rows, labels, predictions.log_probabilities), slides, patients, CLASSES)
+    found = intervals(
+        ClassPredictions(predictions.rows, labels, predictions.log_probabilities), slides, patients, CLASSES
+    )
     assert found["ci95/auroc/b"] is None
     assert found["ci95/accuracy"] is not None
 
@@ -111,7 +116,7 @@ def test_what_is_not_a_number_has_no_interval() -> None:
     predictions, slides, patients = clustered(np.random.default_rng(6), 10)
     logs = predictions.log_probabilities.copy()
     logs[5] = np.nan
-    found = intervals(Predictions(predictions.rows, predictions.labels, logs), slides, patients, CLASSES)
+    found = intervals(ClassPredictions(predictions.rows, predictions.labels, logs), slides, patients, CLASSES)
     assert found["ci95/auroc/a"] is None
     low, high = found["ci95/accuracy"]
     assert math.isfinite(low)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from slideduck.errors import RunError
-from slideduck.runner.scores.metrics import Predictions, collect, compute_metrics, plain
+from slideduck.runner.scores.metrics import compute_metrics, plain
+from slideduck.runner.scores.predictions import ClassPredictions, collect
 
 
-def made(probabilities: list[list[float]], labels: list[int]) -> Predictions:
-    return Predictions(
+def made(probabilities: list[list[float]], labels: list[int]) -> ClassPredictions:
+    return ClassPredictions(
         np.arange(len(labels)),
         np.array(labels),
         np.log(np.array(probabilities)).astype(np.float32),
@@ -100,9 +101,9 @@ def test_parts_of_ranks_join_in_order_of_row() -> None:
     rng = np.random.default_rng(0)
     rows, labels = np.arange(10, 31), rng.integers(0, 3, 21)
     logs = np.log(rng.dirichlet(np.ones(3), 21)).astype(np.float32)
-    whole = Predictions(rows, labels, logs)
-    parts = [Predictions(rows[r::4], labels[r::4], logs[r::4]) for r in (2, 0, 3, 1)]
-    joined = collect([*parts, Predictions(rows[:0], labels[:0], logs[:0])], rows[::-1])
+    whole = ClassPredictions(rows, labels, logs)
+    parts = [ClassPredictions(rows[r::4], labels[r::4], logs[r::4]) for r in (2, 0, 3, 1)]
+    joined = collect([*parts, ClassPredictions(rows[:0], labels[:0], logs[:0])], rows[::-1])
     for name in ("rows", "labels", "log_probabilities"):
         assert np.array_equal(getattr(joined, name), getattr(whole, name))
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from slideduck.runner.scores.metrics import Predictions, compute_metrics, ranked_scores
+from slideduck.runner.scores.metrics import compute_metrics, ranked_scores
+from slideduck.runner.scores.predictions import ClassPredictions
 
 
 @st.composite
-def predicted(draw: st.DrawFn) -> tuple[Predictions, np.ndarray, np.ndarray, int]:
+def predicted(draw: st.DrawFn) -> tuple[ClassPredictions, np.ndarray, np.ndarray, int]:
     """Predictions with many ties, of 1 to 60 tiles on a few slides of fewer patients."""
     n_classes = draw(st.integers(2, 4))
     n = draw(st.integers(1, 60))
@@ -24,7 +25,7 @@ def predicted(draw: st.DrawFn) -> tuple[Predictions, np.ndarray, np.ndarray, int
     logs = np.log(odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
     labels = rng.integers(0, draw(st.integers(1, n_classes)), n)
     slides = rng.integers(0, draw(st.integers(1, 6)), n)
-    return Predictions(np.arange(n), labels, logs), slides, slides // 2, n_classes
+    return ClassPredictions(np.arange(n), labels, logs), slides, slides // 2, n_classes
 
 
 def compare(metrics: dict[str, object], prefix: str, labels: np.ndarray, scores: np.ndarray, guess: np.ndarray) -> None:
@@ -62,7 +63,7 @@ def compare(metrics: dict[str, object], prefix: str, labels: np.ndarray, scores:
 
 @settings(deadline=None, max_examples=60)
 @given(predicted())
-def test_metrics_are_those_of_scikit_learn(case: tuple[Predictions, np.ndarray, np.ndarray, int]) -> None:
+def test_metrics_are_those_of_scikit_learn(case: tuple[ClassPredictions, np.ndarray, np.ndarray, int]) -> None:
     predictions, slides, patients, n_classes = case
     classes = [f"c{k}" for k in range(n_classes)]
     metrics = compute_metrics(predictions, slides, classes, patients=patients)
@@ -96,7 +97,7 @@ def near_ties(values: np.ndarray) -> bool:
 def test_a_patient_is_the_mean_of_the_tiles_of_all_of_its_slides() -> None:
     # Patient 0 has slides 0 (three tiles) and 1 (one tile); the mean over tiles is not that over slides.
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9], [0.2, 0.8]])
-    predictions = Predictions(np.arange(5), np.array([0, 0, 0, 1, 1]), np.log(probabilities).astype(np.float32))
+    predictions = ClassPredictions(np.arange(5), np.array([0, 0, 0, 1, 1]), np.log(probabilities).astype(np.float32))
     metrics = compute_metrics(predictions, np.array([0, 0, 0, 1, 2]), ["a", "b"], patients=np.array([0, 0, 0, 0, 1]))
     assert metrics["patient/confusion"] == [[1, 0], [0, 1]]
     expected = ((1 - 0.55) ** 2 + 0.45**2 + 2 * 0.2**2) / 2
@@ -108,7 +109,7 @@ def test_a_patient_is_the_mean_of_the_tiles_of_all_of_its_slides() -> None:
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
 def test_of_one_class_the_ranks_say_nothing(labels: list[int]) -> None:
     logs = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]])).astype(np.float32)
-    metrics = compute_metrics(Predictions(np.arange(3), np.array(labels), logs), np.zeros(3, np.int64), ["a", "b"])
+    metrics = compute_metrics(ClassPredictions(np.arange(3), np.array(labels), logs), np.zeros(3, np.int64), ["a", "b"])
     assert all(math.isnan(metrics[name]) for name in ("auroc/a", "average_precision/b", "macro_auroc"))
     assert metrics["balanced_accuracy"] == metrics["accuracy"]
 
@@ -121,5 +122,7 @@ def test_constant_scores_are_chance() -> None:
 def test_what_is_not_a_number_gives_no_number() -> None:
     logs = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]])).astype(np.float32)
     logs[1] = np.nan
-    metrics = compute_metrics(Predictions(np.arange(3), np.array([0, 1, 1]), logs), np.array([0, 0, 1]), ["a", "b"])
+    metrics = compute_metrics(
+        ClassPredictions(np.arange(3), np.array([0, 1, 1]), logs), np.array([0, 0, 1]), ["a", "b"]
+    )
     assert all(math.isnan(metrics[name]) for name in ("loss", "auroc/a", "brier", "ece", "classwise_ece"))

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError
-from slideduck.runner.scores.metrics import Predictions
+from slideduck.runner.runs.predictions import write_predictions
+from slideduck.runner.scores.predictions import LabelPredictions, NumberPredictions
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tasks.losses import binary_loss, class_loss, number_loss
-from slideduck.runner.tasks.objective import make_objective
-from slideduck.runner.tasks.task_metrics import compute_task_metrics, write_task_predictions
 from slideduck.runner.tiles.conditions import tiles_where
 from slideduck.runner.tiles.targets import as_exported, read_targets
 from tests.runner.betons import two_textures, write_beton
@@ -188,15 +188,15 @@ def test_settings_of_an_objective_that_cannot_be_are_refused(settings: dict[str,
 
 def test_numbers_are_standardised_by_the_training_tiles_and_come_back() -> None:
     values = np.array([[10.0], [20], [30], [20]], np.float32)
-    objective = make_objective(config(task="regression", target="patient:age"), ["age"], CPU, targets=values)
+    objective = make_task(config(task="regression", target="patient:age"), ["age"], CPU, targets=values)
     targets = torch.from_numpy(values)
     outputs = (targets - 20) / math.sqrt(50)
     assert objective.loss(outputs, targets).abs().max() < 1e-12
     torch.testing.assert_close(objective.activate(outputs), targets)
-    again = make_objective(objective.config, ["age"], CPU, state=objective.state())
+    again = make_task(objective.config, ["age"], CPU, state=objective.state())
     torch.testing.assert_close(again.activate(outputs), targets)
     with pytest.raises(ConfigError) as error:
-        make_objective(objective.config, ["age"], CPU, targets=np.full((3, 1), 5, np.float32))
+        make_task(objective.config, ["age"], CPU, targets=np.full((3, 1), 5, np.float32))
     assert str(error.value) == (
         "target 'patient:age': age has the same value for all training tiles: there is nothing to learn; "
         "give another target or other training tiles"
@@ -206,20 +206,20 @@ def test_numbers_are_standardised_by_the_training_tiles_and_come_back() -> None:
 def test_a_rare_label_weighs_as_much_as_its_absence() -> None:
     several = config(task="multi-label", target="patient:genes")
     values = np.array([[1, 0], [0, 0], [0, 0], [0, 0]], np.float32)
-    objective = make_objective(several, ["a", "b"], CPU, targets=values)
+    objective = make_task(several, ["a", "b"], CPU, targets=values)
     assert objective.weights.tolist() == [3.0, 1.0]
-    balanced = make_objective(several, ["a", "b"], CPU, targets=values, shares=np.array([3.0, 1, 1, 1]))
+    balanced = make_task(several, ["a", "b"], CPU, targets=values, shares=np.array([3.0, 1, 1, 1]))
     assert balanced.weights.tolist() == [1.0, 1.0]
-    none = make_objective(config(task="multi-label", balance="none"), ["a", "b"], CPU, targets=values)
+    none = make_task(config(task="multi-label", balance="none"), ["a", "b"], CPU, targets=values)
     assert none.weights.tolist() == [1.0, 1.0]
 
 
 def test_metrics_of_labels_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
-    several = make_objective(config(task="multi-label", target="patient:genes"), ["a", "b"], CPU)
+    several = make_task(config(task="multi-label", target="patient:genes"), ["a", "b"], CPU)
     truth: Any = np.array([[1, 1], [1, 0], [0, 1], [0, 0]], np.float32)
     p = np.array([[0.9, 0.6], [0.4, 0.7], [0.6, 0.8], [0.1, 0.2]])
-    predictions = Predictions(np.arange(4), truth, np.log(p).astype(np.float32))
-    metrics = compute_task_metrics(several, predictions, np.array([0, 0, 1, 1]), np.zeros(4, np.int64))
+    predictions = LabelPredictions(np.arange(4), truth, np.log(p).astype(np.float32))
+    metrics = several.metrics_of(predictions, np.array([0, 0, 1, 1]), np.zeros(4, np.int64))
     assert metrics["loss"] == pytest.approx(-np.where(truth > 0, np.log(p), np.log(1 - p)).mean(), rel=1e-6)
     assert metrics["auroc/a"] == 0.75
     assert metrics["f1/a"] == 0.5
@@ -231,7 +231,7 @@ def test_metrics_of_labels_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
     assert metrics["slide/slides"] == 2
     assert metrics["patient/patients"] == 1
     assert math.isnan(metrics["patient/mean_auroc"])
-    write_task_predictions(tmp_path / "p.parquet", several, predictions, sidecar, {"epoch": "1"})
+    write_predictions(tmp_path / "p.parquet", several.table(predictions, sidecar, {"epoch": "1"}))
     table = pq.read_table(tmp_path / "p.parquet")
     assert table.column_names == ["tile_id", "slide", "patient", "true_a", "prob_a", "true_b", "prob_b"]
     assert table["true_b"].to_pylist() == [True, False, True, False]
@@ -241,9 +241,9 @@ def test_metrics_of_labels_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
 def test_metrics_of_numbers_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
     truth: Any = np.array([[1.0], [2], [3], [6]], np.float32)
     said = np.array([[1.0], [3], [3], [5]], np.float32)
-    objective = make_objective(config(task="regression", target="patient:age"), ["age"], CPU, targets=truth)
-    predictions = Predictions(np.arange(4), truth, said)
-    metrics = compute_task_metrics(objective, predictions, np.array([0, 0, 1, 1]), np.array([5, 5, 9, 9]))
+    objective = make_task(config(task="regression", target="patient:age"), ["age"], CPU, targets=truth)
+    predictions = NumberPredictions(np.arange(4), truth, said)
+    metrics = objective.metrics_of(predictions, np.array([0, 0, 1, 1]), np.array([5, 5, 9, 9]))
     assert metrics["mae/age"] == metrics["mean_mae"] == 0.5
     assert metrics["rmse/age"] == pytest.approx(math.sqrt(0.5))
     assert metrics["r2/age"] == pytest.approx(1 - 2 / 14)
@@ -251,7 +251,7 @@ def test_metrics_of_numbers_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
     assert metrics["pearson/age"] == pytest.approx(np.corrcoef(truth[:, 0], said[:, 0])[0, 1])
     # Means of slides: 1.5 and 4.5, predicted 2 and 4.
     assert metrics["slide/mae/age"] == metrics["patient/mae/age"] == 0.5
-    write_task_predictions(tmp_path / "p.parquet", objective, predictions, sidecar, {"epoch": "1"})
+    write_predictions(tmp_path / "p.parquet", objective.table(predictions, sidecar, {"epoch": "1"}))
     table = pq.read_table(tmp_path / "p.parquet")
     assert table.column_names == ["tile_id", "slide", "patient", "true_age", "predicted_age"]
     assert table["predicted_age"].to_pylist() == [1, 3, 3, 5]

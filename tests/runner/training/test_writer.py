@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slideduck.errors import DiskFullError, RunError
-from slideduck.runner.training.writer import copied, writing
+from slideduck.runner.training.writer import background_writer, copied
 
 
 def _fail() -> None:
@@ -19,7 +19,7 @@ def _fail() -> None:
 def test_jobs_are_done_one_after_another_and_all_of_them(tmp_path: Path) -> None:
     done: list[int] = []
     gate = threading.Event()
-    with writing() as writer:
+    with background_writer() as writer:
         writer.submit(lambda: done.append(1) if gate.wait(10) else None)
         assert done == []
         gate.set()
@@ -30,7 +30,7 @@ def test_jobs_are_done_one_after_another_and_all_of_them(tmp_path: Path) -> None
 
 def test_an_error_is_raised_by_the_next_call() -> None:
     started = threading.Event()
-    with writing() as writer:
+    with background_writer() as writer:
         writer.submit(_fail)
         with pytest.raises(DiskFullError, match="no space left"):
             writer.submit(started.set)
@@ -38,13 +38,13 @@ def test_an_error_is_raised_by_the_next_call() -> None:
 
 
 def test_an_error_of_the_last_job_is_raised_at_the_end() -> None:
-    with pytest.raises(DiskFullError, match="no space left"), writing() as writer:
+    with pytest.raises(DiskFullError, match="no space left"), background_writer() as writer:
         writer.submit(_fail)
 
 
 def test_where_both_fail_the_job_s_error_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def both_fail() -> None:
-        with writing() as writer:
+        with background_writer() as writer:
             writer.submit(_fail)
             raise RunError("the loss is nan")
 

@@ -1,0 +1,141 @@
+"""How good predictions of several labels or of numbers are, output by output, for tiles, slides and patients.
+
+As in `slideduck.runner.scores.metrics`, all is computed in one process, in double precision, in order of row. A
+slide's target and prediction are the means over its tiles, and a patient's over the tiles of all slides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slideduck.runner.scores.predictions import LabelPredictions, NumberPredictions
+
+__all__ = ["label_metrics", "number_metrics"]
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def label_metrics(predictions: LabelPredictions, slides: Ints, patients: Ints, names: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of predictions of several labels.
+
+    Parameters
+    ----------
+    predictions : LabelPredictions
+        Of at least one tile.
+    slides, patients : ndarray of int64, (n,)
+        Numbers of each tile's slide and patient.
+    names : sequence of str
+        Names of the labels, in order of their columns.
+
+    Returns
+    -------
+    dict
+        ``loss`` (mean binary cross-entropy, nats, not weighted), ``auroc/NAME``, ``ap/NAME`` (average
+        precision), ``f1/NAME`` at a probability of a half, and their means ``mean_auroc``, ``mean_ap`` and
+        ``mean_f1`` over the labels that some have and some have not (NaN for the others); ``tiles``; and all but
+        the loss under ``slide/`` and ``patient/``, with ``slide/slides`` and ``patient/patients`` for their numbers.
+    """
+    truth, said = predictions.targets.astype(np.float64), predictions.log_probabilities
+    # The logarithm of 1 - p, exact where p is near 1.
+    logs = np.where(truth > 0.5, said, np.log(-np.expm1(np.minimum(said, -1e-12))))
+    scores = partial(_label_scores, names=names)
+    return {"loss": -float(logs.mean()), **_of_levels(scores, truth, predictions.probabilities, slides, patients)}
+
+
+def number_metrics(
+    predictions: NumberPredictions, slides: Ints, patients: Ints, names: Sequence[str], std: Doubles
+) -> dict[str, Any]:
+    """Return the metrics of predictions of numbers.
+
+    Parameters
+    ----------
+    predictions : NumberPredictions
+        Of at least one tile.
+    slides, patients : ndarray of int64, (n,)
+        Numbers of each tile's slide and patient.
+    names : sequence of str
+        Names of the columns.
+    std : ndarray of float64, (columns,)
+        Deviation of each over the training tiles, which the loss is counted in.
+
+    Returns
+    -------
+    dict
+        ``loss`` (mean squared error of the standardised numbers), ``mae/NAME``, ``rmse/NAME``, ``r2/NAME`` and
+        ``pearson/NAME``, in the column's unit, and ``mean_mae``, ``mean_rmse``, ``mean_r2``, ``mean_pearson``
+        over the columns; ``tiles``; and all but the loss under ``slide/`` and ``patient/``, with ``slide/slides``
+        and ``patient/patients`` for their numbers.
+    """
+    truth, said = predictions.targets.astype(np.float64), predictions.numbers
+    loss = float((((said - truth) / std) ** 2).mean())
+    scores = partial(_number_scores, names=names)
+    return {"loss": loss, **_of_levels(scores, truth, said, slides, patients)}
+
+
+def _of_levels(
+    scores: Callable[[Doubles, Doubles], dict[str, Any]], truth: Doubles, values: Doubles, slides: Ints, patients: Ints
+) -> dict[str, Any]:
+    """Return the scores of tiles, slides and patients."""
+    result = {**scores(truth, values), "tiles": len(truth)}
+    for level, groups in (("slide", slides), ("patient", patients)):
+        _, number = np.unique(groups, return_inverse=True)
+        of_level = scores(_means(truth, number), _means(values, number))
+        result |= {f"{level}/{name}": value for name, value in of_level.items()}
+        result[f"{level}/{level}s"] = int(number.max()) + 1
+    return result
+
+
+def _means(values: Doubles, number: NDArray[np.int64]) -> Doubles:
+    """Return the means over groups, (groups, outputs)."""
+    counts = np.bincount(number).astype(np.float64)
+    return np.stack([np.bincount(number, column) / counts for column in values.T], axis=1)
+
+
+def _label_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
+    """Return what is the same of labels at each level."""
+    # Here, not above: the library takes seconds, and most runs are of classes.
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_f1_score
+
+    scores: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        has = torch.from_numpy(truth[:, number] >= 0.5).long()
+        said = torch.from_numpy(np.ascontiguousarray(values[:, number]))
+        both = 0 < int(has.sum()) < len(has)
+        scores[f"auroc/{name}"] = float(binary_auroc(said, has)) if both else math.nan
+        scores[f"ap/{name}"] = float(binary_average_precision(said, has)) if both else math.nan
+        scores[f"f1/{name}"] = float(binary_f1_score((said >= 0.5).long(), has)) if both else math.nan
+    return _with_means(scores, ("auroc", "ap", "f1"), names)
+
+
+def _number_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
+    """Return what is the same of numbers at each level."""
+    from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
+
+    scores: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        is_so = torch.from_numpy(np.ascontiguousarray(truth[:, number]))
+        said = torch.from_numpy(np.ascontiguousarray(values[:, number]))
+        varies = len(is_so) > 1 and bool(is_so.std() > 0)
+        scores[f"mae/{name}"] = float(mean_absolute_error(said, is_so))
+        scores[f"rmse/{name}"] = float(mean_squared_error(said, is_so, squared=False))
+        scores[f"r2/{name}"] = float(r2_score(said, is_so)) if varies else math.nan
+        both_vary = varies and bool(said.std() > 1e-12)
+        scores[f"pearson/{name}"] = float(pearson_corrcoef(said, is_so)) if both_vary else math.nan
+    return _with_means(scores, ("mae", "rmse", "r2", "pearson"), names)
+
+
+def _with_means(scores: dict[str, Any], kinds: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """Return scores with their means over outputs before them."""
+    means = {}
+    for kind in kinds:
+        known = [scores[f"{kind}/{name}"] for name in names if not math.isnan(scores[f"{kind}/{name}"])]
+        means[f"mean_{kind}"] = math.fsum(known) / len(known) if known else math.nan
+    return {**means, **scores}

@@ -1,0 +1,269 @@
+"""What a network learns: the meaning of its outputs, their loss, and how good predictions are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from slideduck.betons import Sidecar
+from slideduck.errors import ConfigError, RunError
+from slideduck.runner.scores.assess import patient_numbers
+from slideduck.runner.scores.predictions import Predictions
+from slideduck.runner.settings.train_config import TrainConfig
+
+__all__ = ["Ints", "P", "Task", "TileFacts", "parts_of_epoch"]
+
+P = TypeVar("P", bound=Predictions)
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TileFacts:
+    """What a task needs to know of the training tiles; a checkpoint holds it.
+
+    Attributes
+    ----------
+    weights : sequence of float, (outputs,)
+        Weight of a tile by its class, or of a label where a tile has it.
+    mean, std : sequence of float, (outputs,)
+        Of the training tiles' numbers, where these are learnt.
+    """
+
+    weights: Sequence[float]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @classmethod
+    def none(cls, n_outputs: int) -> Self:
+        """Return what is assumed where no tile is known."""
+        return cls([1.0] * n_outputs, [0.0] * n_outputs, [1.0] * n_outputs)
+
+
+class Task(ABC, Generic[P]):
+    """What a network learns, with what it needs of the training tiles.
+
+    There is one class for each task; `slideduck.runner.tasks.kinds` has them by name.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        ``loss``, ``label_smoothing`` and ``focal_gamma`` count.
+    names : sequence of str
+        Names of the outputs: classes, labels or columns of numbers.
+    facts : TileFacts
+        Of the training tiles.
+    device : torch.device
+        Where it is computed.
+
+    Attributes
+    ----------
+    name : str
+        As in the settings.
+    nouns : str
+        What its outputs are, in words.
+    gives : str
+        What users are given: ``"probabilities"`` or ``"numbers"``.
+    tells_classes : bool
+        True if each tile is of one class: what thresholds, temperatures, tables by column, maps of classes and
+        the pooled predictions of several runs are for.
+    predictions : type of Predictions
+        Its kind of predictions.
+    names : list of str
+        Names of the outputs.
+    """
+
+    name: ClassVar[str]
+    nouns: ClassVar[str]
+    gives: ClassVar[str] = "probabilities"
+    tells_classes: ClassVar[bool] = False
+    predictions: type[P]
+
+    def __init__(self, config: TrainConfig, names: Sequence[str], facts: TileFacts, device: torch.device) -> None:
+        self.config, self.names = config, list(names)
+        self.weights = torch.tensor(facts.weights, dtype=torch.float32, device=device)
+        self.mean = torch.tensor(facts.mean, dtype=torch.float32, device=device)
+        self.std = torch.tensor(facts.std, dtype=torch.float32, device=device)
+
+    # Of the task itself, whatever a network has learnt.
+
+    @classmethod
+    @abstractmethod
+    def facts_of(
+        cls, config: TrainConfig, names: Sequence[str], targets: NDArray[Any], shares: NDArray[np.float64] | None
+    ) -> TileFacts:
+        """Return what is to be known of the training tiles.
+
+        Parameters
+        ----------
+        config : TrainConfig
+            The settings.
+        names : sequence of str
+            Names of the outputs.
+        targets : ndarray
+            Targets of the training tiles.
+        shares : ndarray of float64 or None
+            The part of an epoch that each of them has, where these differ; see
+            `slideduck.runner.tiles.rows.class_weights`.
+
+        Raises
+        ------
+        ConfigError
+            If there is nothing to learn.
+        """
+
+    @classmethod
+    @abstractmethod
+    def absent(cls, names: Sequence[str], targets: NDArray[Any]) -> list[str]:
+        """Return the outputs that no tile of these targets has: they cannot be learnt."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, names: Sequence[str], target: Any) -> str:
+        """Return in words what one tile is learnt as."""
+
+    @classmethod
+    @abstractmethod
+    def purpose(cls, names: Sequence[str]) -> str:
+        """Return what a network does that has learnt it, as the model card says it: ``"that tells ..."``."""
+
+    @classmethod
+    def reach(cls, names: Sequence[str]) -> str:
+        """Return which tiles a network says something of, as the model card says it."""
+        return "It says something of every tile: of ink, folds, and tissue that it never saw as well."
+
+    @classmethod
+    def require_classes(cls, run: Path) -> None:
+        """Refuse a run whose network does not tell classes apart.
+
+        Raises
+        ------
+        RunError
+            Naming the run and its task.
+        """
+        if not cls.tells_classes:
+            raise RunError(
+                f"{run}: this network has learnt task {cls.name!r}, and this command is for classes; "
+                "slideduck evaluate writes what it predicts"
+            )
+
+    # Of a network's outputs.
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return len(self.names)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, beside the settings and the names."""
+        return {"weights": self.weights.tolist(), "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each tile, (batch,).
+
+        Parameters
+        ----------
+        outputs : torch.Tensor, (batch, outputs)
+            As the network gives them.
+        targets : torch.Tensor, (batch,) of int64 or (batch, outputs) of float32
+            See `slideduck.runner.tiles.targets.Targets`.
+
+        Raises
+        ------
+        ConfigError
+            If the network gives another number of outputs.
+        """
+        wanted = (len(targets), self.n_outputs)
+        if outputs.shape != wanted:
+            raise ConfigError(
+                f"model {self.config.model!r} returned logits of shape {tuple(outputs.shape)} for "
+                f"{len(targets)} tiles and {self.n_outputs} {self.nouns}; it must return {wanted}"
+            )
+        return self.tile_losses(outputs, targets)
+
+    @abstractmethod
+    def tile_losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each tile, (batch,), of outputs of the right shape."""
+
+    @abstractmethod
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return what predictions hold of a network's outputs, float32 (batch, outputs)."""
+
+    def given(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return what users are given of a network's outputs, float32 (batch, outputs); `gives` says what."""
+        return self.activate(outputs).exp()
+
+    @property
+    def unit(self) -> NDArray[np.float32]:
+        """What differences of what is given are counted in, (outputs,) or (1,)."""
+        return np.ones(1, np.float32)
+
+    @property
+    def focal_gamma(self) -> float:
+        """Exponent of the focal loss; 0 where the loss is another."""
+        return self.config.focal_gamma if self.config.loss == "focal" else 0.0
+
+    # Of predictions.
+
+    @abstractmethod
+    def metrics_of(self, predictions: P, slides: Ints, patients: Ints) -> dict[str, Any]:
+        """Return the metrics of predictions of at least one tile; `slides` and `patients` have a number a tile."""
+
+    def metrics(self, predictions: P, sidecar: Sidecar) -> dict[str, Any]:
+        """Return the metrics of predictions of a beton's tiles, for tiles, slides and patients."""
+        rows = predictions.rows
+        return self.metrics_of(predictions, sidecar.slide[rows].astype(np.int64), patient_numbers(sidecar, rows))
+
+    def blank_metrics(self, rows: Ints, targets: NDArray[Any], sidecar: Sidecar) -> dict[str, Any]:
+        """Return the metrics of predictions that know nothing: the names are known before any network predicts.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (n,)
+            Rows of the beton.
+        targets : ndarray
+            Of these rows.
+        sidecar : Sidecar
+            The beton's.
+        """
+        outputs = self.activate(torch.zeros(len(rows), self.n_outputs)).numpy()
+        return self.metrics(self.predictions(rows, targets, outputs), sidecar)
+
+    def assessment(self, path: Path) -> dict[str, Any] | None:
+        """Return all that is said of predictions that were written, or None where metrics are all."""
+        return None
+
+    @abstractmethod
+    def columns(self, predictions: P) -> dict[str, pa.Array]:
+        """Return what a table of predictions has of each tile beside its name, slide and patient."""
+
+    def table(self, predictions: P, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
+        """Return predictions as a table: one row a tile, in the order of the beton.
+
+        Columns are ``tile_id, slide, patient`` and those of `columns`.
+
+        Parameters
+        ----------
+        facts : mapping of str
+            Kept in the table's schema, such as the epoch.
+        """
+        rows = predictions.rows
+        columns = {
+            "tile_id": pa.array(sidecar.tile_id[rows], pa.string()),
+            "slide": pa.array(sidecar.tile_slide[rows], pa.string()),
+            "patient": pa.array(sidecar.tile_patient[rows], pa.string()),
+            **self.columns(predictions),
+        }
+        return pa.table(columns).replace_schema_metadata(dict(facts))
+
+
+def parts_of_epoch(n_tiles: int, shares: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the part of an epoch that each of some tiles has, (n,); they sum to 1."""
+    return np.full(n_tiles, 1 / n_tiles) if shares is None else shares / shares.sum()
