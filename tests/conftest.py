@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,10 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
     # Numba starts as many threads as there are cores; decoding by two is what some tests are about.
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+
+# A shell lets what it starts in the background ignore SIGINT, and what that starts too; some tests send it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time is not what these tests are about, and the machines that run them are slow and shared.
 settings.register_profile("slideduck", deadline=None)
