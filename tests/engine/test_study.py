@@ -416,6 +416,19 @@ def test_new_slides_join_the_grids_when_labelled(filled: sd.Study, slides: Path)
     assert filled.sql("SELECT count(*) FROM labels WHERE slide = 's9'").fetchall() == [(300,)]
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_study_loads_no_extension_that_is_not_verified(study: sd.Study, tmp_path: Path, read_only: bool) -> None:
+    study.close()
+    (tmp_path / "other.duckdb_extension").write_bytes(bytes(1000))
+    with sd.open(study.path, read_only=read_only) as opened:
+        assert opened.sql("SELECT current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
+        with pytest.raises(duckdb.InvalidInputException, match="Cannot change allow_unsigned_extensions"):
+            opened.con.execute("SET allow_unsigned_extensions = true")
+        with pytest.raises(duckdb.Error):
+            opened.con.load_extension(str(tmp_path / "other.duckdb_extension"))
+        assert opened.sql("SELECT ST_Area(ST_MakeEnvelope(0, 0, 2, 3))").fetchall() == [(6.0,)]
+
+
 def test_files_that_are_no_studies(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         sd.open(tmp_path / "none.duckdb", read_only=True)
