@@ -19,6 +19,7 @@ from slideduck.cli.betons import BETON_COMMANDS
 from slideduck.cli.interop import EXPORT_COMMANDS
 from slideduck.cli.label import label, split
 from slideduck.cli.measure import qc
+from slideduck.cli.options import option_said
 from slideduck.cli.plot import plot
 from slideduck.cli.predictions import add_predictions
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
@@ -26,7 +27,7 @@ from slideduck.cli.query import QUERY_COMMANDS
 from slideduck.cli.stain import stain
 from slideduck.errors import SlideduckError
 from slideduck.store.db import translated
-from slideduck.words import counted, message, print_names
+from slideduck.words import arguments_said_as, counted, message, print_names
 
 __all__ = ["cli"]
 
@@ -116,15 +117,16 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and end with the exit status of what it raises."""
-        try:
-            return super().invoke(ctx)
-        except SlideduckError as error:
-            message(f"error: {error}")
-            ctx.exit(1)
-        except BrokenPipeError:
-            # The reader, such as `head`, has what it wanted.
-            sys.stderr.close()
-            ctx.exit(0)
+        with arguments_said_as(lambda name, value: option_said(self, ctx.invoked_subcommand, name, value)):
+            try:
+                return super().invoke(ctx)
+            except SlideduckError as error:
+                message(f"error: {error}")
+                ctx.exit(1)
+            except BrokenPipeError:
+                # The reader, such as `head`, has what it wanted.
+                sys.stderr.close()
+                ctx.exit(0)
 
 
 @contextmanager
