@@ -2,13 +2,15 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test campaign check format clean
 
 # Names for .ci/setup, from the command line: make install PYTHON=python3.12 TORCH=torch==2.13.0
 export PYTHON TORCH
 
 DIR ?= demo
 ARGS ?=
+# Processes that share the tests; each takes a core.
+WORKERS ?= 2
 setup = .ci/setup $@
 bin = .venv/bin
 
@@ -24,9 +26,17 @@ demo: ## Make a small cohort and run the whole job on it: make demo [DIR=demo]
 	@$(setup)
 	@$(bin)/slideduck demo "$(DIR)"
 
-test: ## Run the tests: make test [ARGS="-k grid"]
+# Worksteal: each worker has a stretch of the tests in their order, so that one of them makes what a module shares, and
+# takes half of what is left of the other's when it has done its own. Tests share no ports, no files and no folder.
+tests = $(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=10
+
+test: ## Run the tests: make test [ARGS="-k grid"] [WORKERS=2]
 	@$(setup)
-	@$(bin)/pytest $(ARGS)
+	@$(tests) $(ARGS)
+
+campaign: ## Run the tests with many times the kills and generated cases; takes hours
+	@$(setup)
+	@SLIDEDUCK_CAMPAIGN=1 $(tests) $(ARGS)
 
 check: ## Lint and check types; every failure is shown
 	@$(setup)

@@ -9,33 +9,41 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.betons.export import ExportReport, export
-from slideduck.catalog import grids as grid_table
-from slideduck.catalog import slides as ingest
+from slideduck.betons.settings import ExportSettings
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
+from slideduck.catalog.grids import GridReport, add_grid, only_grid
 from slideduck.catalog.native import NativeGrid, find_native_grid
+from slideduck.catalog.slides import (
+    PatientsReport,
+    SlidesRemoved,
+    SlidesReport,
+    add_patients,
+    add_slides,
+    remove_slides,
+)
+from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
-from slideduck.errors import QueryError, SplitError, StudyError
+from slideduck.errors import QueryError
 from slideduck.interop.rois import RoiExportReport, export_rois
 from slideduck.interop.tiles import TileExportReport, export_tiles
-from slideduck.labels import label as labels
 from slideduck.labels import query
-from slideduck.labels.filters import qc_overlay, qc_report, refuse_unmeasured
-from slideduck.labels.split import assign_sides, merge_by_site
+from slideduck.labels.filters import qc_report
+from slideduck.labels.label import LabelReport, LabelRule, label
+from slideduck.labels.split import split
 from slideduck.labels.verify import VerifyReport, verify
+from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
-from slideduck.rois import table as roi_table
+from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
-from slideduck.store.db import atomic, connect, identifier, registered, translated
+from slideduck.store.db import connect, translated
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +98,7 @@ def open_study(
     except BaseException:
         con.close()
         raise
-    return Study(con, file, progress=progress)
+    return Study(Handle(con, file, progress))
 
 
 class Study:
@@ -98,18 +106,27 @@ class Study:
 
     Attributes
     ----------
-    con : duckdb.DuckDBPyConnection
-        The connection, with the spatial extension loaded, for whatever the methods do not offer.
-    path : Path
-        The DuckDB file.
-    progress : bool
-        Whether long work shows progress.
+    handle : slideduck.store.handle.Handle
+        What the functions behind the methods take.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, path: Path, *, progress: bool = False) -> None:
-        self.con = con
-        self.path = path
-        self.progress = progress
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """The connection, with the spatial extension loaded, for whatever the methods do not offer."""
+        return self.handle.con
+
+    @property
+    def path(self) -> Path:
+        """The DuckDB file."""
+        return self.handle.path
+
+    @property
+    def progress(self) -> bool:
+        """Whether long work shows progress."""
+        return self.handle.progress
 
     def __enter__(self) -> Study:
         return self
@@ -129,37 +146,37 @@ class Study:
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """Run a block as one transaction: all of it is kept, or on any exception none."""
-        with atomic(self.con):
+        with self.handle.atomic():
             yield
 
     # ------------------------------------------------------------------------------------ loading
 
     def add_slides(
         self, paths: str | Path | Sequence[str | Path], *, mpp: float | Mapping[str, float] | None = None
-    ) -> ingest.SlidesReport:
+    ) -> SlidesReport:
         """Read the headers of slides; see `slideduck.catalog.slides.add_slides`."""
-        return ingest.add_slides(self.con, _listed(paths), mpp=mpp, show=self.progress)
+        return add_slides(self.handle, _listed(paths), mpp=mpp)
 
     def add_rois(
         self, paths: str | Path | Sequence[str | Path], *, holes: str = "auto", roi_set: str = "default"
-    ) -> roi_table.RoisReport:
+    ) -> RoisReport:
         """Read ROI files; see `slideduck.rois.table.add_rois`."""
-        return roi_table.add_rois(self.con, _listed(paths), holes=holes, roi_set=roi_set, show=self.progress)
+        return add_rois(self.handle, _listed(paths), holes=holes, roi_set=roi_set)
 
-    def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> ingest.SlidesRemoved:
+    def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
         """Remove slides with all that the study knows of them; see `slideduck.catalog.slides.remove_slides`."""
         names = [slides] if isinstance(slides, str) else list(slides)
-        return ingest.remove_slides(self.con, names, dry_run=dry_run)
+        return remove_slides(self.handle, names, dry_run=dry_run)
 
     def remove_rois(
         self, paths: str | Path | Sequence[str | Path], *, roi_set: str = "default", dry_run: bool = False
-    ) -> roi_table.RoisRemoved:
+    ) -> RoisRemoved:
         """Take ROI files out of the study; see `slideduck.rois.table.remove_rois`."""
-        return roi_table.remove_rois(self.con, _listed(paths), roi_set=roi_set, dry_run=dry_run)
+        return remove_rois(self.handle, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
-    def add_patients(self, path: str | Path) -> ingest.PatientsReport:
+    def add_patients(self, path: str | Path) -> PatientsReport:
         """Read a table of patients; see `slideduck.catalog.slides.add_patients`."""
-        return ingest.add_patients(self.con, path)
+        return add_patients(self.handle, path)
 
     def tile(
         self,
@@ -169,7 +186,7 @@ class Study:
         magnification: float | None = None,
         stride_div: float = 1,
         origin: tuple[int, int] = (0, 0),
-    ) -> grid_table.GridReport:
+    ) -> GridReport:
         """Lay a grid of tiles on every slide.
 
         Parameters
@@ -197,14 +214,14 @@ class Study:
         if tile_um is not None and magnification is None:
             tile_um, magnification = parse_tile_um(tile_um)
         spec = GridSpec(tile_px, tile_um, magnification, float(stride_div), *origin)  # type: ignore[arg-type]
-        return grid_table.add_grid(self.con, spec, show=self.progress)
+        return add_grid(self.handle, spec)
 
     def native_grid(self, slide: str | None = None, *, level: int = 0) -> NativeGrid:
         """Find the grid that matches stored JPEG tiles; see `slideduck.catalog.native.find_native_grid`.
 
         It is not laid: ``study.tile(found.spec.tile_px, tile_um=found.spec.tile_um)`` does so.
         """
-        return find_native_grid(self.con, slide, level=level)
+        return find_native_grid(self.handle, slide, level=level)
 
     def qc(
         self,
@@ -216,19 +233,19 @@ class Study:
         threads: int | None = None,
     ) -> QcReport:
         """Measure tiles, so that conditions can filter them; see `slideduck.measure.qc.qc`."""
-        return qc(self, measures, grid=grid, slides=slides, level=level, threads=threads)
+        return qc(self.handle, measures, grid=grid, slides=slides, level=level, threads=threads)
 
     def qc_report(
         self, filters: Sequence[str] | None = None, *, grid: str | None = None, slides: Sequence[str] | None = None
     ) -> pa.Table:
         """Count the tiles that filters drop, one after the other; see `slideduck.labels.filters.qc_report`."""
-        return qc_report(self, filters, grid=grid, slides=slides)
+        return qc_report(self.handle, filters, grid=grid, slides=slides)
 
     def qc_overlay(
         self, slide: str, out: str | Path, filters: Sequence[str] | None = None, *, grid: str | None = None
     ) -> Path:
         """Draw a slide with the tiles that filters drop; see `slideduck.labels.filters.qc_overlay`."""
-        return qc_overlay(self, slide, out, filters, grid=grid)
+        return qc_overlay(self.handle, slide, out, filters, grid=grid)
 
     def fit_stain(
         self,
@@ -239,7 +256,7 @@ class Study:
         threads: int | None = None,
     ) -> StainReport:
         """Find the stains of slides, so that tiles can be normalised; see `slideduck.measure.stain_fit.fit_stain`."""
-        return fit_stain(self, method, slides=slides, anew=anew, threads=threads)
+        return fit_stain(self.handle, method, slides=slides, anew=anew, threads=threads)
 
     # ----------------------------------------------------------------------------------- labelling
 
@@ -255,16 +272,14 @@ class Study:
         roi_sets: Sequence[str] = ("default",),
         memory: str | int | None = None,
         anew: bool = False,
-    ) -> labels.LabelReport:
+    ) -> LabelReport:
         """Bring the view ``labels`` up to date, under a rule.
 
         The parameters are those of `slideduck.labels.label.LabelRule`; what is done, ``memory``, ``anew`` and the
         errors are those of `slideduck.labels.label.label`.
         """
-        chosen = labels.LabelRule(
-            rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets)
-        )
-        return labels.label(self.con, chosen, memory=memory, anew=anew, show=self.progress)
+        chosen = LabelRule(rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets))
+        return label(self.handle, chosen, memory=memory, anew=anew)
 
     def verify(self, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
         """Compare labels with a plain spatial join; see `slideduck.labels.verify.verify`.
@@ -274,8 +289,8 @@ class Study:
         StudyError
             If labels are missing or out of date.
         """
-        self._require_labels()
-        return verify(self.con, tiles, seed=seed, show=self.progress)
+        require_labels(self.handle)
+        return verify(self.handle, tiles, seed=seed)
 
     def split(
         self,
@@ -287,125 +302,16 @@ class Study:
         preserve_site: bool = False,
         column: str | None = None,
     ) -> pa.Table:
-        """Split the patients into sides, in place of the split of before.
-
-        Parameters
-        ----------
-        val_fraction : float, default 0.3
-            Part of the labelled tiles, and of the patients, that validates.
-        seed : int, default 0
-            Another seed gives another split.
-        folds : int, optional
-            Number of folds, in place of a fraction.
-        val_fold : int, default 0
-            The fold that is split ``val``; the others are ``train``.
-        preserve_site : bool, default False
-            Keep each site within one fold.
-        column : str, optional
-            Column of the patients' table to take the split from, as it stands there.
-
-        Returns
-        -------
-        pyarrow.Table
-            Tiles, slides and patients by grid, split, fold and label, as ``sql/queries/count_split.sql`` has it.
-
-        Raises
-        ------
-        SplitError
-            If there are too few patients, or a patient, a site or a slide file would be on two sides;
-            the split of before stays then.
-        """
-        _check_split(val_fraction, folds, val_fold, preserve_site, column)
-        self._require_labels()
-        if column is not None:
-            kind, sides = "column", self._sides_from_column(column)
-        elif folds is not None:
-            kind = "site_folds" if preserve_site else "folds"
-            fold_of = self._balanced([1.0 / folds] * folds, seed, preserve_site=preserve_site)
-            sides = {p: ("val" if fold == val_fold else "train", fold) for p, fold in fold_of.items()}
-        else:
-            kind = "fraction"
-            side_of = self._balanced([1.0 - val_fraction, val_fraction], seed, preserve_site=False)
-            sides = {p: (("train", "val")[side], None) for p, side in side_of.items()}
-        table = pa.table(
-            {
-                "patient": pa.array(list(sides), pa.string()),
-                "split": pa.array([split for split, _ in sides.values()], pa.string()),
-                "fold": pa.array([fold for _, fold in sides.values()], pa.int32()),
-            }
+        """Split the patients into sides, in place of the split of before; see `slideduck.labels.split.split`."""
+        return split(
+            self.handle,
+            val_fraction=val_fraction,
+            seed=seed,
+            folds=folds,
+            val_fold=val_fold,
+            preserve_site=preserve_site,
+            column=column,
         )
-        with self.atomic(), registered(self.con, "incoming_split", table):
-            self.con.execute("DELETE FROM splits")
-            self.con.execute("DELETE FROM split_rule")
-            self.con.execute("INSERT INTO splits SELECT * FROM incoming_split ORDER BY patient")
-            self.con.execute(
-                "INSERT INTO split_rule VALUES ($1, $2, $3, $4, $5, $6)",
-                [kind, seed, val_fraction if kind == "fraction" else None, folds, val_fold if folds else None, column],
-            )
-            leaks = self.con.execute(read_query("find_leaks")).fetchall()
-            if leaks:
-                raise SplitError("\n".join(_leak(*row) for row in leaks))
-        return self.con.execute(read_query("count_split")).to_arrow_table()
-
-    def _balanced(self, fractions: Sequence[float], seed: int, *, preserve_site: bool) -> dict[str, int]:
-        """Return the side of each patient, balanced over labels."""
-        rows = self.con.execute(read_query("count_patient_labels")).fetchall()
-        patients = list(dict.fromkeys(row[0] for row in rows))
-        names = sorted({row[2] for row in rows if row[2] is not None})
-        tiles = np.zeros((len(patients), len(names)), dtype=np.int64)
-        place = {patient: i for i, patient in enumerate(patients)}
-        for patient, _, name, count in rows:
-            if name is not None:
-                tiles[place[patient], names.index(name)] += count
-        if not preserve_site:
-            return dict(zip(patients, assign_sides(patients, tiles, fractions, seed).tolist(), strict=True))
-        sites: dict[str, list[str]] = {patient: [] for patient in patients}
-        for patient, site, _, _ in rows:
-            if site is not None and site not in sites[patient]:
-                sites[patient].append(site)
-        homeless = [patient for patient in patients if not sites[patient]]
-        if homeless:
-            raise SplitError(
-                f"{len(homeless)} of {len(patients)} patients have no site ({some(homeless)}); "
-                "add a table with a column site by add-patients, or split without preserving sites"
-            )
-        group_of = merge_by_site(patients, [sites[patient] for patient in patients])
-        n_groups = max(group_of) + 1
-        if n_groups < len(fractions):
-            raise SplitError(f"{n_groups} sites cannot fill {len(fractions)} folds; ask for fewer folds")
-        group_tiles = np.zeros((n_groups, len(names)), dtype=np.int64)
-        np.add.at(group_tiles, group_of, tiles)
-        members = [
-            ", ".join(sorted({s for p, g in zip(patients, group_of, strict=True) if g == group for s in sites[p]}))
-            for group in range(n_groups)
-        ]
-        side = assign_sides(members, group_tiles, fractions, seed)
-        return {patient: int(side[group]) for patient, group in zip(patients, group_of, strict=True)}
-
-    def _sides_from_column(self, column: str) -> dict[str, tuple[str, int | None]]:
-        """Return the side of each patient from a column of the patients' table."""
-        columns = [name for (name,) in self.con.execute("SELECT column_name FROM (DESCRIBE patients)").fetchall()]
-        if column not in columns:
-            raise SplitError(f"the patients' table has no column {column!r}; it has {', '.join(columns)}")
-        rows = self.con.execute(
-            f"SELECT patient, {identifier(column)}::VARCHAR AS side, string_agg(slide, ', ' ORDER BY slide) "
-            "FROM patients SEMI JOIN slides USING (slide) GROUP BY ALL ORDER BY patient, side"
-        ).fetchall()
-        sides: dict[str, tuple[str, int | None]] = {}
-        problems: list[str] = []
-        for patient, side, slides in rows:
-            if side is None or not side.strip():
-                problems.append(f"patient {patient!r} (slides {slides}) has no {column}; fill the column in")
-            elif patient in sides:
-                problems.append(
-                    f"patient {patient!r} is on the sides {sides[patient][0]!r} and {side!r} of column {column!r}; "
-                    "give all slides of a patient one side"
-                )
-            else:
-                sides[patient] = (side.strip(), None)
-        if problems:
-            raise SplitError("\n".join(problems))
-        return sides
 
     # ------------------------------------------------------------------------------------ querying
 
@@ -439,42 +345,8 @@ class Study:
             raise QueryError(f"{error}\nin the query: {query}") from error
 
     def labels(self, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
-        """Return the label of each tile, in the order of slide, grid_y, grid_x.
-
-        Parameters
-        ----------
-        where : str, optional
-            An SQL condition on the columns of the view ``labels``.
-        grid : str, optional
-            Only the tiles of this grid.
-
-        Returns
-        -------
-        duckdb.DuckDBPyRelation
-            The view ``labels``; rows are fetched by ``.df()``, ``.arrow()``, ``.pl()`` or ``.fetchall()``.
-
-        Raises
-        ------
-        StudyError
-            If labels are missing or out of date, there is no such grid, or the condition needs what is not
-            measured (see `qc`).
-        QueryError
-            If the condition does not parse or bind.
-        """
-        self._require_labels()
-        relation = self.con.sql("SELECT * FROM labels")
-        if grid is not None:
-            self._require_grid(grid)
-            # A relation with parameters would be computed whole before anything more is asked of it.
-            relation = relation.filter(ColumnExpression("grid") == ConstantExpression(grid))
-        if where is not None:
-            try:
-                chosen = relation.filter(where)
-                refuse_unmeasured(self, relation, where)
-            except duckdb.Error as error:
-                raise QueryError(f"{error}\nin the condition: {where}") from error
-            relation = chosen
-        return relation.order("grid, slide, grid_y, grid_x")
+        """Return the label of each tile, in the order of slide, grid_y, grid_x; see `slideduck.labels.view.labels`."""
+        return labels(self.handle, where, grid=grid)
 
     def tile_dataframe(self, grid: str | None = None) -> pd.DataFrame:
         """Return Slideflow's data frame of tiles: those that the method keeps, with their labels.
@@ -505,22 +377,8 @@ class Study:
         return frame
 
     def only_grid(self, grid: str | None = None) -> str:
-        """Return the grid that is meant: the one named, or the only one there is.
-
-        Raises
-        ------
-        StudyError
-            If there is none, several and none named, or none of that name.
-        """
-        if grid is not None:
-            self._require_grid(grid)
-            return grid
-        names = self._grids()
-        if len(names) == 1:
-            return names[0]
-        if not names:
-            raise StudyError(f"{self.path.name} has no grid; make one with: slideduck tile {self.path.name} ...")
-        raise StudyError(f"{self.path.name} has {len(names)} grids ({', '.join(names)}); name one with --grid")
+        """Return the grid that is meant; see `slideduck.catalog.grids.only_grid`."""
+        return only_grid(self.handle, grid)
 
     def info(self) -> pa.Table:
         """Return what the study holds: ``what``, ``count`` and ``detail``, a row for each kind of thing."""
@@ -528,82 +386,52 @@ class Study:
 
     def counts(self, by: Sequence[str] = ("label",), *, grid: str | None = None, where: str | None = None) -> pa.Table:
         """Count tiles, and add up their area, by columns; see `slideduck.labels.query.counts`."""
-        return query.counts(self, by, grid=grid, where=where)
+        return query.counts(self.handle, by, grid=grid, where=where)
 
     def conflicts(
         self, *, grid: str | None = None, slide: str | None = None, differing: bool = True
     ) -> duckdb.DuckDBPyRelation:
         """Return the tiles that lie in several ROIs; see `slideduck.labels.query.conflicts`."""
-        return query.conflicts(self, grid=grid, slide=slide, differing=differing)
+        return query.conflicts(self.handle, grid=grid, slide=slide, differing=differing)
 
     def rois(self, *, grid: str | None = None, slide: str | None = None, empty: bool = False) -> pa.Table:
         """Return the ROIs with the tiles that each holds and wins; see `slideduck.labels.query.rois`."""
-        return query.rois(self, grid=grid, slide=slide, empty=empty)
+        return query.rois(self.handle, grid=grid, slide=slide, empty=empty)
 
     def coverage_histogram(self, bins: int = 10, *, grid: str | None = None) -> pa.Table:
         """Count tiles by label and coverage; see `slideduck.labels.query.coverage_histogram`."""
-        return query.coverage_histogram(self, bins, grid=grid)
+        return query.coverage_histogram(self.handle, bins, grid=grid)
 
     def neighbours(self, tile_id: str, distance: int = 1, *, grid: str | None = None) -> pa.Table:
         """Return the tiles around a tile; see `slideduck.labels.query.neighbours`."""
-        return query.neighbours(self, tile_id, distance, grid=grid)
+        return query.neighbours(self.handle, tile_id, distance, grid=grid)
 
     def at(self, slide: str, x: float, y: float, *, um: bool = False) -> pa.Table:
         """Return the ROIs that a point lies in, and which gives its label; see `slideduck.labels.query.at`."""
-        return query.at(self, slide, x, y, um=um)
+        return query.at(self.handle, slide, x, y, um=um)
 
     def area(self, by: Sequence[str] = ()) -> pa.Table:
         """Return the area of each label, from the outlines themselves; see `slideduck.labels.query.area`."""
-        return query.area(self, by)
+        return query.area(self.handle, by)
 
     def agreement(self, set_a: str, set_b: str, *, grid: str | None = None, by_slide: bool = False) -> pa.Table:
         """Return how far two sets of ROIs agree on tiles; see `slideduck.labels.query.agreement`."""
-        return query.agreement(self, set_a, set_b, grid=grid, by_slide=by_slide)
+        return query.agreement(self.handle, set_a, set_b, grid=grid, by_slide=by_slide)
 
     def disagreements(
         self, set_a: str, set_b: str, *, grid: str | None = None, slide: str | None = None
     ) -> duckdb.DuckDBPyRelation:
         """Return the tiles that two sets of ROIs label differently; see `slideduck.labels.query.disagreements`."""
-        return query.disagreements(self, set_a, set_b, grid=grid, slide=slide)
+        return query.disagreements(self.handle, set_a, set_b, grid=grid, slide=slide)
 
-    def export(
-        self,
-        out: str | Path,
-        *,
-        grid: str | None = None,
-        where: str | None = "label IS NOT NULL",
-        classes: Sequence[str] | None = None,
-        quality: int = 90,
-        raw: bool = False,
-        jpeg: str = "auto",
-        reader: str = "auto",
-        threads: int | None = None,
-        overwrite: bool = True,
-        shards: int | None = None,
-        shard: int | None = None,
-        skip_errors: bool = False,
-        stain: str | None = None,
-        stain_to: str | None = None,
-    ) -> ExportReport:
-        """Write tiles into a beton and its side-car, or into shards; see `slideduck.betons.export.export`."""
-        return export(
-            self,
-            out,
-            grid=grid,
-            where=where,
-            classes=classes,
-            quality=quality,
-            raw=raw,
-            jpeg=jpeg,
-            reader=reader,
-            threads=threads,
-            overwrite=overwrite,
-            shards=shards,
-            shard=shard,
-            skip_errors=skip_errors,
-            stain=stain,
-            stain_to=stain_to,
-        )
+    def export(self, out: str | Path, **settings: Any) -> ExportReport:
+        """Write tiles into a beton and its side-car, or into shards.
+
+        The settings are those of `slideduck.betons.settings.ExportSettings`: ``grid``, ``where``, ``classes``,
+        ``quality``, ``raw``, ``jpeg``, ``reader``, ``threads``, ``overwrite``, ``shards``, ``shard``,
+        ``skip_errors``, ``stain`` and ``stain_to``; see `slideduck.betons.export.export` for what is done.
+        """
+        return export(self.handle, out, ExportSettings(**settings))
 
     def export_rois(
         self,
@@ -615,7 +443,7 @@ class Study:
         overwrite: bool = False,
     ) -> RoiExportReport:
         """Write ROIs as files of other programs; see `slideduck.interop.rois.export_rois`."""
-        return export_rois(self, folder, format=format, roi_set=roi_set, slides=slides, overwrite=overwrite)
+        return export_rois(self.handle, folder, format=format, roi_set=roi_set, slides=slides, overwrite=overwrite)
 
     def export_tiles(
         self,
@@ -630,12 +458,12 @@ class Study:
     ) -> TileExportReport:
         """Write tiles as objects of QuPath; see `slideduck.interop.tiles.export_tiles`."""
         return export_tiles(
-            self, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
+            self.handle, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
         )
 
     def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
         """Load what a run predicted of labelled tiles; see `slideduck.catalog.evaluations.add_predictions`."""
-        return add_predictions(self, run, overwrite=overwrite)
+        return add_predictions(self.handle, run, overwrite=overwrite)
 
     def plot_labels(
         self,
@@ -650,7 +478,9 @@ class Study:
         rois: bool = True,
     ) -> Path:
         """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.draw.picture.plot_labels`."""
-        return plot_labels(self, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois)
+        return plot_labels(
+            self.handle, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois
+        )
 
     def plot_stain(
         self,
@@ -663,53 +493,8 @@ class Study:
     ) -> Path:
         """Draw slides before and after normalisation of their stains; see `slideduck.draw.stain.plot_stain`."""
         names = [slides] if isinstance(slides, str) else list(slides)
-        return plot_stain(self, names, out, method=method, stain_to=stain_to, dpi=dpi)
-
-    def _grids(self) -> list[str]:
-        return [name for (name,) in self.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
-
-    def _require_grid(self, grid: str) -> None:
-        names = self._grids()
-        if grid not in names:
-            raise StudyError(f"{self.path.name} has no grid {grid!r}; it has {', '.join(names) or 'none'}")
-
-    def _require_labels(self) -> None:
-        """Refuse to answer from labels that are missing or out of date."""
-        if self.con.execute("SELECT count(*) FROM label_rule").fetchone() == (0,):
-            raise StudyError(f"{self.path.name} has no labels yet; make them with: slideduck label {self.path.name}")
-        stale = labels.stale_slides(self.con)
-        if stale:
-            raise StudyError(
-                f"the labels of {len(stale)} slide{'s are' if len(stale) > 1 else ' is'} out of date "
-                f"({some(stale)}); bring them up to date with: slideduck label {self.path.name}"
-            )
+        return plot_stain(self.handle, names, out, method=method, stain_to=stain_to, dpi=dpi)
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, (str, Path)) else list(paths)
-
-
-def _check_split(
-    val_fraction: float, folds: int | None, val_fold: int, preserve_site: bool, column: str | None
-) -> None:
-    """Refuse settings of a split that are impossible or contradict each other."""
-    if not 0 < val_fraction < 1:
-        raise SplitError(f"val_fraction is {val_fraction:g}; give a part above 0 and below 1, such as 0.3")
-    if folds is not None and folds < 2:
-        raise SplitError(f"folds is {folds}; give 2 or more")
-    if folds is not None and not 0 <= val_fold < folds:
-        raise SplitError(f"val_fold is {val_fold}; give a fold from 0 to {folds - 1}")
-    if preserve_site and folds is None:
-        raise SplitError("preserve_site is given without folds; say how many, such as folds=3")
-    if column is not None and folds is not None:
-        raise SplitError("both column and folds are given; give one of them")
-
-
-def _leak(kind: str, name: str, sides: str, slides: str) -> str:
-    """Say what is on two sides of a split."""
-    if kind == "slide file":
-        return (
-            f"slides {slides} are the same file under two names, and would be on the sides {sides}; "
-            "give them one patient, or remove one"
-        )
-    return f"{kind} {name!r} would be on the sides {sides} (slides {slides})"

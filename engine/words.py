@@ -39,7 +39,7 @@ def listed(names: Sequence[str]) -> str:
 def some(names: Sequence[str], most: int = 5) -> str:
     """Return a few names, and how many more there are."""
     shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import pytest
 from hypothesis import settings
 
 import slideduck as sd
+
+# Each worker of pytest-xdist takes a core of its own, and so do the processes that its tests start: torch, numba and
+# the engine's pools then use one thread each and do not wait for the other worker's.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+    # Numba starts as many threads as there are cores; decoding by two is what some tests are about.
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
 # Time is not what these tests are about, and the machines that run them are slow and shared.
 settings.register_profile("slideduck", deadline=None)

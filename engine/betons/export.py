@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +20,17 @@ import numpy.typing as npt
 
 from slideduck.betons import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
 from slideduck.betons.pieces import Unread, encoded_runs
-from slideduck.betons.plan import ExportPlan, StudyLike, make_plan
+from slideduck.betons.plan import ExportPlan, make_plan
 from slideduck.betons.preflight import check_passthrough, check_space, unusable_slides
+from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
-from slideduck.errors import BetonError, ConfigError, SlideError
+from slideduck.errors import BetonError, SlideError
 from slideduck.measure.stain import REFERENCE
-from slideduck.measure.stain_fit import check_method
 from slideduck.progress import track
-from slideduck.slides.stored_reader import READERS
 from slideduck.store.db import translated
+from slideduck.store.handle import Handle
 
 __all__ = ["ExportReport", "export"]
-
-_JPEG_MODES = ("auto", "reencode", "passthrough")
 
 
 @dataclass(frozen=True)
@@ -85,69 +82,18 @@ class ExportReport:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def export(
-    study: StudyLike,
-    out: str | os.PathLike[str],
-    *,
-    grid: str | None = None,
-    where: str | None = "label IS NOT NULL",
-    classes: Sequence[str] | None = None,
-    quality: int = 90,
-    raw: bool = False,
-    jpeg: str = "auto",
-    reader: str = "auto",
-    threads: int | None = None,
-    overwrite: bool = True,
-    shards: int | None = None,
-    shard: int | None = None,
-    skip_errors: bool = False,
-    stain: str | None = None,
-    stain_to: str | None = None,
-) -> ExportReport:
+def export(handle: Handle, out: str | os.PathLike[str], settings: ExportSettings) -> ExportReport:
     """Write tiles of one grid into a beton, with a side-car that says what they are.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study; its labels are up to date.
     out : path-like
         The beton, ``OUT.beton``; the side-car is ``OUT.json`` beside it. Neither changes before the new
         files are whole.
-    grid : str, optional
-        The grid; needed where the study has several.
-    where : str, optional
-        An SQL condition on the columns of the view ``labels``; None for every tile that is kept.
-    classes : sequence of str, optional
-        Labels in the order of their class numbers; default the labels of the tiles, sorted.
-    quality : int, default 90
-        Quality of the JPEGs, 1 to 100.
-    raw : bool, default False
-        Write pixels and no JPEGs.
-    jpeg : {"auto", "reencode", "passthrough"}
-        A tile that is exactly a JPEG tile of its slide can be written as it is stored, without loss, whatever
-        the quality: ``auto`` does so wherever it can, ``reencode`` nowhere, and ``passthrough`` refuses tiles
-        that are not.
-    reader : {"auto", "openslide", "tiff"}
-        How slides are read: ``tiff`` decodes stored JPEG tiles, each once; ``auto`` does so on slides where that
-        gave OpenSlide's pixels bit for bit on a sample of the tiles. The side-car says which was used.
-    threads : int, optional
-        Threads that read and encode; default one a core. The files do not depend on it.
-    overwrite : bool, default True
-        Replace a beton of that name.
-    shards : int, optional
-        Write so many betons in place of one, ``OUT-00000-of-00004.beton`` and so on: each a run of the tiles, whole
-        and with a side-car of its own. `slideduck.betons.merge.merge_betons` makes of them what is made without this.
-    shard : int, optional
-        Write only this one of them, from 0; several processes may write one each. Without it all are written, one
-        after the other.
-    skip_errors : bool, default False
-        Leave out tiles that cannot be read, and slides that are missing or changed. The report and the side-car say
-        which they are.
-    stain : {"macenko", "reinhard"}, optional
-        Normalise the stains of each tile by the fit of its slide, which `slideduck.measure.stain_fit.fit_stain` makes.
-        No stored JPEG is taken as it is then.
-    stain_to : str, optional
-        The slide whose stains all get; default Slideflow's averages (`slideduck.measure.stain.REFERENCE`).
+    settings : ExportSettings
+        What to export, and how.
 
     Returns
     -------
@@ -165,8 +111,6 @@ def export(
         skipped, none can.
     BetonError
         If ``out`` does not end in ``.beton``, cannot be written, or is being written by another process.
-    ConfigError
-        If a setting is impossible.
     DiskFullError
         If there is no room.
 
@@ -182,38 +126,18 @@ def export(
     """
     started = time.monotonic()
     path = _output(out)
-    if not 1 <= quality <= 100:
-        raise ConfigError(f"quality is {quality}; give a number from 1 to 100, such as 90")
-    for name, value, allowed in (("jpeg", jpeg, _JPEG_MODES), ("reader", reader, READERS)):
-        if value not in allowed:
-            raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
-    if raw and jpeg == "passthrough":
-        raise ConfigError("raw pixels and stored JPEGs cannot both be had; give raw, or jpeg 'passthrough'")
-    if stain is not None and jpeg == "passthrough":
-        raise ConfigError("stored JPEGs cannot be taken as they are and be normalised; give stain, or 'passthrough'")
-    if stain is None and stain_to is not None:
-        raise ConfigError(f"stain_to is {stain_to!r}, and no method is given; give stain too")
-    if stain is not None:
-        check_method(stain)
-    if shard is not None and shards is None:
-        raise ConfigError(f"shard is {shard}, and the number of shards is not given; give shards too")
-    threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    if threads < 1:
-        raise ConfigError(f"threads is {threads}; give 1 or more")
-    if shards is None:
-        _check_free(path, overwrite)
+    if settings.shards is None:
+        _check_free(path, settings.overwrite)
     with translated():
-        plan = make_plan(
-            study, grid, where, classes, None if raw else quality, jpeg=jpeg, reader=reader, stain=stain,
-            stain_to=stain_to,
-        )  # fmt: skip
-    chosen = [None] if shards is None else chosen_shards(shards, shard, plan.samples)
+        plan = make_plan(handle, settings)
+    chosen = [None] if settings.shards is None else chosen_shards(settings.shards, settings.shard, plan.samples)
     parts = []
     for part in chosen:
-        job = _Job(plan, path if part is None else part.path(path), part, threads, skip_errors, study.progress)
+        where_to = path if part is None else part.path(path)
+        job = _Job(plan, where_to, part, settings.n_threads, settings.skip_errors, handle.progress)
         found = job.finished()
         if found is None:
-            _check_free(job.path, overwrite)
+            _check_free(job.path, settings.overwrite)
             found = job.write()
         parts.append(found)
     counts = Counter(plan.class_number[np.concatenate([part.rows for part in parts])].tolist())
@@ -231,8 +155,8 @@ def export(
         passed_through=sum(part.passed_through for part in parts),
         readers=dict(sorted(Counter(readers.values()).items())),
         seconds=time.monotonic() - started,
-        notes=(*_stain_notes(plan, jpeg), *(note for part in parts for note in part.notes)),
-        shards=() if shards is None else tuple(part.path for part in parts),
+        notes=(*_stain_notes(plan, settings.jpeg), *(note for part in parts for note in part.notes)),
+        shards=() if settings.shards is None else tuple(part.path for part in parts),
         left_out=tuple(tile for part in parts for tile in part.left_out),
     )
 

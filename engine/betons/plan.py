@@ -13,7 +13,7 @@ from datetime import date, time
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import duckdb
@@ -26,34 +26,24 @@ import tifffile
 
 from slideduck import __version__
 from slideduck.betons.encode import Encoding, TileMaker, TileMaking, page_bytes
+from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
-from slideduck.errors import QueryError, StudyError
-from slideduck.labels.filters import refuse_unmeasured
+from slideduck.catalog.grids import only_grid
+from slideduck.errors import StudyError
+from slideduck.labels.conditions import meeting, refusing
+from slideduck.labels.view import labels
 from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
 from slideduck.measure.stain_slide import SlideFit
 from slideduck.slides.grid import SlideGrid
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["ExportPlan", "StudyLike", "make_plan"]
+__all__ = ["ExportPlan", "make_plan"]
 
 #: Columns of the view that an export takes.
 _COLUMNS = "slide, tile_id, grid_x, grid_y, loc_x, loc_y, base_x, base_y, label, roi_name"
-
-
-class StudyLike(Protocol):
-    """What an export asks of a study; `slideduck.study.Study` is one."""
-
-    con: duckdb.DuckDBPyConnection
-    path: Path
-    progress: bool
-
-    def only_grid(self, grid: str | None = None) -> str:
-        """Return the grid that is meant."""
-
-    def labels(self, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
-        """Return the view ``labels``, up to date."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,30 +267,15 @@ class ExportPlan:
         }
 
 
-def make_plan(
-    study: StudyLike,
-    grid: str | None,
-    where: str | None,
-    classes: Sequence[str] | None,
-    quality: int | None,
-    *,
-    jpeg: str = "auto",
-    reader: str = "auto",
-    stain: str | None = None,
-    stain_to: str | None = None,
-) -> ExportPlan:
+def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
     """Read from a study what is to be exported.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
-    grid, where, classes
-        See `slideduck.betons.export.export`.
-    quality : int or None
-        Quality of the JPEGs; None for raw pixels.
-    jpeg, reader, stain, stain_to
-        See `slideduck.betons.export.export`.
+    settings : ExportSettings
+        What to export, and how.
 
     Returns
     -------
@@ -311,37 +286,37 @@ def make_plan(
     StudyError, QueryError
         See `slideduck.betons.export.export`.
     """
-    name = study.only_grid(grid)
-    tiles = _select(study, name, where)
+    name = only_grid(handle, settings.grid)
+    tiles = _select(handle, name, settings.where)
     if not tiles.num_rows:
-        raise StudyError(_why_nothing(study.con, name, where))
+        raise StudyError(_why_nothing(handle, name, settings.where))
     # Rows are sorted by slide, so that names come up in their order.
     slides = tiles["slide"].combine_chunks().dictionary_encode()
     names: list[str] = slides.dictionary.to_pylist()
-    of_slide = {row["slide"]: row for row in _rows(study.con, read_query("list_export_slides"), {"grid": name})}
-    of_patient = _patient_columns(study.con)
+    of_slide = {row["slide"]: row for row in _rows(handle, read_query("list_export_slides"), {"grid": name})}
+    of_patient = _patient_columns(handle)
     known = [field.name for field in fields(SlideInfo) if field.name != "patient_columns"]
     infos = [
         SlideInfo(**{name: of_slide[n][name] for name in known}, patient_columns=of_patient.get(n, {})) for n in names
     ]
     grids = [SlideGrid(**{field.name: of_slide[n][field.name] for field in fields(SlideGrid)}) for n in names]
-    labels: list[str | None] = tiles["label"].to_pylist()
-    ordered = _ordered_classes(labels, classes)
+    of_tile: list[str | None] = tiles["label"].to_pylist()
+    ordered = _ordered_classes(of_tile, settings.classes)
     number: dict[str | None, int] = {None: -1, **{label: i for i, label in enumerate(ordered)}}
-    target = None if stain is None else stain_target(study.con, study.path.name, stain, stain_to)
-    fits = require_fits(study.con, study.path.name, stain, names) if stain is not None else {}
-    (spec,) = _rows(study.con, "SELECT * EXCLUDE (grid_id) FROM grids WHERE grid = $grid", {"grid": name})
+    target = None if settings.stain is None else stain_target(handle, settings.stain, settings.stain_to)
+    fits = {} if settings.stain is None else require_fits(handle, settings.stain, names)
+    (spec,) = _rows(handle, "SELECT * EXCLUDE (grid_id) FROM grids WHERE grid = $grid", {"grid": name})
     return ExportPlan(
         grid={"name": spec.pop("grid"), **spec},
         slides=infos,
         grids=grids,
         files=[(of_slide[n]["bytes"], of_slide[n]["mtime"]) for n in names],
         classes=ordered,
-        quality=quality,
-        jpeg="reencode" if quality is None or stain is not None else jpeg,
-        reader_name=reader,
+        quality=settings.jpeg_quality,
+        jpeg="reencode" if settings.raw or settings.stain is not None else settings.jpeg,
+        reader_name=settings.reader,
         slide=slides.indices.to_numpy().astype(np.int64),
-        class_number=np.array([number[label] for label in labels], np.int64),
+        class_number=np.array([number[label] for label in of_tile], np.int64),
         columns={
             "tile_id": tiles["tile_id"].to_pylist(),
             "roi_name": tiles["roi_name"].to_pylist(),
@@ -351,25 +326,25 @@ def make_plan(
             },
         },
         context={
-            "label_rule": next(iter(_rows(study.con, "SELECT * FROM label_rule")), None),
-            "split_rule": next(iter(_rows(study.con, "SELECT * FROM split_rule")), None),
-            "query": {"where": where},
-            "roi_files": _rows(study.con, read_query("list_export_roi_files"), {"slides": names}),
+            "label_rule": next(iter(_rows(handle, "SELECT * FROM label_rule")), None),
+            "split_rule": next(iter(_rows(handle, "SELECT * FROM split_rule")), None),
+            "query": {"where": settings.where},
+            "roi_files": _rows(handle, read_query("list_export_roi_files"), {"slides": names}),
         },
         stain=target,
         stain_fits=[fits[n] for n in names] if target else [],
     )
 
 
-def _rows(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return the rows of a query by column name."""
-    rows: list[dict[str, Any]] = con.execute(query, values).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = handle.con.execute(query, values).to_arrow_table().to_pylist()
     return rows
 
 
-def _patient_columns(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
+def _patient_columns(handle: Handle) -> dict[str, dict[str, Any]]:
     """Return the further columns of the patients' table by slide, as JSON takes their values."""
-    rows = _rows(con, "SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide")
+    rows = _rows(handle, "SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide")
     return {row.pop("slide"): {name: _plain(value) for name, value in row.items()} for row in rows}
 
 
@@ -384,34 +359,23 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, (date, time)) else str(value)
 
 
-def _select(study: StudyLike, grid: str, where: str | None) -> pa.Table:
+def _select(handle: Handle, grid: str, where: str | None) -> pa.Table:
     """Return the tiles that are kept and meet the condition, in the order of slide, grid_y, grid_x."""
     of_grid = duckdb.ColumnExpression("grid") == duckdb.ConstantExpression(grid)
-    labels = study.labels().filter(of_grid).filter("kept").set_alias("labels")
-    try:
-        # A relation takes one expression and nothing else, whatever the text holds.
-        chosen = labels if where is None else labels.filter(where)
-        types = [] if where is None else labels.project(where).types
-        if any(kind != "BOOLEAN" for kind in types):
-            raise _bad_condition(where, labels, f"it is of type {types[0]}, and a condition is true or false")
-        if where is not None:
-            refuse_unmeasured(study, labels, where)
-        return chosen.project(_COLUMNS).order("slide, grid_y, grid_x").to_arrow_table()
-    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
-        # The first line is the reason; then comes the place in a query that the user did not write.
-        raise _bad_condition(where, labels, str(error).splitlines()[0]) from error
+    kept = labels(handle).filter(of_grid).filter("kept").set_alias("labels")
+
+    def read(tiles: duckdb.DuckDBPyRelation) -> pa.Table:
+        return tiles.project(_COLUMNS).order("slide, grid_y, grid_x").to_arrow_table()
+
+    if where is None:
+        return read(kept)
+    with refusing(where, kept.columns):
+        return read(meeting(handle, kept, where))
 
 
-def _bad_condition(where: str | None, labels: duckdb.DuckDBPyRelation, reason: str) -> QueryError:
-    return QueryError(
-        f"the condition {where!r} cannot be used: {reason}; "
-        f"give one SQL condition on the columns {', '.join(labels.columns)}"
-    )
-
-
-def _why_nothing(con: duckdb.DuckDBPyConnection, grid: str, where: str | None) -> str:
+def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
     """Say what there is to export where a condition leaves nothing."""
-    rows = _rows(con, read_query("count_exportable"), {"grid": grid})
+    rows = _rows(handle, read_query("count_exportable"), {"grid": grid})
     if not rows:
         return f"grid {grid!r} has no tile that is kept; choose another method with slideduck label"
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slideduck.betons.plan import StudyLike
 from slideduck.errors import RunError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
 from slideduck.store.db import atomic, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["EvaluationAdded", "PredictionFile", "add_predictions", "prediction_files", "read_prediction_file"]
@@ -159,13 +159,13 @@ def prediction_files(run: str | os.PathLike[str]) -> list[Path]:
 
 
 def add_predictions(
-    study: StudyLike, run: str | os.PathLike[str], *, overwrite: bool = False
+    handle: Handle, run: str | os.PathLike[str], *, overwrite: bool = False
 ) -> tuple[EvaluationAdded, ...]:
     """Load what a run predicted of labelled tiles into the tables ``evaluations`` and ``evaluated_tiles``.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study whose tiles they are.
     run : path
         A run's folder: all of its evaluations, that of its validation tiles as ``validation``; or one Parquet.
@@ -196,13 +196,13 @@ def add_predictions(
         files = [replace(file, facts={**file.facts, "folder": str(absolute(run))}) for file in files]
     keys = [_key(file) for file in files]
     for file, (name, _) in zip(files, keys, strict=True):
-        _check(study, file, name, overwrite=overwrite)
+        _check(handle, file, name, overwrite=overwrite)
     added = []
-    with atomic(study.con), track("Adding", len(files), "evaluations", show=study.progress) as advance:
+    with atomic(handle.con), track("Adding", len(files), "evaluations", show=handle.progress) as advance:
         for file, (name, _) in zip(files, keys, strict=True):
-            _remove_others(study, file, name)
+            _remove_others(handle, file, name)
         for file, (name, evaluation) in zip(files, keys, strict=True):
-            added.append(_add(study, file, name, evaluation))
+            added.append(_add(handle, file, name, evaluation))
             advance(1)
     return tuple(added)
 
@@ -214,50 +214,50 @@ def _key(file: PredictionFile) -> tuple[str, str]:
     return file.facts["run"], file.name
 
 
-def _check(study: StudyLike, file: PredictionFile, run: str, *, overwrite: bool) -> None:
+def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -> None:
     """Refuse what is not of this study, or would mix two runs."""
-    grids = [name for (name,) in study.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
+    grids = [name for (name,) in handle.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
     grid = file.facts["grid"]
     if grid not in grids:
         raise StudyError(
-            f"{file.path}: its tiles are of grid {grid}, which {study.path.name} does not have; "
+            f"{file.path}: its tiles are of grid {grid}, which {handle.name} does not have; "
             f"it has {', '.join(grids) or 'none'}"
         )
-    known = {name for (name,) in study.con.execute("SELECT slide FROM slides").fetchall()}
+    known = {name for (name,) in handle.con.execute("SELECT slide FROM slides").fetchall()}
     slides = file.table["slide"].unique().to_pylist()
     if not known.intersection(slides):
         raise StudyError(
-            f"{file.path}: {study.path.name} has none of its {len(slides)} slides, such as {slides[0]!r}; "
+            f"{file.path}: {handle.name} has none of its {len(slides)} slides, such as {slides[0]!r}; "
             "give the study that the beton was exported from"
         )
-    others = _others(study, file, run)
+    others = _others(handle, file, run)
     if others and not overwrite:
         raise StudyError(
-            f"{study.path.name} holds evaluations of the run {others[0]}, also called {run!r}; "
+            f"{handle.name} holds evaluations of the run {others[0]}, also called {run!r}; "
             "replace them with --overwrite, or rename the run folder"
         )
 
 
-def _others(study: StudyLike, file: PredictionFile, run: str) -> list[str]:
+def _others(handle: Handle, file: PredictionFile, run: str) -> list[str]:
     """Return other folders of the same name whose evaluations the study holds."""
-    there = study.con.execute("SELECT DISTINCT run_path FROM evaluations WHERE run = $run", {"run": run}).fetchall()
+    there = handle.con.execute("SELECT DISTINCT run_path FROM evaluations WHERE run = $run", {"run": run}).fetchall()
     return sorted({path for (path,) in there} - {str(file.run_path)})
 
 
-def _remove_others(study: StudyLike, file: PredictionFile, run: str) -> None:
+def _remove_others(handle: Handle, file: PredictionFile, run: str) -> None:
     """Take out evaluations of another folder of the same name; inside a transaction."""
-    if _others(study, file, run):
-        study.con.execute("DELETE FROM evaluated_tiles WHERE run = $run", {"run": run})
-        study.con.execute("DELETE FROM evaluations WHERE run = $run", {"run": run})
+    if _others(handle, file, run):
+        handle.con.execute("DELETE FROM evaluated_tiles WHERE run = $run", {"run": run})
+        handle.con.execute("DELETE FROM evaluations WHERE run = $run", {"run": run})
 
 
-def _add(study: StudyLike, file: PredictionFile, run: str, evaluation: str) -> EvaluationAdded:
+def _add(handle: Handle, file: PredictionFile, run: str, evaluation: str) -> EvaluationAdded:
     """Replace one evaluation; inside a transaction."""
     key = {"run": run, "evaluation": evaluation}
-    study.con.execute("DELETE FROM evaluated_tiles WHERE run = $run AND evaluation = $evaluation", key)
-    study.con.execute("DELETE FROM evaluations WHERE run = $run AND evaluation = $evaluation", key)
+    handle.con.execute("DELETE FROM evaluated_tiles WHERE run = $run AND evaluation = $evaluation", key)
+    handle.con.execute("DELETE FROM evaluations WHERE run = $run AND evaluation = $evaluation", key)
     facts, probabilities = file.facts, file.probabilities
-    study.con.execute(
+    handle.con.execute(
         "INSERT INTO evaluations VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         [
             run,
@@ -278,10 +278,10 @@ def _add(study: StudyLike, file: PredictionFile, run: str, evaluation: str) -> E
     incoming = incoming.append_column("probability", pa.array(probabilities.max(axis=1)))
     lists = pa.ListArray.from_arrays(offsets, pa.array(probabilities.ravel()))
     incoming = incoming.append_column("probabilities", lists)
-    with registered(study.con, "incoming_tiles", incoming):
+    with registered(handle.con, "incoming_tiles", incoming):
         values = {**key, "grid": facts["grid"], "classes": list(file.classes)}
-        study.con.execute(read_query("insert_evaluated_tiles"), values)
-    counts = study.con.execute(read_query("count_evaluated"), key).fetchone()
+        handle.con.execute(read_query("insert_evaluated_tiles"), values)
+    counts = handle.con.execute(read_query("count_evaluated"), key).fetchone()
     assert counts is not None
     errors, unknown, relabelled = counts
     return EvaluationAdded(run, evaluation, file.table.num_rows, errors, relabelled, unknown)

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.progress import track
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.store.db import atomic, limited_memory, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["GridReport", "add_grid", "extend_grids", "runs"]
+__all__ = ["GridReport", "add_grid", "extend_grids", "grid_names", "only_grid", "require_grid", "runs"]
 
 #: Tiles that one transaction writes, unless a single slide has more.
 _TILES_AT_A_TIME = 4_000_000
@@ -51,19 +51,54 @@ class GridReport:
     enlarged: tuple[str, ...]
 
 
-def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec, *, show: bool = False) -> GridReport:
+def grid_names(handle: Handle) -> list[str]:
+    """Return the names of the study's grids, in their order."""
+    return [name for (name,) in handle.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
+
+
+def require_grid(handle: Handle, grid: str) -> None:
+    """Refuse a grid that the study does not have.
+
+    Raises
+    ------
+    StudyError
+        With the grids that it has.
+    """
+    names = grid_names(handle)
+    if grid not in names:
+        raise StudyError(f"{handle.name} has no grid {grid!r}; it has {', '.join(names) or 'none'}")
+
+
+def only_grid(handle: Handle, grid: str | None = None) -> str:
+    """Return the grid that is meant: the one named, or the only one there is.
+
+    Raises
+    ------
+    StudyError
+        If there is none, several and none named, or none of that name.
+    """
+    if grid is not None:
+        require_grid(handle, grid)
+        return grid
+    names = grid_names(handle)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError(f"{handle.name} has no grid; make one with: slideduck tile {handle.name} ...")
+    raise StudyError(f"{handle.name} has {len(names)} grids ({', '.join(names)}); name one with --grid")
+
+
+def add_grid(handle: Handle, spec: GridSpec) -> GridReport:
     """Lay a grid on every slide that can be used and does not have it yet.
 
     Some slides at a time are one transaction: a call that was stopped goes on where it was.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     spec : GridSpec
         The grid; one of the same name that is there already is extended to new slides.
-    show : bool
-        Show progress.
 
     Returns
     -------
@@ -76,28 +111,28 @@ def add_grid(con: duckdb.DuckDBPyConnection, spec: GridSpec, *, show: bool = Fal
     ResolutionError
         With every slide that the grid cannot be laid on; nothing is kept then.
     """
-    usable = con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
+    usable = handle.con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
     if usable == (0,):
         raise StudyError("the study has no slide that can be used; add some with add-slides")
-    return _insert_tiles(con, spec, _lay(con, spec), show=show)
+    return _insert_tiles(handle, spec, _lay(handle, spec))
 
 
-def extend_grids(con: duckdb.DuckDBPyConnection, *, show: bool = False) -> list[GridReport]:
+def extend_grids(handle: Handle) -> list[GridReport]:
     """Lay every grid of the study on the slides that lack it; return those that grew."""
-    specs = con.execute(
+    specs = handle.con.execute(
         "SELECT tile_px, tile_um, magnification, stride_div, origin_x, origin_y FROM grids ORDER BY grid"
     ).fetchall()
     reports = []
     for spec in (GridSpec(*row) for row in specs):
-        laid = _lay(con, spec)
+        laid = _lay(handle, spec)
         if laid:
-            reports.append(_insert_tiles(con, spec, laid, show=show))
+            reports.append(_insert_tiles(handle, spec, laid))
     return reports
 
 
-def _lay(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> list[dict[str, Any]]:
+def _lay(handle: Handle, spec: GridSpec) -> list[dict[str, Any]]:
     """Return how a grid lies on each of the slides that lack it, in order of name."""
-    slides = con.execute(
+    slides = handle.con.execute(
         "SELECT slide_id, slide, width, height, mpp, level_downsamples FROM slides "
         "ANTI JOIN (SELECT slide_id FROM grid_slides JOIN grids USING (grid_id) WHERE grid = $grid) USING (slide_id) "
         "WHERE error IS NULL ORDER BY slide",
@@ -117,24 +152,25 @@ def _lay(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> list[dict[str, Any]]
     return laid
 
 
-def _insert_tiles(
-    con: duckdb.DuckDBPyConnection, spec: GridSpec, laid: Sequence[dict[str, Any]], *, show: bool
-) -> GridReport:
+def _insert_tiles(handle: Handle, spec: GridSpec, laid: Sequence[dict[str, Any]]) -> GridReport:
     """Write a grid on slides that lack it; a new grid comes with its first tiles."""
     tiles = [row["n_columns"] * row["n_rows"] for row in laid]
-    with limited_memory(con, _MEMORY), track("Laying the grid", len(laid), "slides", show=show) as advance:
+    with (
+        limited_memory(handle.con, _MEMORY),
+        track("Laying the grid", len(laid), "slides", show=handle.progress) as advance,
+    ):
         for first, past in runs(tiles, _TILES_AT_A_TIME):
-            with atomic(con):
-                grid_id = _grid_id(con, spec)
+            with atomic(handle.con):
+                grid_id = _grid_id(handle, spec)
                 rows = [{"grid_id": grid_id, **row} for row in laid[first:past]]
-                with registered(con, "incoming_grid", pa.Table.from_pylist(rows)):
-                    con.execute("INSERT INTO grid_slides BY NAME SELECT * EXCLUDE (slide) FROM incoming_grid")
+                with registered(handle.con, "incoming_grid", pa.Table.from_pylist(rows)):
+                    handle.con.execute("INSERT INTO grid_slides BY NAME SELECT * EXCLUDE (slide) FROM incoming_grid")
                 ids = [row["slide_id"] for row in rows]
-                con.execute(read_query("insert_tiles"), {"grid_id": grid_id, "slide_ids": ids})
+                handle.con.execute(read_query("insert_tiles"), {"grid_id": grid_id, "slide_ids": ids})
             advance(past - first)
-    total = con.execute(
+    total = handle.con.execute(
         "SELECT count(*), coalesce(sum(n_columns::BIGINT * n_rows), 0)::BIGINT FROM grid_slides WHERE grid_id = $id",
-        {"id": _grid_id(con, spec)},
+        {"id": _grid_id(handle, spec)},
     ).fetchone() or (0, 0)
     return GridReport(
         grid=spec.name,
@@ -147,15 +183,17 @@ def _insert_tiles(
     )
 
 
-def _grid_id(con: duckdb.DuckDBPyConnection, spec: GridSpec) -> int:
+def _grid_id(handle: Handle, spec: GridSpec) -> int:
     """Return the key of a grid, which is put into the table ``grids`` where it is not there yet."""
-    con.execute(
+    handle.con.execute(
         "INSERT INTO grids (grid, tile_px, tile_um, magnification, stride_div, origin_x, origin_y) "
         "VALUES ($name, $tile_px, $tile_um, $magnification, $stride_div, $origin_x, $origin_y) "
         "ON CONFLICT (grid) DO NOTHING",
         {"name": spec.name, **asdict(spec)},
     )
-    (grid_id,) = con.execute("SELECT grid_id FROM grids WHERE grid = $grid", {"grid": spec.name}).fetchone() or (0,)
+    (grid_id,) = handle.con.execute("SELECT grid_id FROM grids WHERE grid = $grid", {"grid": spec.name}).fetchone() or (
+        0,
+    )
     return int(grid_id)
 
 

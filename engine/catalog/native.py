@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import duckdb
-
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.slides.stored import find_stored_level
+from slideduck.store.handle import Handle
 
 __all__ = ["NativeGrid", "find_native_grid"]
 
@@ -41,13 +40,13 @@ class NativeGrid:
     others: dict[str, str]
 
 
-def find_native_grid(con: duckdb.DuckDBPyConnection, slide: str | None = None, *, level: int = 0) -> NativeGrid:
+def find_native_grid(handle: Handle, slide: str | None = None, *, level: int = 0) -> NativeGrid:
     """Find the grid that matches the stored JPEG tiles of a slide, or of as many slides as can be.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     slide : str, optional
         The slide to match; by default those that are most.
     level : int
@@ -64,7 +63,7 @@ def find_native_grid(con: duckdb.DuckDBPyConnection, slide: str | None = None, *
     ResolutionError
         If the slide, or each of them, stores no JPEG tiles that a grid can match, with the reasons.
     """
-    rows = con.execute(
+    rows = handle.con.execute(
         "SELECT slide, path, width, height, mpp, level_downsamples, level_widths, level_heights FROM slides "
         "WHERE error IS NULL ORDER BY slide"
     ).fetchall()

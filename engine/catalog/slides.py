@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from slideduck.catalog.features import delete_features
@@ -17,6 +16,7 @@ from slideduck.errors import InputError, SlideError, StudyError
 from slideduck.progress import track
 from slideduck.slides.header import SlideHeader, find_slides, read_header
 from slideduck.store.db import atomic, identifier, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = [
@@ -82,24 +82,21 @@ class PatientsReport:
 
 
 def add_slides(
-    con: duckdb.DuckDBPyConnection,
+    handle: Handle,
     paths: Sequence[str | Path],
     *,
     mpp: float | Mapping[str, float] | None = None,
-    show: bool = False,
 ) -> SlidesReport:
     """Read the headers of slides into the table ``slides``.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     paths : sequence of path
         Files, folders and globs.
     mpp : float or mapping of str to float, optional
         Microns per base pixel: one number for all slides whose header has none, or by slide name.
-    show : bool
-        Show progress.
 
     Returns
     -------
@@ -112,7 +109,8 @@ def add_slides(
     """
     found = find_slides(paths)
     known: dict[str, tuple[Any, ...]] = {
-        row[0]: row[1:] for row in con.execute("SELECT slide, path, fingerprint, error, mpp FROM slides").fetchall()
+        row[0]: row[1:]
+        for row in handle.con.execute("SELECT slide, path, fingerprint, error, mpp FROM slides").fetchall()
     }
     clashes = [
         f"{path}: slide {path.stem!r} is in the study already, from {known[path.stem][0]}; "
@@ -137,7 +135,7 @@ def add_slides(
     failed: dict[str, str] = {}
     warnings: list[str] = []
     with (
-        track("Reading headers", len(found), "slides", show=show) as advance,
+        track("Reading headers", len(found), "slides", show=handle.progress) as advance,
         ThreadPoolExecutor(_HEADER_THREADS) as pool,
     ):
         for path, header in zip(found, pool.map(read, found), strict=True):
@@ -162,9 +160,9 @@ def add_slides(
         table = pa.Table.from_pylist(
             [{name: row.get(name) for name in _SLIDE_SCHEMA.names} for row in changed + new], schema=_SLIDE_SCHEMA
         )
-        with atomic(con), registered(con, "incoming_slide", table):
-            con.execute(read_query("upsert_slides"))
-            _delete_rows(con, [row["slide"] for row in changed], (*_TILE_TABLES, *_LABEL_TABLES))
+        with atomic(handle.con), registered(handle.con, "incoming_slide", table):
+            handle.con.execute(read_query("upsert_slides"))
+            _delete_rows(handle, [row["slide"] for row in changed], (*_TILE_TABLES, *_LABEL_TABLES))
     return SlidesReport(len(new), len(changed), len(rows) - len(new) - len(changed), failed, tuple(warnings))
 
 
@@ -211,13 +209,13 @@ class SlidesRemoved:
     predictions: int
 
 
-def remove_slides(con: duckdb.DuckDBPyConnection, slides: Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
+def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
     """Remove slides with their ROIs, tiles, labels, predictions and features; files on disk and patients stay.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     slides : sequence of str
         Names of slides.
     dry_run : bool
@@ -233,7 +231,7 @@ def remove_slides(con: duckdb.DuckDBPyConnection, slides: Sequence[str], *, dry_
         If a slide is not in the study; nothing is removed then.
     """
     names = sorted(set(slides))
-    known = {name for (name,) in con.execute("SELECT slide FROM slides").fetchall()}
+    known = {name for (name,) in handle.con.execute("SELECT slide FROM slides").fetchall()}
     strangers = [repr(name) for name in names if name not in known]
     if strangers or not names:
         raise StudyError(
@@ -241,33 +239,35 @@ def remove_slides(con: duckdb.DuckDBPyConnection, slides: Sequence[str], *, dry_
             if strangers
             else "no slide is named; name those to remove"
         )
-    with atomic(con):
-        row = con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
+    with atomic(handle.con):
+        row = handle.con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
         if not dry_run:
-            _delete_rows(con, names, (*_TILE_TABLES, *_LABEL_TABLES))
+            _delete_rows(handle, names, (*_TILE_TABLES, *_LABEL_TABLES))
             for table in ("predictions", "rois", "slides"):
-                con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
-            delete_features(con, "list_contains($names, slide)", {"names": names})
-            con.execute(
+                handle.con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
+            delete_features(handle, "list_contains($names, slide)", {"names": names})
+            handle.con.execute(
                 "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM rois)",
             )
     return SlidesRemoved(tuple(names), *row)
 
 
-def forget_labels(con: duckdb.DuckDBPyConnection, slides: Sequence[str]) -> None:
+def forget_labels(handle: Handle, slides: Sequence[str]) -> None:
     """Delete what was computed from the ROIs of slides, inside a transaction; labelling computes it anew."""
-    _delete_rows(con, slides, _LABEL_TABLES)
+    _delete_rows(handle, slides, _LABEL_TABLES)
 
 
-def _delete_rows(con: duckdb.DuckDBPyConnection, slides: Sequence[str], tables: Sequence[str]) -> None:
+def _delete_rows(handle: Handle, slides: Sequence[str], tables: Sequence[str]) -> None:
     """Delete the rows of slides from tables, inside a transaction."""
-    ids = con.execute("SELECT slide_id FROM slides WHERE list_contains($s, slide)", {"s": list(slides)}).fetchall()
+    ids = handle.con.execute(
+        "SELECT slide_id FROM slides WHERE list_contains($s, slide)", {"s": list(slides)}
+    ).fetchall()
     if not ids:
         return
     values = {"ids": [i for (i,) in ids], "low": min(ids)[0], "high": max(ids)[0]}
     for table in tables:
         # The bounds let DuckDB pass over the blocks of other slides, which the list alone does not.
-        con.execute(
+        handle.con.execute(
             f"DELETE FROM {table} WHERE slide_id BETWEEN $low AND $high AND list_contains($ids, slide_id)", values
         )
 
@@ -275,13 +275,13 @@ def _delete_rows(con: duckdb.DuckDBPyConnection, slides: Sequence[str], tables: 
 # ----------------------------------------------------------------------------------------- patients
 
 
-def add_patients(con: duckdb.DuckDBPyConnection, path: str | Path) -> PatientsReport:
+def add_patients(handle: Handle, path: str | Path) -> PatientsReport:
     """Read a table of patients into the table ``patients``; its slides replace those of before.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     path : path
         CSV or Parquet with ``slide``, ``patient``, optional ``site``, and any further columns.
 
@@ -295,29 +295,31 @@ def add_patients(con: duckdb.DuckDBPyConnection, path: str | Path) -> PatientsRe
         With every bad row; nothing is added then.
     """
     incoming = parse_patients(Path(path)).table
-    with atomic(con), registered(con, "incoming_patient", incoming):
-        before = con.execute("SELECT slide, patient, site FROM patients ORDER BY slide").fetchall()
-        con.execute(
+    with atomic(handle.con), registered(handle.con, "incoming_patient", incoming):
+        before = handle.con.execute("SELECT slide, patient, site FROM patients ORDER BY slide").fetchall()
+        handle.con.execute(
             "CREATE OR REPLACE TEMP TABLE merged_patient AS SELECT * FROM patients "
             "ANTI JOIN incoming_patient USING (slide) UNION ALL BY NAME SELECT * FROM incoming_patient"
         )
-        columns = con.execute("SELECT column_name, column_type FROM (DESCRIBE merged_patient)").fetchall()
+        columns = handle.con.execute("SELECT column_name, column_type FROM (DESCRIBE merged_patient)").fetchall()
         keys = {"slide": " PRIMARY KEY", "patient": " NOT NULL"}
         described = ", ".join(f"{identifier(name)} {kind}{keys.get(name, '')}" for name, kind in columns)
-        con.execute(f"CREATE OR REPLACE TABLE patients ({described})")
-        con.execute("INSERT INTO patients BY NAME SELECT * FROM merged_patient ORDER BY slide")
-        con.execute("DROP TABLE merged_patient")
-        con.execute("COMMENT ON TABLE patients IS 'Patient of each slide, and the columns of the user''s table.'")
-        after = con.execute("SELECT slide, patient, site FROM patients ORDER BY slide").fetchall()
-        had_split = con.execute("SELECT count(*) FROM split_rule").fetchone() == (1,)
+        handle.con.execute(f"CREATE OR REPLACE TABLE patients ({described})")
+        handle.con.execute("INSERT INTO patients BY NAME SELECT * FROM merged_patient ORDER BY slide")
+        handle.con.execute("DROP TABLE merged_patient")
+        handle.con.execute(
+            "COMMENT ON TABLE patients IS 'Patient of each slide, and the columns of the user''s table.'"
+        )
+        after = handle.con.execute("SELECT slide, patient, site FROM patients ORDER BY slide").fetchall()
+        had_split = handle.con.execute("SELECT count(*) FROM split_rule").fetchone() == (1,)
         # Sides were dealt to other patients than there are now: a stale split is how patients leak.
         split_removed = had_split and before != after
         if split_removed:
-            con.execute("DELETE FROM splits")
-            con.execute("DELETE FROM split_rule")
-        unknown = con.execute("SELECT slide FROM incoming_patient ANTI JOIN slides USING (slide) ORDER BY slide")
+            handle.con.execute("DELETE FROM splits")
+            handle.con.execute("DELETE FROM split_rule")
+        unknown = handle.con.execute("SELECT slide FROM incoming_patient ANTI JOIN slides USING (slide) ORDER BY slide")
         unknown_slides = tuple(name for (name,) in unknown.fetchall())
-        without = con.execute("SELECT slide FROM slides ANTI JOIN patients USING (slide) ORDER BY slide")
+        without = handle.con.execute("SELECT slide FROM slides ANTI JOIN patients USING (slide) ORDER BY slide")
         return PatientsReport(
             rows=incoming.num_rows,
             patients=len(set(incoming["patient"].to_pylist())),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow as pa
 
 import slideduck
 from slideduck.betons import merge_betons, verify_beton
+from slideduck.betons.settings import JPEG_MODES
 from slideduck.betons.shards import LeftOut
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import BetonError
@@ -37,7 +39,7 @@ _BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--class", "classes", multiple=True, help="A label, in the order of class numbers. Default: sorted.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG quality.")
 @click.option("--raw", is_flag=True, help="Store pixels, not JPEG: no loss, about ten times the size.")
-@click.option("--jpeg", type=click.Choice(["auto", "reencode", "passthrough"]), default="auto", show_default=True,
+@click.option("--jpeg", type=click.Choice(JPEG_MODES), default="auto", show_default=True,
               help="Tiles that are stored JPEG tiles of their slide: take them as they are where possible, never, "
               "or for all tiles.")  # fmt: skip
 @click.option("--reader", type=click.Choice(READERS), default="auto", show_default=True,
@@ -50,27 +52,22 @@ _BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
               help="Normalise the stains of each tile by its slide's fit, which slideduck stain makes.")  # fmt: skip
 @click.option("--stain-to", metavar="SLIDE", help=f"The slide whose stains all get. Default: {REFERENCE}, averages.")
 @output_options
-def export(
-    study: Path, out: Path, grid: str | None, where: str, classes: tuple[str, ...], quality: int, raw: bool,
-    jpeg: str, reader: str, threads: int | None, shards: int | None, shard: int | None, skip_errors: bool,
-    stain: str | None, stain_to: str | None, output: Output,
-) -> None:  # fmt: skip
+def export(study: Path, out: Path, output: Output, **settings: Any) -> None:
     """Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.
 
     Stopped at any moment, the same command goes on from there. Several processes or machines may write one of the
     shards each, from the same study.
     """
+    shard, shards = settings["shard"], settings["shards"]
     if shard is not None and (shards is None or shard >= shards):
         raise click.UsageError("give --shard with --shards, and a number below it")
-    if stain_to is not None and stain is None:
+    if settings["stain_to"] is not None and settings["stain"] is None:
         raise click.UsageError("give --stain-to with --stain, the method")
-    if stain is not None and jpeg == "passthrough":
+    if settings["stain"] is not None and settings["jpeg"] == "passthrough":
         raise click.UsageError("--jpeg passthrough takes stored JPEGs as they are, and --stain changes them")
+    settings["classes"] = settings["classes"] or None
     with slideduck.open(study, read_only=True, progress=True) as opened:
-        report = opened.export(
-            out, grid=grid, where=where, classes=classes or None, quality=quality, raw=raw, jpeg=jpeg, reader=reader,
-            threads=threads, shards=shards, shard=shard, skip_errors=skip_errors, stain=stain, stain_to=stain_to,
-        )  # fmt: skip
+        report = opened.export(out, **settings)
     for note in report.notes:
         message(note)
     if report.unlabelled:

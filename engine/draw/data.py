@@ -1,87 +1,36 @@
-"""What is drawn over the picture of a slide: its ROIs, the states of its tiles, and the colours of labels."""
+"""What is drawn over the picture of a slide: its ROIs and the states of its tiles."""
 
 from __future__ import annotations
 
-import colorsys
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from slideduck.catalog.grids import only_grid
 from slideduck.errors import StudyError
+from slideduck.labels.view import require_labels
+from slideduck.palette import label_colours
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import counted
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
 
 __all__ = [
     "ABSENT",
     "NO_LABEL",
-    "PALETTE",
     "REMOVED",
     "DrawnRoi",
     "DrawnSlide",
     "TileMap",
-    "label_colours",
-    "length_text",
     "read_drawn",
-    "scale_bar_um",
 ]
-
-#: The first eight are colours that readers with any colour vision tell apart: B. Wong, Points of view: Color
-#: blindness, Nature Methods 8, 441 (2011), after M. Okabe and K. Ito; the order is ours, for tissue that is pink.
-#: The others are those that differ most from them, and from each other, in CIELAB: as they are, thin over pink
-#: tissue, and as readers without green cones see them.
-PALETTE = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#F0E442", "#000000", "#CC79A7",
-    "#332288", "#DDCC77", "#882255", "#00E5E5", "#556B2F", "#FFC9A3", "#7B4FD0", "#5B2C0C",
-)  # fmt: skip
 
 #: States of a tile that are no number of a label: kept without a label, not kept, not in the study.
 NO_LABEL, REMOVED, ABSENT = -1, -2, -3
-
-
-def label_colours(labels: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each label, the same for the same labels whatever their order.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        All labels that are to be told apart, such as those of a whole study.
-
-    Returns
-    -------
-    dict of str to str
-        ``#RRGGBB`` by label, in sorted order. After those of `PALETTE` they come again, paler.
-    """
-    colours = {}
-    for i, label in enumerate(sorted(set(labels))):
-        again, place = divmod(i, len(PALETTE))
-        red, green, blue = (int(PALETTE[place][at : at + 2], 16) / 255 for at in (1, 3, 5))
-        hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-        light = 1 - (1 - light) * 0.6**again
-        channels = colorsys.hls_to_rgb(hue, light, saturation)
-        colours[label] = "#" + "".join(f"{round(channel * 255):02X}" for channel in channels)
-    return colours
-
-
-def scale_bar_um(width_um: float) -> float:
-    """Return a round length, 1, 2 or 5 times a power of ten, of about a fifth of a width; both in microns."""
-    wanted = width_um / 5
-    power = 10.0 ** math.floor(math.log10(wanted))
-    return max(step * power for step in (1, 2, 5) if step * power <= wanted * 1.0001)
-
-
-def length_text(length_um: float) -> str:
-    """Return a length in microns, or in millimetres from one on."""
-    return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
 
 
 @dataclass(frozen=True)
@@ -210,12 +159,12 @@ class DrawnSlide:
         return [line for line in (amounts, f"{counted(leaving, 'ROI')} leaving the slide" if leaving else "") if line]
 
 
-def read_drawn(study: Study, slide: str, *, grid: str | None = None, tiles: bool = True) -> DrawnSlide:
+def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bool = True) -> DrawnSlide:
     """Read what is drawn over the picture of a slide.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         With the slide, and labels in force for it.
     slide : str
         Name of the slide.
@@ -233,15 +182,15 @@ def read_drawn(study: Study, slide: str, *, grid: str | None = None, tiles: bool
     StudyError
         If the slide or the grid is not in the study, or labels are missing or out of date.
     """
-    study._require_labels()
-    path, width, height, mpp = _slide_row(study, slide)
+    require_labels(handle)
+    path, width, height, mpp = _slide_row(handle, slide)
     rois = tuple(
         DrawnRoi(name, label, is_artifact, leaves_slide, _rings(outline))
-        for name, label, is_artifact, leaves_slide, outline in study.con.execute(
+        for name, label, is_artifact, leaves_slide, outline in handle.con.execute(
             read_query("outline_rois"), {"slide": slide}
         ).fetchall()
     )
-    names = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
+    names = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
     colours = label_colours(label for (label,) in names)
     here = {roi.label for roi in rois}
     labels = tuple(label for label in colours if label in here)
@@ -254,19 +203,19 @@ def read_drawn(study: Study, slide: str, *, grid: str | None = None, tiles: bool
         labels,
         {label: colours[label] for label in labels},
         rois,
-        _read_tiles(study, slide, study.only_grid(grid), labels, rois) if tiles else None,
+        _read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
     )
 
 
-def _slide_row(study: Study, slide: str) -> tuple[str, int, int, float]:
+def _slide_row(handle: Handle, slide: str) -> tuple[str, int, int, float]:
     """Return path, width, height and MPP of a slide that can be used."""
-    found = study.con.execute(
+    found = handle.con.execute(
         "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
     ).fetchone()
     if found is None:
         raise StudyError(
-            f"{study.path.name} has no slide {slide!r}; see which there are with: "
-            f"slideduck sql {study.path.name} 'SELECT slide FROM slides'"
+            f"{handle.name} has no slide {slide!r}; see which there are with: "
+            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
     path, width, height, mpp, error = found
     if error is not None:
@@ -281,13 +230,13 @@ def _rings(outline: str) -> tuple[npt.NDArray[np.float64], ...]:
     return tuple(np.asarray(ring, np.float64)[:, :2] for polygon in polygons for ring in polygon if ring)
 
 
-def _read_tiles(study: Study, slide: str, grid: str, labels: Sequence[str], rois: Sequence[DrawnRoi]) -> TileMap:
+def _read_tiles(handle: Handle, slide: str, grid: str, labels: Sequence[str], rois: Sequence[DrawnRoi]) -> TileMap:
     """Read the tiles of a slide into the shape of their grid."""
     where = {"slide": slide, "grid": grid}
-    laid = study.con.execute(read_query("find_slide_grid"), where).fetchone()
+    laid = handle.con.execute(read_query("find_slide_grid"), where).fetchone()
     assert laid is not None  # Labels that are up to date are of every slide on every grid.
     n_columns, n_rows, extract_px, stride, origin_x, origin_y = laid
-    rows = study.con.execute(read_query("outline_tiles"), where).to_arrow_table()
+    rows = handle.con.execute(read_query("outline_tiles"), where).to_arrow_table()
     at = rows["grid_y"].to_numpy(), rows["grid_x"].to_numpy()
     label = _numbers(rows["label"], labels)
     state = np.full((n_rows, n_columns), ABSENT, np.int32)

@@ -13,7 +13,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,8 @@ from slideduck.errors import StudyError
 from slideduck.files.write import check_folder, explained, replacing
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
+from slideduck.store.handle import Handle
 from slideduck.words import counted
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
 
 __all__ = ["PAGE_PX", "PAGE_SUFFIXES", "page"]
 
@@ -44,7 +42,7 @@ _MARK = re.compile(r"@@(\w+)@@")
 
 
 def page(
-    study: Study,
+    handle: Handle,
     slide: str,
     out: str | os.PathLike[str],
     *,
@@ -60,7 +58,7 @@ def page(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         With the slide, and labels in force for it.
     slide : str
         Name of the slide.
@@ -92,7 +90,7 @@ def page(
     if out.suffix.lower() not in PAGE_SUFFIXES:
         raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html")
     check_folder(out)
-    drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
+    drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
     text = _filled(drawn, encode_jpeg(picture, _JPEG_QUALITY), rois=rois)
     with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:

@@ -2,67 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import os
-import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from slideduck.draw.data import (
-    NO_LABEL,
-    PALETTE,
-    REMOVED,
-    DrawnSlide,
-    label_colours,
-    length_text,
-    read_drawn,
-    scale_bar_um,
+from slideduck.draw.data import read_drawn
+from slideduck.draw.figure import (
+    PICTURE_METADATA,
+    THUMBNAIL_PX,
+    check_picture,
+    draw_legend,
+    own_style,
+    save_figure,
+    slide_figure,
+    suffix_problem,
 )
-from slideduck.draw.layers import DASHES, FILL, LINE_COLOUR, draw_roi, draw_tiles
+from slideduck.draw.layers import draw_roi, draw_tiles
 from slideduck.draw.page import PAGE_PX, PAGE_SUFFIXES, page
 from slideduck.errors import StudyError
-from slideduck.files.write import check_folder, explained, replacing
+from slideduck.files.write import check_folder
 from slideduck.slides.reader import thumbnail
-from slideduck.words import counted
+from slideduck.store.handle import Handle
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ft2font import FT2Font
-    from matplotlib.legend import Legend
+__all__ = ["overlay", "plot_labels"]
 
-    from slideduck.study import Study
-
-__all__ = ["PALETTE", "label_colours", "overlay", "own_style", "plot_labels", "save_figure", "scale_bar_um"]
-
-#: Kinds of pictures by suffix, with what matplotlib would write of itself or of the day: a newer version, or
-#: another day, then changed every picture.
-_METADATA: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    ".svg": {"Creator": None, "Date": None},
-}
-_DPI = 200
-#: Bounds of the picture itself on the page, inches.
-_PICTURE_INCHES = (6.5, 8.0)
-_THUMBNAIL_PX = 1600
 _LONGEST_PX = 16384
-
-_TEXT_COLOUR = "#222222"
-_LEGEND_CHARACTERS = 30
-
-#: Scripts that matplotlib's own font lacks are drawn by the first of these that is installed.
-_MORE_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Arial Unicode MS", "Hiragino Sans", "SimHei")
 
 
 def plot_labels(
-    study: Study,
+    handle: Handle,
     slide: str,
     out: str | os.PathLike[str],
     *,
@@ -77,7 +44,7 @@ def plot_labels(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         With the slide, and labels in force for it.
     slide : str
         Name of the slide.
@@ -118,19 +85,19 @@ def plot_labels(
     if suffix in PAGE_SUFFIXES:
         if dpi is not None:
             raise StudyError(f"dpi is given for {out.name}, a page, which has none; give max_px, or leave dpi out")
-        return page(study, slide, out, grid=grid, max_px=max_px or PAGE_PX, tiles=tiles, rois=rois)
-    if suffix not in _METADATA:
-        raise StudyError(_suffix_problem(out, (*_METADATA, PAGE_SUFFIXES[0])))
-    return overlay(study, slide, out, grid=grid, max_px=max_px or _THUMBNAIL_PX, dpi=dpi, tiles=tiles, rois=rois)
+        return page(handle, slide, out, grid=grid, max_px=max_px or PAGE_PX, tiles=tiles, rois=rois)
+    if suffix not in PICTURE_METADATA:
+        raise StudyError(suffix_problem(out, (*PICTURE_METADATA, PAGE_SUFFIXES[0])))
+    return overlay(handle, slide, out, grid=grid, max_px=max_px or THUMBNAIL_PX, dpi=dpi, tiles=tiles, rois=rois)
 
 
 def overlay(
-    study: Study,
+    handle: Handle,
     slide: str,
     out: str | os.PathLike[str],
     *,
     grid: str | None = None,
-    max_px: int = _THUMBNAIL_PX,
+    max_px: int = THUMBNAIL_PX,
     dpi: int | None = None,
     tiles: bool = True,
     rois: bool = True,
@@ -142,12 +109,12 @@ def overlay(
     PDF and SVG all but the slide itself are lines and areas. A warning names what no installed font can write.
     """
     out = Path(out)
-    _check_picture(out, dpi)
+    check_picture(out, dpi)
     check_folder(out)
-    drawn = read_drawn(study, slide, grid=grid, tiles=tiles)
+    drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
     with own_style("".join([drawn.slide, *drawn.labels])):
-        figure, axes, across = _slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
+        figure, axes, across = slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
         # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.
         from matplotlib.transforms import Affine2D
 
@@ -156,204 +123,6 @@ def overlay(
         if rois:
             for roi in drawn.rois:
                 draw_roi(axes, to_axes, roi, drawn)
-        _draw_legend(figure, axes, drawn, rois=rois)
+        draw_legend(figure, axes, drawn, rois=rois)
         save_figure(figure, out, dpi=dpi)
     return out
-
-
-def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
-    """Write a figure under a temporary name and rename it; the same figure gives the same bytes.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    out : Path
-        The file; ``.png``, ``.pdf`` or ``.svg``.
-    dpi : int, optional
-        Dots per inch of a PNG; default 200.
-
-    Raises
-    ------
-    SlideduckError
-        If the suffix is another, the folder is missing, or nothing can be written there.
-    DiskFullError
-        If there is no room; a picture that was there stays.
-    """
-    _check_picture(out, dpi)
-    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
-        import matplotlib
-
-        # Ids of an SVG are hashes of what they name, salted at random unless told otherwise. Journals refuse
-        # the fonts that matplotlib puts into a PDF by itself (type 3).
-        with matplotlib.rc_context({"svg.hashsalt": "slideduck", "pdf.fonttype": 42}):
-            suffix = out.suffix.lower()
-            figure.savefig(
-                temporary,
-                format=suffix[1:],
-                dpi=dpi or _DPI,
-                bbox_inches="tight",
-                pad_inches=0.12,
-                metadata=_METADATA[suffix],
-            )
-
-
-@contextmanager
-def own_style(words: str) -> Iterator[None]:
-    """Draw in matplotlib's own style, whatever the user's settings; they are theirs again afterwards.
-
-    `words` are all that will be written: other fonts are taken for characters that matplotlib's own lacks.
-    """
-    import matplotlib
-    from matplotlib.font_manager import fontManager, get_font
-
-    path_of = {font.name: font.fname for font in reversed(fontManager.ttflist) if font.weight == 400}
-    families = ["DejaVu Sans"]
-    lacking = {letter for letter in words if letter.isprintable()} - _letters(get_font(path_of["DejaVu Sans"]))
-    for name in _MORE_FONTS:
-        if name in path_of and lacking & (letters := _letters(get_font(path_of[name]))):
-            families.append(name)
-            lacking -= letters
-    if lacking:
-        warnings.warn(
-            f"no installed font has {' '.join(sorted(lacking))}, drawn as boxes; install one that has, such as "
-            "Noto Sans CJK, or write a page (.html)",
-            stacklevel=5,
-        )
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["font.family"] = families
-        matplotlib.rcParams["text.color"] = _TEXT_COLOUR
-        matplotlib.rcParams["hatch.linewidth"] = 0.5
-        yield
-
-
-def _letters(font: FT2Font) -> set[str]:
-    return {chr(code) for code in font.get_charmap()}
-
-
-def _check_picture(out: Path, dpi: int | None) -> None:
-    """Refuse what no picture can be, before the slide is read."""
-    suffix = out.suffix.lower()
-    if suffix not in _METADATA:
-        raise StudyError(_suffix_problem(out, tuple(_METADATA)))
-    if dpi is not None and suffix != ".png":
-        raise StudyError(f"dpi is given for {out.name}, which is drawn in lines and areas; leave dpi out")
-    if dpi is not None and not 20 <= dpi <= 2400:
-        raise StudyError(f"dpi is {dpi}; give from 20 to 2,400 dots per inch")
-
-
-def _suffix_problem(out: Path, suffixes: Sequence[str]) -> str:
-    """Return that a file has another suffix, and the names that it could have."""
-    has = f"has the suffix {out.suffix}" if out.suffix else "has no suffix"
-    *others, last = (out.stem + suffix for suffix in suffixes)
-    return f"{out.name} {has}; name it {', '.join(others)} or {last}"
-
-
-def _slide_figure(drawn: DrawnSlide, picture: npt.NDArray[np.uint8], interpolation: str) -> tuple[Figure, Axes, float]:
-    """Return a figure with the picture of a slide on axes in millimetres, and the width of the picture, inches."""
-    # Figures are made by hand: pyplot would keep each of them, and switch the caller's backend.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.transforms import offset_copy
-
-    inches = min(most / side for most, side in zip(_PICTURE_INCHES, (drawn.width, drawn.height), strict=True))
-    across, down = drawn.width * inches, drawn.height * inches
-    figure = Figure(figsize=(across + 1, down + 1))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.5 / (across + 1), 0.5 / (down + 1), across / (across + 1), down / (down + 1)))
-    width_mm, height_mm = (side * drawn.mpp / 1000 for side in (drawn.width, drawn.height))
-    axes.imshow(picture, extent=(0, width_mm, height_mm, 0), interpolation=interpolation, aspect="auto")
-    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
-    axes.spines[:].set(color="#9A9A9A", linewidth=0.5)
-
-    above: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "annotation_clip": False,
-        "parse_math": False,
-    }
-    # Names are long and have no spaces; a narrow slide has room beside it.
-    name = "\n".join(textwrap.wrap(drawn.slide, max(40, int(across * 11)), break_on_hyphens=False))
-    axes.annotate(name, (0, 1), xytext=(0, 17), va="bottom", fontsize=11, fontweight="bold", **above)
-    below_name = f"grid {drawn.tiles.grid}" if drawn.tiles else "ROIs"
-    axes.annotate(below_name, (0, 1), xytext=(0, 5), va="bottom", fontsize=8, **above)
-
-    # The bar is under the slide, where it hides nothing, and about an inch long where that is wide enough.
-    width_um = drawn.width * drawn.mpp
-    length_um = scale_bar_um(min(6 * width_um / across, 5 * width_um))
-    below = offset_copy(axes.get_xaxis_transform(), fig=figure, y=-11, units="points")
-    ends = [0, length_um / 1000]
-    axes.add_artist(Line2D(ends, [0, 0], transform=below, color="black", lw=3, solid_capstyle="butt", clip_on=False))
-    beside = offset_copy(below, fig=figure, x=6, units="points")
-    axes.text(ends[1], 0, length_text(length_um), transform=beside, va="center_baseline", fontsize=9)
-    return figure, axes, across
-
-
-def _draw_legend(figure: Figure, axes: Axes, drawn: DrawnSlide, *, rois: bool) -> None:
-    """Say what each colour means, and how many tiles and ROIs there are of it, where there is room."""
-    entries = _legend_entries(drawn, rois=rois)
-    if not entries:
-        return
-    across, down = (side / figure.dpi for side in axes.get_window_extent().size)
-    beside = _place_legend(figure, axes, entries, (1 + 0.18 / across, 1), 1)
-    wide, high = (side / figure.dpi for side in beside.get_window_extent().size)
-    if high <= max(down, 1.5):
-        return
-    beside.remove()
-    if across >= 2 * wide:  # A wide slide has room under it.
-        _place_legend(figure, axes, entries, (0, -0.4 / down), int(across // wide))
-    else:
-        _place_legend(figure, axes, entries, (1 + 0.18 / across, 1), math.ceil(high / down))
-
-
-def _legend_entries(drawn: DrawnSlide, *, rois: bool) -> list[tuple[Any, str]]:
-    """Return the sample and the text of each entry of the legend."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    tiles = drawn.tiles
-    entries: list[tuple[Any, str]] = []
-    for number, label in enumerate(drawn.labels):
-        colour = drawn.colours[label]
-        fill = f"{colour}{round(FILL * 255):02X}" if tiles else "none"
-        amount = [counted(tiles.count(number), "tile")] if tiles else []
-        lines = [*textwrap.wrap(label, _LEGEND_CHARACTERS), *drawn.roi_lines(label, amount, rois=rois)]
-        entries.append((Patch(facecolor=fill, edgecolor=colour, lw=1.5), "\n".join(lines)))
-    if rois and any(roi.label is None for roi in drawn.rois):
-        line = Line2D([], [], color=LINE_COLOUR, lw=1.5, linestyle=DASHES)
-        entries.append((line, "\n".join(["ROI without a label", *drawn.roi_lines(None, [], rois=True)])))
-    if tiles and tiles.count(NO_LABEL):
-        sample = Patch(facecolor="none", edgecolor=LINE_COLOUR, lw=0.5, hatch="+++")
-        entries.append((sample, f"tile without a label\n{counted(tiles.count(NO_LABEL), 'tile')}"))
-    if tiles and tiles.count(REMOVED):
-        sample = Patch(facecolor="#E6E2E6", edgecolor="none")
-        entries.append((sample, f"not kept, drawn paler\n{counted(tiles.count(REMOVED), 'tile')}"))
-    return entries
-
-
-def _place_legend(
-    figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], anchor: tuple[float, float], columns: int
-) -> Legend:
-    """Draw the legend with its upper left corner at a point of the axes."""
-    legend = axes.legend(
-        handles=[sample for sample, _ in entries],
-        # The texts come afterwards: a name may begin with an underscore, or hold what looks like mathematics.
-        labels=["-"] * len(entries),
-        loc="upper left",
-        bbox_to_anchor=anchor,
-        borderaxespad=0,
-        borderpad=0,
-        ncols=columns,
-        frameon=False,
-        fontsize=9,
-        labelspacing=0.8,
-        handlelength=1.6,
-    )
-    for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
-        text.set_parse_math(False)
-        text.set_text(words)
-    figure.draw_without_rendering()
-    return legend

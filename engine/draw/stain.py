@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.draw import picture as plot
-from slideduck.draw.data import length_text
+from slideduck.draw.figure import check_picture, length_text, own_style, save_figure
 from slideduck.errors import StudyError
 from slideduck.files.write import check_folder
 from slideduck.measure.stain import REFERENCE, MacenkoFit, Normaliser, StainFit, reference_target
@@ -21,11 +20,11 @@ from slideduck.measure.stain_fit import check_method, ensure_fit, list_stain_sli
 from slideduck.measure.stain_slide import StainSlide, find_tissue
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.slides.reader import TileReader, thumbnail
+from slideduck.store.handle import Handle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from slideduck.study import Study
 
 __all__ = ["plot_stain"]
 
@@ -54,7 +53,7 @@ class _Row:
 
 
 def plot_stain(
-    study: Study,
+    handle: Handle,
     slides: Sequence[str],
     out: str | os.PathLike[str],
     *,
@@ -66,7 +65,7 @@ def plot_stain(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study. Slides without a fit are fitted for the picture, and where the study can be written the fit is kept.
     slides : sequence of str
         Names of slides, a row each.
@@ -96,21 +95,21 @@ def plot_stain(
     from matplotlib.figure import Figure
 
     out = Path(out)
-    plot._check_picture(out, dpi)
+    check_picture(out, dpi)
     check_folder(out)
     check_method(method)
     if not 1 <= len(slides) <= _MOST_SLIDES:
         raise StudyError(f"{len(slides):,} slides are named; name from 1 to {_MOST_SLIDES}")
     names = list(dict.fromkeys([*slides, *([] if stain_to is None else [stain_to])]))
-    known = {slide.slide: slide for slide, _ in list_stain_slides(study.con, method)}
+    known = {slide.slide: slide for slide, _ in list_stain_slides(handle, method)}
     strangers = [repr(name) for name in names if name not in known]
     if strangers:
-        raise StudyError(f"{study.path.name} has no slide {', '.join(strangers)} that can be used")
-    fits = {name: ensure_fit(study, name, method).fit for name in names}
+        raise StudyError(f"{handle.name} has no slide {', '.join(strangers)} that can be used")
+    fits = {name: ensure_fit(handle, name, method).fit for name in names}
     target = reference_target(method).fit if stain_to is None else fits[stain_to]
     rows = [_row(known[name], fits[name], target) for name in slides]
     to = REFERENCE if stain_to is None else f"slide {stain_to}"
-    with plot.own_style("".join(names)):
+    with own_style("".join(names)):
         height = len(rows) * (_PANEL + _ABOVE) + _TOP
         figure = Figure(figsize=(4 * _PANEL, height))
         grid = figure.subplots(len(rows), 4, squeeze=False)
@@ -130,7 +129,7 @@ def plot_stain(
             left=0.01, right=0.99, bottom=0.02 / height, top=1 - (_ABOVE + _TOP) / height, wspace=0.03,
             hspace=_ABOVE / _PANEL,
         )  # fmt: skip
-        plot.save_figure(figure, out, dpi=dpi)
+        save_figure(figure, out, dpi=dpi)
     return out
 
 

@@ -16,6 +16,7 @@ from slideduck.labels.label import LabelRule, label
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["Returned", "RoiProof", "proving"]
@@ -49,25 +50,26 @@ class Returned:
 
 
 @contextmanager
-def proving(con: duckdb.DuckDBPyConnection, slides: Sequence[str]) -> Iterator[RoiProof]:
+def proving(handle: Handle, slides: Sequence[str]) -> Iterator[RoiProof]:
     """Make a study in memory with some slides of another one, and without ROIs."""
-    table = _rows(con, "SELECT * FROM slides WHERE list_contains($slides, slide)", {"slides": list(slides)})
+    table = _rows(handle.con, "SELECT * FROM slides WHERE list_contains($slides, slide)", {"slides": list(slides)})
     memory = Path(":memory:")
-    scratch = connect(memory)
+    scratch = Handle(connect(memory), memory)
     try:
-        schema.prepare(scratch, memory, read_only=False)
-        _insert(scratch, "slides", table)
-        yield RoiProof(con, scratch)
+        schema.prepare(scratch.con, memory, read_only=False)
+        _insert(scratch.con, "slides", table)
+        yield RoiProof(handle, scratch)
     finally:
-        scratch.close()
+        scratch.con.close()
 
 
 class RoiProof:
     """A study in memory that ROI files are read into; made by `proving`."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, scratch: duckdb.DuckDBPyConnection) -> None:
-        self._con = con
-        self._scratch = scratch
+    def __init__(self, handle: Handle, scratch: Handle) -> None:
+        self._con = handle.con
+        self._memory = scratch
+        self._scratch = scratch.con
 
     def returned(
         self, files: Sequence[Path], rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]
@@ -93,7 +95,7 @@ class RoiProof:
         InputError
             If a file cannot be read.
         """
-        add_rois(self._scratch, files, roi_set=_EXPORTED)
+        add_rois(self._memory, files, roi_set=_EXPORTED)
         own = {(roi.slide, roi.roi_name): roi for roi in rois}
         wanted = [roi for roi in rois if roi.parent is None]
         of_files = sorted(written.items())
@@ -148,11 +150,11 @@ class RoiProof:
             _insert(self._scratch, table, _rows(self._con, of_slides, chosen))
         self._add_own([roi for roi in rois if roi.slide in set(slides)])
         rule = self._rule()
-        label(self._scratch, replace(rule, roi_sets=(_OWN,)))
+        label(self._memory, replace(rule, roi_sets=(_OWN,)))
         self._scratch.execute(
             "CREATE OR REPLACE TEMP TABLE label_before AS SELECT grid, tile_id, roi_name, label, kept FROM labels"
         )
-        label(self._scratch, replace(rule, roi_sets=(_EXPORTED,)))
+        label(self._memory, replace(rule, roi_sets=(_EXPORTED,)))
         (tiles,) = self._scratch.execute("SELECT count(*) FROM label_before").fetchone() or (0,)
         return int(tiles), self._scratch.execute(read_query("find_relabelled_tiles")).fetchall()
 

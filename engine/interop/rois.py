@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import duckdb
 import pyarrow.parquet as pq
 
-from slideduck.betons.plan import StudyLike
-from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
 from slideduck.interop.formats import csv_text, geojson_text, imagescope_text, unwritable
+from slideduck.interop.geoparquet import geoparquet_table
 from slideduck.interop.layout import Layout, StudyRoi, lay_out
 from slideduck.interop.proof import Returned, RoiProof, proving
-from slideduck.rois.geoparquet import geoparquet_table
+from slideduck.palette import label_colours
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import counted
 
@@ -80,7 +79,7 @@ class RoiExportReport:
 
 
 def export_rois(
-    study: StudyLike,
+    handle: Handle,
     folder: str | os.PathLike[str],
     *,
     format: str,
@@ -92,7 +91,7 @@ def export_rois(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     folder : path
         Where to write: a file for each slide, named after it, or ``rois.parquet``. Made if it does not exist.
@@ -134,14 +133,14 @@ def export_rois(
     if format not in ROI_FORMATS:
         raise StudyError(f"format is {format!r}; give one of {', '.join(ROI_FORMATS)}")
     with translated():
-        names = _slides(study, roi_set, slides)
-        rois = _rois(study.con, roi_set, names)
+        names = _slides(handle, roi_set, slides)
+        rois = _rois(handle, roi_set, names)
         files = [_GEOPARQUET_FILE] if format == "geoparquet" else [f"{name}.{format}" for name in names]
         with (
             staged(folder, files, overwrite=overwrite) as staging,
-            proving(study.con, names) as proof,
+            proving(handle, names) as proof,
         ):
-            export = _RoiExport(study, staging, format, roi_set, rois, proof)
+            export = _RoiExport(handle, staging, format, roi_set, rois, proof)
             export.write()
             tiles = export.prove()
     layouts = export.layouts.values()
@@ -157,25 +156,25 @@ def export_rois(
     )
 
 
-def _slides(study: StudyLike, roi_set: str, slides: Sequence[str] | None) -> list[str]:
+def _slides(handle: Handle, roi_set: str, slides: Sequence[str] | None) -> list[str]:
     """Return the slides to export, in order of name."""
-    rows = study.con.execute("SELECT DISTINCT roi_set, slide FROM rois ORDER BY roi_set, slide").fetchall()
+    rows = handle.con.execute("SELECT DISTINCT roi_set, slide FROM rois ORDER BY roi_set, slide").fetchall()
     found = [slide for name, slide in rows if name == roi_set]
     if not found:
         sets = ", ".join(dict.fromkeys(repr(name) for name, _ in rows))
         raise StudyError(
-            f"{study.path.name} has no ROIs of the set {roi_set!r}; "
-            + (f"it has those of {sets}" if rows else f"add some with: slideduck add-rois {study.path.name} FOLDER")
+            f"{handle.name} has no ROIs of the set {roi_set!r}; "
+            + (f"it has those of {sets}" if rows else f"add some with: slideduck add-rois {handle.name} FOLDER")
         )
     unknown = [name for name in dict.fromkeys(slides or ()) if name not in found]
     if unknown:
         raise StudyError(
             f"no ROIs of the set {roi_set!r} are on the slide{'s' * (len(unknown) > 1)} "
             f"{', '.join(map(repr, unknown))}; see where there are some with: "
-            f"slideduck sql {study.path.name} 'SELECT DISTINCT roi_set, slide FROM rois'"
+            f"slideduck sql {handle.name} 'SELECT DISTINCT roi_set, slide FROM rois'"
         )
     chosen = found if slides is None else [name for name in found if name in slides]
-    broken = study.con.execute(
+    broken = handle.con.execute(
         "SELECT slide, error FROM slides WHERE error IS NOT NULL AND list_contains($slides, slide) ORDER BY slide",
         {"slides": chosen},
     ).fetchall()
@@ -184,9 +183,9 @@ def _slides(study: StudyLike, roi_set: str, slides: Sequence[str] | None) -> lis
     return chosen
 
 
-def _rois(con: duckdb.DuckDBPyConnection, roi_set: str, slides: Sequence[str]) -> list[StudyRoi]:
+def _rois(handle: Handle, roi_set: str, slides: Sequence[str]) -> list[StudyRoi]:
     """Read ROIs, in the order of slide and name."""
-    rows = con.execute(read_query("list_export_rois"), {"roi_set": roi_set, "slides": list(slides)}).fetchall()
+    rows = handle.con.execute(read_query("list_export_rois"), {"roi_set": roi_set, "slides": list(slides)}).fetchall()
     rois = []
     for slide, name, desc, label, parent, area_um2, drawn, labelled in rows:
         polygons = polygons_from_wkb(drawn)[1]
@@ -199,9 +198,9 @@ class _RoiExport:
     """The files of one export while they are written and proved."""
 
     def __init__(
-        self, study: StudyLike, staging: Path, form: str, roi_set: str, rois: Sequence[StudyRoi], proof: RoiProof
+        self, handle: Handle, staging: Path, form: str, roi_set: str, rois: Sequence[StudyRoi], proof: RoiProof
     ) -> None:
-        self._con = study.con
+        self._con = handle.con
         self._staging = staging
         self._form = form
         self._set = roi_set
@@ -211,10 +210,10 @@ class _RoiExport:
         self._cut: set[_Key] = set()
         #: What stands in the file of each slide; nothing for GeoParquet, which has the rows of the study.
         self.layouts: dict[str, Layout] = {}
-        labels = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
+        labels = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
         self._colours = label_colours(label for (label,) in labels)
         query = "SELECT slide, mpp FROM slides WHERE list_contains($slides, slide)"
-        self._mpp = dict(study.con.execute(query, {"slides": list(self._of_slide)}).fetchall())
+        self._mpp = dict(handle.con.execute(query, {"slides": list(self._of_slide)}).fetchall())
 
     def write(self, slides: Sequence[str] | None = None) -> list[Path]:
         """Write the files of slides, of all if none are named, and return their paths."""

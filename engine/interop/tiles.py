@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -12,15 +13,18 @@ from pathlib import Path
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.betons.plan import StudyLike
-from slideduck.draw.picture import label_colours
-from slideduck.errors import QueryError, StudyError
+from slideduck.catalog.grids import only_grid
+from slideduck.errors import StudyError
 from slideduck.files.find import absolute
 from slideduck.files.write import staged
 from slideduck.interop.formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
+from slideduck.labels.conditions import refusing
+from slideduck.labels.view import labels
+from slideduck.palette import label_colours
 from slideduck.progress import track
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["TileExportReport", "export_tiles"]
@@ -59,7 +63,7 @@ class TileExportReport:
 
 
 def export_tiles(
-    study: StudyLike,
+    handle: Handle,
     folder: str | os.PathLike[str],
     *,
     grid: str | None = None,
@@ -73,7 +77,7 @@ def export_tiles(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     folder : path
         Where to write ``SLIDE.geojson`` for each slide; made if it does not exist.
@@ -113,25 +117,22 @@ def export_tiles(
     tiles are in memory as text, whatever the number of tiles.
     """
     with translated():
-        grid, names = _where_to(study, grid, run, slides)
-        tiles = _tiles(study, grid, run, where)
-        writer = _Writer(study.con, grid, run)
+        grid, names = _where_to(handle, grid, run, slides)
+        tiles = _tiles(handle, grid, run, where)
+        writer = _Writer(handle, grid, run)
+        columns = handle.con.sql("FROM labels").columns
         counts: Counter[str] = Counter()
         objects = 0
         written: list[str] = []
         with (
             staged(folder, [f"{name}.geojson" for name in names], overwrite=overwrite) as staging,
-            track("Exporting", len(names), "slides", show=study.progress) as advance,
+            track("Exporting", len(names), "slides", show=handle.progress) as advance,
         ):
             for name in names:
                 of_slide = tiles.filter(ColumnExpression("slide") == ConstantExpression(name))
                 path = staging / f"{name}.geojson"
-                try:
+                with nullcontext() if where is None else refusing(where, columns):
                     n = writer.write(path, name, of_slide, counts, merge=merge)
-                except (duckdb.ProgrammingError, duckdb.DataError) as error:
-                    if where is None:
-                        raise
-                    raise QueryError(f"{error}\nin the condition: {where}") from error
                 objects += n
                 if n:
                     written.append(name)
@@ -148,19 +149,19 @@ def export_tiles(
     )
 
 
-def _where_to(
-    study: StudyLike, grid: str | None, run: str | None, slides: Sequence[str] | None
-) -> tuple[str, list[str]]:
+def _where_to(handle: Handle, grid: str | None, run: str | None, slides: Sequence[str] | None) -> tuple[str, list[str]]:
     """Return the grid and the slides that are meant."""
     if run is not None:
-        runs = [name for (name,) in study.con.execute("SELECT run FROM runs ORDER BY run").fetchall()]
+        runs = [name for (name,) in handle.con.execute("SELECT run FROM runs ORDER BY run").fetchall()]
         if run not in runs:
-            raise StudyError(f"{study.path.name} has no run {run!r}; it has {', '.join(runs) or 'none'}")
-        predicted = study.con.execute("SELECT DISTINCT grid FROM predictions WHERE run = $run", {"run": run}).fetchall()
+            raise StudyError(f"{handle.name} has no run {run!r}; it has {', '.join(runs) or 'none'}")
+        predicted = handle.con.execute(
+            "SELECT DISTINCT grid FROM predictions WHERE run = $run", {"run": run}
+        ).fetchall()
         if grid is None and len(predicted) == 1:
             ((grid,),) = predicted
-    grid = study.only_grid(grid)
-    rows = study.con.execute(
+    grid = only_grid(handle, grid)
+    rows = handle.con.execute(
         "SELECT slide FROM grid_slides JOIN grids USING (grid_id) JOIN slides USING (slide_id) "
         "WHERE grid = $grid ORDER BY slide",
         {"grid": grid},
@@ -169,20 +170,20 @@ def _where_to(
     unknown = [name for name in dict.fromkeys(slides or ()) if name not in found]
     if unknown:
         raise StudyError(
-            f"{study.path.name} has no slide {', '.join(map(repr, unknown))} in grid {grid!r}; "
-            f"see which there are with: slideduck sql {study.path.name} 'SELECT slide FROM slides'"
+            f"{handle.name} has no slide {', '.join(map(repr, unknown))} in grid {grid!r}; "
+            f"see which there are with: slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
     return grid, found if slides is None else [name for name in found if name in slides]
 
 
-def _tiles(study: StudyLike, grid: str, run: str | None, where: str | None) -> duckdb.DuckDBPyRelation:
+def _tiles(handle: Handle, grid: str, run: str | None, where: str | None) -> duckdb.DuckDBPyRelation:
     """Return the tiles that are meant, with their label or predicted class, and what is measured of each."""
     if run is None:
-        return study.labels(where or _LABELLED, grid=grid).project(_COLUMNS)
-    predicted = study.con.sql(read_query("list_predicted_tiles"), params={"run": run, "grid": grid})
+        return labels(handle, where or _LABELLED, grid=grid).project(_COLUMNS)
+    predicted = handle.con.sql(read_query("list_predicted_tiles"), params={"run": run, "grid": grid})
     if where is None:
         return predicted
-    chosen = study.labels(where, grid=grid).project("tile_id").set_alias("chosen")
+    chosen = labels(handle, where, grid=grid).project("tile_id").set_alias("chosen")
     return predicted.set_alias("predicted").join(chosen, "tile_id", how="semi")
 
 
@@ -196,12 +197,12 @@ def _why_nothing(grid: str, run: str | None, where: str | None) -> str:
 class _Writer:
     """Writes the objects of slides, all with the same colours and measurements."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, grid: str, run: str | None) -> None:
-        labels = con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
+    def __init__(self, handle: Handle, grid: str, run: str | None) -> None:
+        labels = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
         names = [label for (label,) in labels]
         measured = ["coverage"]
         if run is not None:
-            ((classes,),) = con.execute("SELECT classes FROM runs WHERE run = $run", {"run": run}).fetchall()
+            ((classes,),) = handle.con.execute("SELECT classes FROM runs WHERE run = $run", {"run": run}).fetchall()
             names += classes
             measured = [*(f"probability {name}" for name in classes), "entropy", "mutual information"]
         # The colours of the pictures of ROIs and of predictions.

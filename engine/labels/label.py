@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from slideduck.catalog.grids import extend_grids, runs
 from slideduck.errors import StudyError
 from slideduck.progress import track
 from slideduck.store.db import atomic, limited_memory
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["LabelReport", "LabelRule", "label", "stale_slides"]
+__all__ = ["LabelReport", "LabelRule", "label"]
 
 #: Base pixels from an edge within which a centre is decided by the spatial predicate. Far above the rounding
 #: of coordinates up to 2^20 (2e-10), far below any distance that is drawn.
@@ -116,12 +116,11 @@ class LabelReport:
 
 
 def label(
-    con: duckdb.DuckDBPyConnection,
+    handle: Handle,
     rule: LabelRule,
     *,
     memory: str | int | None = None,
     anew: bool = False,
-    show: bool = False,
 ) -> LabelReport:
     """Bring the labels of every grid up to date, under a rule.
 
@@ -131,8 +130,8 @@ def label(
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     rule : LabelRule
         The rule that the view ``labels`` follows from now on.
     memory : str or int, optional
@@ -140,8 +139,6 @@ def label(
         beyond it goes to temporary files beside the study.
     anew : bool
         Compute every slide, also those that are up to date.
-    show : bool
-        Show progress.
 
     Returns
     -------
@@ -152,46 +149,48 @@ def label(
     StudyError
         If there is no grid, the rule names sets that do not exist, or a slide needs more memory.
     """
-    if con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
+    if handle.con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
         raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
-    _require_sets(con, rule.roi_sets)
+    _require_sets(handle, rule.roi_sets)
     values = {"rule": rule.text()}
-    with limited_memory(con, memory) as limit:
-        extend_grids(con, show=show)
-        _set_rule(con, rule)
+    with limited_memory(handle.con, memory) as limit:
+        extend_grids(handle)
+        _set_rule(handle, rule)
         if anew:
-            con.execute("DELETE FROM labelled")
-        todo = con.execute(read_query("list_unlabelled")).fetchall()
-        _keep_small(con, limit, todo)
-        with track("Labelling", len(todo), "slides", show=show) as advance:
+            handle.con.execute("DELETE FROM labelled")
+        todo = handle.con.execute(read_query("list_unlabelled")).fetchall()
+        _keep_small(handle, limit, todo)
+        with track("Labelling", len(todo), "slides", show=handle.progress) as advance:
             for batch in _batches(todo, limit):
-                with atomic(con):
+                with atomic(handle.con):
                     # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
-                    _delete(con, ("tile_rois", "label_counts", "roi_counts"), batch)
-                    con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
-                    con.execute(read_query("mark_labelled"), {**batch, **values})
-                    _count(con, batch)
+                    _delete(handle, ("tile_rois", "label_counts", "roi_counts"), batch)
+                    handle.con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
+                    handle.con.execute(read_query("mark_labelled"), {**batch, **values})
+                    _count(handle, batch)
                 advance(len(batch["slide_ids"]))
-        uncounted = con.execute(read_query("list_uncounted"), values).fetchall()
-        with track("Counting", len(uncounted), "slides", show=show) as advance:
+        uncounted = handle.con.execute(read_query("list_uncounted"), values).fetchall()
+        with track("Counting", len(uncounted), "slides", show=handle.progress) as advance:
             for batch in _batches(uncounted, limit):
-                with atomic(con):
-                    _delete(con, ("label_counts", "roi_counts"), batch)
-                    con.execute(read_query("mark_counted"), {**batch, **values})
-                    _count(con, batch)
+                with atomic(handle.con):
+                    _delete(handle, ("label_counts", "roi_counts"), batch)
+                    handle.con.execute(read_query("mark_counted"), {**batch, **values})
+                    _count(handle, batch)
                 advance(len(batch["slide_ids"]))
-    labels = {name for (name,) in con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()}
+    labels = {
+        name for (name,) in handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
+    }
     return LabelReport(
         slides=len(todo),
-        counts=con.execute(read_query("count_labels")).to_arrow_table(),
-        empty_rois=con.execute(read_query("find_empty_rois")).to_arrow_table(),
+        counts=handle.con.execute(read_query("count_labels")).to_arrow_table(),
+        empty_rois=handle.con.execute(read_query("find_empty_rois")).to_arrow_table(),
         unknown_labels=tuple(n for n in dict.fromkeys(rule.priority + rule.artifact_labels) if n not in labels),
     )
 
 
-def _require_sets(con: duckdb.DuckDBPyConnection, roi_sets: Sequence[str]) -> None:
+def _require_sets(handle: Handle, roi_sets: Sequence[str]) -> None:
     """Refuse sets of ROIs that the study does not have, where it has any ROI."""
-    sets = {name for (name,) in con.execute("SELECT DISTINCT roi_set FROM roi_files").fetchall()}
+    sets = {name for (name,) in handle.con.execute("SELECT DISTINCT roi_set FROM roi_files").fetchall()}
     missing = [name for name in roi_sets if name not in sets]
     if sets and missing:
         raise StudyError(
@@ -200,47 +199,43 @@ def _require_sets(con: duckdb.DuckDBPyConnection, roi_sets: Sequence[str]) -> No
         )
 
 
-def stale_slides(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """Return the slides whose labels are missing or out of date in any grid, in order of name."""
-    rows = con.execute(read_query("list_unlabelled")).fetchall()
-    return sorted({row[3] for row in rows})
-
-
-def _delete(con: duckdb.DuckDBPyConnection, tables: Sequence[str], batch: dict[str, Any]) -> None:
+def _delete(handle: Handle, tables: Sequence[str], batch: dict[str, Any]) -> None:
     """Delete the rows of a batch of slides, inside a transaction."""
     ids = batch["slide_ids"]
     values = {**batch, "low": min(ids), "high": max(ids)}
     for table in tables:
         # The bounds let DuckDB pass over the blocks of other slides, which the list alone does not.
-        con.execute(
+        handle.con.execute(
             f"DELETE FROM {table} WHERE grid_id = $grid_id AND slide_id BETWEEN $low AND $high "
             "AND list_contains($slide_ids, slide_id)",
             values,
         )
 
 
-def _keep_small(con: duckdb.DuckDBPyConnection, limit: int, todo: Sequence[tuple[int, int, str, str, int]]) -> None:
+def _keep_small(handle: Handle, limit: int, todo: Sequence[tuple[int, int, str, str, int]]) -> None:
     """Lower DuckDB's bound to what the largest slide can use: the rest it would fill with blocks of the file."""
     largest = max((row[-1] for row in todo), default=0)
     bound = min(limit, max(_ENOUGH, 2 * _BYTES_A_ROW * max(largest, _MOST_WORK)))
-    con.execute(f"SET memory_limit = '{bound}B'")
+    handle.con.execute(f"SET memory_limit = '{bound}B'")
 
 
-def _count(con: duckdb.DuckDBPyConnection, batch: dict[str, Any]) -> None:
+def _count(handle: Handle, batch: dict[str, Any]) -> None:
     """Count the tiles of a batch of slides by label and by ROI, inside a transaction."""
     for name in ("stage_winners", "insert_label_counts", "insert_roi_counts"):
-        con.execute(read_query(name), batch)
+        handle.con.execute(read_query(name), batch)
 
 
-def _set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
+def _set_rule(handle: Handle, rule: LabelRule) -> None:
     """Put a rule in force; nothing is written where it is so already."""
     columns = asdict(rule)
     row = tuple(list(value) if isinstance(value, tuple) else value for value in columns.values())
-    if con.execute(f"SELECT {', '.join(columns)} FROM label_rule").fetchall() == [row]:
+    if handle.con.execute(f"SELECT {', '.join(columns)} FROM label_rule").fetchall() == [row]:
         return
-    with atomic(con):
-        con.execute("DELETE FROM label_rule")
-        con.execute(f"INSERT INTO label_rule ({', '.join(columns)}) VALUES ({', '.join('?' * len(row))})", list(row))
+    with atomic(handle.con):
+        handle.con.execute("DELETE FROM label_rule")
+        handle.con.execute(
+            f"INSERT INTO label_rule ({', '.join(columns)}) VALUES ({', '.join('?' * len(row))})", list(row)
+        )
 
 
 def _batches(todo: Iterable[tuple[int, int, str, str, int]], memory: int) -> Iterator[dict[str, Any]]:

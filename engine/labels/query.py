@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
-from slideduck.errors import QueryError, StudyError
-from slideduck.labels.filters import refuse_unmeasured
-from slideduck.store.db import registered, translated
+from slideduck.catalog.grids import only_grid
+from slideduck.errors import StudyError
+from slideduck.labels.conditions import meeting, refusing
+from slideduck.labels.view import require_labels
+from slideduck.store.db import registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
 
 __all__ = [
     "AREA_COLUMNS",
@@ -48,13 +47,13 @@ _MAX_BINS = 10_000
 
 
 def counts(
-    study: Study, by: Sequence[str] = ("label",), *, grid: str | None = None, where: str | None = None
+    handle: Handle, by: Sequence[str] = ("label",), *, grid: str | None = None, where: str | None = None
 ) -> pa.Table:
     """Count tiles, and add up their area, by any of `COUNT_COLUMNS`.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     by : sequence of str
         One or more of ``label``, ``slide``, ``patient``, ``site``, ``split``, ``fold``, ``grid`` and ``roi_name``.
@@ -86,39 +85,33 @@ def counts(
     columns = _columns(by, COUNT_COLUMNS, "tiles are counted by")
     if not columns:
         raise StudyError(f"tiles are counted by no column; name one or more of {', '.join(COUNT_COLUMNS)}")
-    study._require_labels()
+    require_labels(handle)
     if grid is not None or "grid" not in columns:
-        grid = study.only_grid(grid)
+        grid = only_grid(handle, grid)
     if where is None and "roi_name" not in columns:
-        return _tile_counts(study.con, columns, "counts", grid)
-    with registered(study.con, "counted_tiles", _counted_tiles(study, columns, grid, where)):
-        sized = study.con.execute(read_query("size_counted_tiles")).to_arrow_table()
-    with registered(study.con, "sized_tiles", sized):
-        return _tile_counts(study.con, columns, "sized_tiles", grid)
+        return _tile_counts(handle, columns, "counts", grid)
+    with registered(handle.con, "counted_tiles", _counted_tiles(handle, columns, grid, where)):
+        sized = handle.con.execute(read_query("size_counted_tiles")).to_arrow_table()
+    with registered(handle.con, "sized_tiles", sized):
+        return _tile_counts(handle, columns, "sized_tiles", grid)
 
 
-def _counted_tiles(study: Study, columns: Sequence[str], grid: str | None, where: str | None) -> pa.Table:
+def _counted_tiles(handle: Handle, columns: Sequence[str], grid: str | None, where: str | None) -> pa.Table:
     """Return the tiles that meet a condition, by grid, slide and label, and by ROI only where that is asked."""
-    tiles = study.con.sql("FROM labels").set_alias("labels")
+    tiles = handle.con.sql("FROM labels").set_alias("labels")
     if grid is not None:
         tiles = tiles.filter(_is("grid", grid))
     keys = "grid, slide, label" + (", roi_name" if "roi_name" in columns else "")
     sums = f"{keys}, count(*) AS tiles, count(*) FILTER (WHERE kept) AS kept"
     if where is None:
         return tiles.aggregate(sums, keys).to_arrow_table()
-    try:
-        with translated():
-            # A relation takes one expression and nothing else, whatever the text holds.
-            chosen = tiles.filter(where)
-            refuse_unmeasured(study, tiles, where)
-            return chosen.aggregate(sums, keys).to_arrow_table()
-    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
-        raise QueryError(f"{error}\nin the condition: {where}") from error
+    with refusing(where, tiles.columns):
+        return meeting(handle, tiles, where).aggregate(sums, keys).to_arrow_table()
 
 
-def _tile_counts(con: duckdb.DuckDBPyConnection, columns: Sequence[str], source: str, grid: str | None) -> pa.Table:
+def _tile_counts(handle: Handle, columns: Sequence[str], source: str, grid: str | None) -> pa.Table:
     """Return the sums of a source that the macro tile_counts reads, the columns in the order asked for."""
-    return con.execute(
+    return handle.con.execute(
         f"SELECT {', '.join(columns)}, tiles, kept, area_mm2 "
         "FROM tile_counts($columns, source := $source, grid := $grid) ORDER BY ALL",
         {"columns": list(columns), "source": source, "grid": grid},
@@ -126,13 +119,13 @@ def _tile_counts(con: duckdb.DuckDBPyConnection, columns: Sequence[str], source:
 
 
 def conflicts(
-    study: Study, *, grid: str | None = None, slide: str | None = None, differing: bool = True
+    handle: Handle, *, grid: str | None = None, slide: str | None = None, differing: bool = True
 ) -> duckdb.DuckDBPyRelation:
     """Return the tiles that lie in several ROIs, and in which.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     grid : str, optional
         The grid; needed where the study has several.
@@ -154,21 +147,21 @@ def conflicts(
     StudyError
         If labels are missing or out of date, there is no such slide, or the grid is not told.
     """
-    study._require_labels()
-    relation = study.con.sql("FROM conflicts").filter(_is("grid", study.only_grid(grid)))
+    require_labels(handle)
+    relation = handle.con.sql("FROM conflicts").filter(_is("grid", only_grid(handle, grid)))
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(study, slide)))
+        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
     if differing:
         relation = relation.filter("labels_differ")
     return relation.order("slide, grid_y, grid_x")
 
 
-def rois(study: Study, *, grid: str | None = None, slide: str | None = None, empty: bool = False) -> pa.Table:
+def rois(handle: Handle, *, grid: str | None = None, slide: str | None = None, empty: bool = False) -> pa.Table:
     """Return the ROIs of the set in force, with the tiles that each holds and wins.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     grid : str, optional
         The grid; needed where the study has several.
@@ -188,21 +181,21 @@ def rois(study: Study, *, grid: str | None = None, slide: str | None = None, emp
     StudyError
         If labels are missing or out of date, there is no such slide, or the grid is not told.
     """
-    study._require_labels()
-    relation = study.con.sql("FROM roi_tiles").filter(_is("grid", study.only_grid(grid)))
+    require_labels(handle)
+    relation = handle.con.sql("FROM roi_tiles").filter(_is("grid", only_grid(handle, grid)))
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(study, slide)))
+        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
     if empty:
         relation = relation.filter("held = 0")
     return relation.order("slide, roi_name").to_arrow_table()
 
 
-def coverage_histogram(study: Study, bins: int = 10, *, grid: str | None = None) -> pa.Table:
+def coverage_histogram(handle: Handle, bins: int = 10, *, grid: str | None = None) -> pa.Table:
     """Count the tiles that are in an ROI by label and by the part of them that the winning ROI covers.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     bins : int, default 10
         Bins of equal width below 1. One more, the last, is of the tiles that are covered whole.
@@ -223,18 +216,18 @@ def coverage_histogram(study: Study, bins: int = 10, *, grid: str | None = None)
     """
     if not 1 <= bins <= _MAX_BINS:
         raise StudyError(f"bins is {bins}; give 1 to {_MAX_BINS:,}")
-    study._require_labels()
-    return study.con.execute(
-        "FROM coverage_histogram(bins := $bins, grid := $grid)", {"bins": bins, "grid": study.only_grid(grid)}
+    require_labels(handle)
+    return handle.con.execute(
+        "FROM coverage_histogram(bins := $bins, grid := $grid)", {"bins": bins, "grid": only_grid(handle, grid)}
     ).to_arrow_table()
 
 
-def neighbours(study: Study, tile_id: str, distance: int = 1, *, grid: str | None = None) -> pa.Table:
+def neighbours(handle: Handle, tile_id: str, distance: int = 1, *, grid: str | None = None) -> pa.Table:
     """Return the tiles around a tile, with their labels.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     tile_id : str
         The tile, as the view ``labels`` names it.
@@ -257,30 +250,32 @@ def neighbours(study: Study, tile_id: str, distance: int = 1, *, grid: str | Non
     """
     if distance < 1:
         raise StudyError(f"distance is {distance}; give 1 or more steps of the grid")
-    study._require_labels()
+    require_labels(handle)
     if grid is not None:
-        grid = study.only_grid(grid)
-    found = [name for (name,) in study.con.execute(read_query("find_tile"), {"tile": tile_id, "grid": grid}).fetchall()]
+        grid = only_grid(handle, grid)
+    found = [
+        name for (name,) in handle.con.execute(read_query("find_tile"), {"tile": tile_id, "grid": grid}).fetchall()
+    ]
     if not found:
-        example = study.con.execute(read_query("find_example_tile"), {"grid": grid}).fetchone()
+        example = handle.con.execute(read_query("find_example_tile"), {"grid": grid}).fetchone()
         raise StudyError(
-            f"no tile {tile_id!r} in {'grid ' + repr(grid) if grid else study.path.name}; ids are the slide's name and "
+            f"no tile {tile_id!r} in {'grid ' + repr(grid) if grid else handle.name}; ids are the slide's name and "
             f"the tile's centre in base pixels, rounded down{', such as ' + repr(example[0]) if example else ''}"
         )
     if len(found) > 1:
         raise StudyError(f"tile {tile_id!r} is in {len(found)} grids ({', '.join(found)}); name one with --grid")
-    return study.con.execute(
+    return handle.con.execute(
         "FROM neighbours($tile, distance := $distance, grid := $grid)",
         {"tile": tile_id, "distance": distance, "grid": found[0]},
     ).to_arrow_table()
 
 
-def at(study: Study, slide: str, x: float, y: float, *, um: bool = False) -> pa.Table:
+def at(handle: Handle, slide: str, x: float, y: float, *, um: bool = False) -> pa.Table:
     """Return the ROIs that a point lies in, of every set, and which of them gives its label.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     slide : str
         Name of the slide.
@@ -308,25 +303,25 @@ def at(study: Study, slide: str, x: float, y: float, *, um: bool = False) -> pa.
     has no meaning at a point: the smallest wins there. An artifact takes the label away, and so does ``exclude``
     where labels differ.
     """
-    study._require_labels()
-    width, height, mpp = _slide_size(study, slide)
+    require_labels(handle)
+    width, height, mpp = _slide_size(handle, slide)
     scale, unit = (mpp, "microns") if um else (1.0, "base pixels")
     if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width * scale and 0 <= y <= height * scale):
         raise StudyError(
             f"the point x {x:.10g}, y {y:.10g} is not on slide {slide!r}, which is {width * scale:.10g} x "
             f"{height * scale:.10g} {unit} large; give a point on it{'' if um else ', or --um for microns'}"
         )
-    return study.con.execute(
+    return handle.con.execute(
         "FROM rois_at($slide, $x::DOUBLE, $y::DOUBLE)", {"slide": slide, "x": x / scale, "y": y / scale}
     ).to_arrow_table()
 
 
-def area(study: Study, by: Sequence[str] = ()) -> pa.Table:
+def area(handle: Handle, by: Sequence[str] = ()) -> pa.Table:
     """Return the area of each label in square millimetres, from the outlines themselves, whatever the grid.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     by : sequence of str
         What to tell apart beside the label: any of ``slide``, ``patient`` and ``site``.
@@ -345,19 +340,19 @@ def area(study: Study, by: Sequence[str] = ()) -> pa.Table:
         If labels are missing or out of date, or a column is unknown.
     """
     columns = ("label", *_columns(by, AREA_COLUMNS, "areas are told apart by"))
-    study._require_labels()
-    return study.con.execute(
+    require_labels(handle)
+    return handle.con.execute(
         f"SELECT {', '.join(columns)}, sum(rois)::BIGINT AS rois, sum(drawn_mm2 ORDER BY slide) AS drawn_mm2, "
         "sum(covered_mm2 ORDER BY slide) AS covered_mm2 FROM label_areas GROUP BY ALL ORDER BY ALL"
     ).to_arrow_table()
 
 
-def agreement(study: Study, set_a: str, set_b: str, *, grid: str | None = None, by_slide: bool = False) -> pa.Table:
+def agreement(handle: Handle, set_a: str, set_b: str, *, grid: str | None = None, by_slide: bool = False) -> pa.Table:
     """Return how far two sets of ROIs, such as those of two readers, give tiles the same labels.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     set_a, set_b : str
         The sets.
@@ -395,8 +390,8 @@ def agreement(study: Study, set_a: str, set_b: str, *, grid: str | None = None, 
     In the last row ``n_both``, ``n_a_only`` and ``n_b_only`` are the sums over the labels, so that a tile with two
     different labels is in both of the latter; ``n_neither`` are the tiles without any.
     """
-    grid = _pair_of_sets(study, set_a, set_b, grid)
-    return study.con.execute(
+    grid = _pair_of_sets(handle, set_a, set_b, grid)
+    return handle.con.execute(
         f"SELECT * {'' if by_slide else 'EXCLUDE (slide) '}"
         "FROM agreement($set_a, $set_b, by_slide := $by_slide, grid := $grid)",
         {"set_a": set_a, "set_b": set_b, "by_slide": by_slide, "grid": grid},
@@ -404,13 +399,13 @@ def agreement(study: Study, set_a: str, set_b: str, *, grid: str | None = None, 
 
 
 def disagreements(
-    study: Study, set_a: str, set_b: str, *, grid: str | None = None, slide: str | None = None
+    handle: Handle, set_a: str, set_b: str, *, grid: str | None = None, slide: str | None = None
 ) -> duckdb.DuckDBPyRelation:
     """Return the tiles to which two sets of ROIs give different labels; having none counts as a label.
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     set_a, set_b : str
         The sets.
@@ -430,9 +425,9 @@ def disagreements(
     StudyError
         As `agreement`, or if there is no such slide.
     """
-    relation = study.con.table_function("disagreements", [set_a, set_b, _pair_of_sets(study, set_a, set_b, grid)])
+    relation = handle.con.table_function("disagreements", [set_a, set_b, _pair_of_sets(handle, set_a, set_b, grid)])
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(study, slide)))
+        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
     return relation.order("slide, grid_y, grid_x")
 
 
@@ -453,15 +448,15 @@ def _columns(by: Sequence[str], known: Sequence[str], what: str) -> tuple[str, .
     return names
 
 
-def _slide_size(study: Study, slide: str) -> tuple[int, int, float]:
+def _slide_size(handle: Handle, slide: str) -> tuple[int, int, float]:
     """Return width and height of a slide, base pixels, and its MPP."""
-    found = study.con.execute(
+    found = handle.con.execute(
         "SELECT width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
     ).fetchone()
     if found is None:
         raise StudyError(
-            f"{study.path.name} has no slide {slide!r}; see which there are with: "
-            f"slideduck sql {study.path.name} 'SELECT slide FROM slides'"
+            f"{handle.name} has no slide {slide!r}; see which there are with: "
+            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
     width, height, mpp, error = found
     if error is not None:
@@ -469,16 +464,16 @@ def _slide_size(study: Study, slide: str) -> tuple[int, int, float]:
     return width, height, mpp
 
 
-def _known_slide(study: Study, slide: str) -> str:
+def _known_slide(handle: Handle, slide: str) -> str:
     """Return the name of a slide that can be used."""
-    _slide_size(study, slide)
+    _slide_size(handle, slide)
     return slide
 
 
-def _pair_of_sets(study: Study, set_a: str, set_b: str, grid: str | None) -> str:
+def _pair_of_sets(handle: Handle, set_a: str, set_b: str, grid: str | None) -> str:
     """Check that two sets of ROIs can be compared, and return the grid."""
-    study._require_labels()
-    names = [name for (name,) in study.con.execute("SELECT DISTINCT roi_set FROM rois ORDER BY roi_set").fetchall()]
+    require_labels(handle)
+    names = [name for (name,) in handle.con.execute("SELECT DISTINCT roi_set FROM rois ORDER BY roi_set").fetchall()]
     there = f"the study has {', '.join(map(repr, names)) or 'none'}"
     missing = [name for name in dict.fromkeys((set_a, set_b)) if name not in names]
     if missing:
@@ -488,8 +483,8 @@ def _pair_of_sets(study: Study, set_a: str, set_b: str, grid: str | None) -> str
     if set_a == set_b:
         raise StudyError(f"both sets are {set_a!r}; name two different sets: {there}")
     values = {"set_a": set_a, "set_b": set_b}
-    if study.con.execute("SELECT count(*) FROM shared_slides($set_a, $set_b)", values).fetchone() == (0,):
+    if handle.con.execute("SELECT count(*) FROM shared_slides($set_a, $set_b)", values).fetchone() == (0,):
         raise StudyError(
             f"no slide has ROIs of both {set_a!r} and {set_b!r}; sets are compared on the slides that both have"
         )
-    return study.only_grid(grid)
+    return only_grid(handle, grid)

@@ -1,178 +1,185 @@
-"""Splits patients into sides that balance labels, from a seed and the patients' names."""
+"""The split of a study: which patients train and which validate, and that none is on both sides."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from slideduck.errors import SplitError
+from slideduck.labels.balance import assign_sides, merge_by_site
+from slideduck.labels.view import require_labels
+from slideduck.store.db import identifier, registered
+from slideduck.store.handle import Handle
+from slideduck.store.sqlfiles import read_query
+from slideduck.words import some
 
-__all__ = ["assign_sides", "merge_by_site"]
-
-#: Pairs of units that one step of the search looks at; bounds its memory and time.
-_MAX_PAIRS = 2_000_000
-_MAX_STEPS = 1_000
-#: What a side that lacks a label costs; more than any imbalance of the others can.
-_MISSING_COST = 100.0
+__all__ = ["split"]
 
 
-def assign_sides(
-    names: Sequence[str], tiles: NDArray[np.int64], fractions: Sequence[float], seed: int
-) -> NDArray[np.int64]:
-    """Assign each patient to one side.
+def split(
+    handle: Handle,
+    *,
+    val_fraction: float = 0.3,
+    seed: int = 0,
+    folds: int | None = None,
+    val_fold: int = 0,
+    preserve_site: bool = False,
+    column: str | None = None,
+) -> pa.Table:
+    """Split the patients into sides, in place of the split of before.
 
     Parameters
     ----------
-    names : sequence of str, length n
-        Patients (or whatever is never split), unique.
-    tiles : numpy.ndarray of int64, shape (n, labels)
-        Labelled tiles of each patient.
-    fractions : sequence of float, length sides
-        What each side should hold, summing to 1.
-    seed : int
+    handle : Handle
+        The study.
+    val_fraction : float, default 0.3
+        Part of the labelled tiles, and of the patients, that validates.
+    seed : int, default 0
         Another seed gives another split.
+    folds : int, optional
+        Number of folds, in place of a fraction.
+    val_fold : int, default 0
+        The fold that is split ``val``; the others are ``train``.
+    preserve_site : bool, default False
+        Keep each site within one fold.
+    column : str, optional
+        Column of the patients' table to take the split from, as it stands there.
 
     Returns
     -------
-    numpy.ndarray of int64, shape (n,)
-        Side of each patient, 0 to sides - 1.
+    pyarrow.Table
+        Tiles, slides and patients by grid, split, fold and label, as ``sql/queries/count_split.sql`` has it.
 
     Raises
     ------
     SplitError
-        If there are fewer patients than sides.
-
-    Notes
-    -----
-    The start is a cut of the patients in the order of ``sha256(seed, name)``. From there single moves
-    and swaps of two patients are made, always the one that betters the balance most (of equals the
-    first in that order), until none does. The balance is the sum of squared differences between what
-    a side holds and its fraction, over labels and over the number of patients; a side that lacks a
-    label which enough patients have costs more than any of it. The result depends on the seed, the
-    names and the tile counts, and not on the order of the rows.
+        If there are too few patients, or a patient, a site or a slide file would be on two sides;
+        the split of before stays then.
     """
-    n, sides = len(names), len(fractions)
-    if n < sides:
-        raise SplitError(
-            f"{n} patient{'s' if n != 1 else ''} cannot fill {sides} sides; "
-            "add slides of more patients, or ask for fewer folds"
+    _check_split(val_fraction, folds, val_fold, preserve_site, column)
+    require_labels(handle)
+    if column is not None:
+        kind, sides = "column", _sides_from_column(handle, column)
+    elif folds is not None:
+        kind = "site_folds" if preserve_site else "folds"
+        fold_of = _balanced(handle, [1.0 / folds] * folds, seed, preserve_site=preserve_site)
+        sides = {p: ("val" if fold == val_fold else "train", fold) for p, fold in fold_of.items()}
+    else:
+        kind = "fraction"
+        side_of = _balanced(handle, [1.0 - val_fraction, val_fraction], seed, preserve_site=False)
+        sides = {p: (("train", "val")[side], None) for p, side in side_of.items()}
+    rule = [kind, seed, val_fraction if kind == "fraction" else None, folds, val_fold if folds else None, column]
+    _keep(handle, sides, rule)
+    return handle.con.execute(read_query("count_split")).to_arrow_table()
+
+
+def _keep(handle: Handle, sides: Mapping[str, tuple[str, int | None]], rule: Sequence[object]) -> None:
+    """Put a split in the place of the one of before, unless something would be on two sides."""
+    table = pa.table(
+        {
+            "patient": pa.array(list(sides), pa.string()),
+            "split": pa.array([split for split, _ in sides.values()], pa.string()),
+            "fold": pa.array([fold for _, fold in sides.values()], pa.int32()),
+        }
+    )
+    with handle.atomic(), registered(handle.con, "incoming_split", table):
+        handle.con.execute("DELETE FROM splits")
+        handle.con.execute("DELETE FROM split_rule")
+        handle.con.execute("INSERT INTO splits SELECT * FROM incoming_split ORDER BY patient")
+        handle.con.execute(
+            "INSERT INTO split_rule VALUES ($1, $2, $3, $4, $5, $6)",
+            list(rule),
         )
-    digests = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names]
-    order = sorted(range(n), key=lambda i: (digests[i], names[i]))
-    target = np.asarray(fractions, dtype=np.float64)
-    share = tiles[order].astype(np.float64)
-    enough = (share > 0).sum(axis=0) >= sides
-    share = share / np.maximum(share.sum(axis=0), 1.0)
-    # The number of patients is balanced like one more label.
-    share = np.column_stack([share, np.full(n, 1.0 / n)])
-    must = np.append(enough, True)
-
-    side = _cut(n, target)
-    for _ in range(_MAX_STEPS):
-        if not _improve(side, share, must, target):
-            break
-    result = np.empty(n, dtype=np.int64)
-    result[order] = side
-    return result
+        leaks = handle.con.execute(read_query("find_leaks")).fetchall()
+        if leaks:
+            raise SplitError("\n".join(_leak(*row) for row in leaks))
 
 
-def _cut(n: int, target: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the sides of n units cut in order, none of them empty."""
-    counts = np.maximum(1, np.floor(target * n + 0.5).astype(np.int64))
-    while counts.sum() != n:
-        gap = counts - target * n
-        where = int(np.argmin(gap)) if counts.sum() < n else int(np.argmax(np.where(counts > 1, gap, -np.inf)))
-        counts[where] += 1 if counts.sum() < n else -1
-    # The first units in the order go to the last side, which for a fraction is the validation side.
-    return np.repeat(np.arange(len(target))[::-1], counts[::-1])
+def _balanced(handle: Handle, fractions: Sequence[float], seed: int, *, preserve_site: bool) -> dict[str, int]:
+    """Return the side of each patient, balanced over labels."""
+    rows = handle.con.execute(read_query("count_patient_labels")).fetchall()
+    patients = list(dict.fromkeys(row[0] for row in rows))
+    names = sorted({row[2] for row in rows if row[2] is not None})
+    tiles = np.zeros((len(patients), len(names)), dtype=np.int64)
+    place = {patient: i for i, patient in enumerate(patients)}
+    for patient, _, name, count in rows:
+        if name is not None:
+            tiles[place[patient], names.index(name)] += count
+    if not preserve_site:
+        return dict(zip(patients, assign_sides(patients, tiles, fractions, seed).tolist(), strict=True))
+    sites: dict[str, list[str]] = {patient: [] for patient in patients}
+    for patient, site, _, _ in rows:
+        if site is not None and site not in sites[patient]:
+            sites[patient].append(site)
+    homeless = [patient for patient in patients if not sites[patient]]
+    if homeless:
+        raise SplitError(
+            f"{len(homeless)} of {len(patients)} patients have no site ({some(homeless)}); "
+            "add a table with a column site by add-patients, or split without preserving sites"
+        )
+    group_of = merge_by_site(patients, [sites[patient] for patient in patients])
+    n_groups = max(group_of) + 1
+    if n_groups < len(fractions):
+        raise SplitError(f"{n_groups} sites cannot fill {len(fractions)} folds; ask for fewer folds")
+    group_tiles = np.zeros((n_groups, len(names)), dtype=np.int64)
+    np.add.at(group_tiles, group_of, tiles)
+    members = [
+        ", ".join(sorted({s for p, g in zip(patients, group_of, strict=True) if g == group for s in sites[p]}))
+        for group in range(n_groups)
+    ]
+    side = assign_sides(members, group_tiles, fractions, seed)
+    return {patient: int(side[group]) for patient, group in zip(patients, group_of, strict=True)}
 
 
-def _cost(held: NDArray[np.float64], must: NDArray[np.bool_], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the imbalance of sides that hold shares; ``held`` is (..., sides, labels)."""
-    imbalance = np.square(held - target[:, None]).sum(axis=(-1, -2))
-    missing = ((held < 1e-12) & must).sum(axis=(-1, -2))
-    return np.asarray(imbalance + _MISSING_COST * missing)
+def _sides_from_column(handle: Handle, column: str) -> dict[str, tuple[str, int | None]]:
+    """Return the side of each patient from a column of the patients' table."""
+    columns = [name for (name,) in handle.con.execute("SELECT column_name FROM (DESCRIBE patients)").fetchall()]
+    if column not in columns:
+        raise SplitError(f"the patients' table has no column {column!r}; it has {', '.join(columns)}")
+    rows = handle.con.execute(
+        f"SELECT patient, {identifier(column)}::VARCHAR AS side, string_agg(slide, ', ' ORDER BY slide) "
+        "FROM patients SEMI JOIN slides USING (slide) GROUP BY ALL ORDER BY patient, side"
+    ).fetchall()
+    sides: dict[str, tuple[str, int | None]] = {}
+    problems: list[str] = []
+    for patient, side, slides in rows:
+        if side is None or not side.strip():
+            problems.append(f"patient {patient!r} (slides {slides}) has no {column}; fill the column in")
+        elif patient in sides:
+            problems.append(
+                f"patient {patient!r} is on the sides {sides[patient][0]!r} and {side!r} of column {column!r}; "
+                "give all slides of a patient one side"
+            )
+        else:
+            sides[patient] = (side.strip(), None)
+    if problems:
+        raise SplitError("\n".join(problems))
+    return sides
 
 
-def _improve(
-    side: NDArray[np.int64], share: NDArray[np.float64], must: NDArray[np.bool_], target: NDArray[np.float64]
-) -> bool:
-    """Make the best single move or swap in place; return whether one betters the balance."""
-    n, sides = len(side), len(target)
-    held = np.zeros((sides, share.shape[1]))
-    np.add.at(held, side, share)
-    best = float(_cost(held, must, target)) - 1e-12
-    change: tuple[int, int, int] | None = None
-
-    sizes = np.bincount(side, minlength=sides)
-    for to in range(sides):
-        movable = np.flatnonzero((side != to) & (sizes[side] > 1))
-        if len(movable) == 0:
-            continue
-        after = np.repeat(held[None], len(movable), axis=0)
-        rows = np.arange(len(movable))
-        after[rows, side[movable]] -= share[movable]
-        after[rows, to] += share[movable]
-        costs = _cost(after, must, target)
-        at = int(np.argmin(costs))
-        if costs[at] < best:
-            best, change = float(costs[at]), (int(movable[at]), to, -1)
-
-    for first in range(sides):
-        for second in range(first + 1, sides):
-            ours, theirs = np.flatnonzero(side == first), np.flatnonzero(side == second)
-            room = max(1, _MAX_PAIRS // max(1, len(theirs) * sides * share.shape[1]))
-            for start in range(0, len(ours), room):
-                some = ours[start : start + room]
-                delta = share[theirs][None, :, :] - share[some][:, None, :]
-                after = np.broadcast_to(held, (*delta.shape[:2], *held.shape)).copy()
-                after[:, :, first] += delta
-                after[:, :, second] -= delta
-                costs = _cost(after, must, target)
-                at = int(np.argmin(costs))
-                if costs.flat[at] < best:
-                    a, b = divmod(at, len(theirs))
-                    best, change = float(costs.flat[at]), (int(some[a]), second, int(theirs[b]))
-                if n > 400 and change is not None and start > 0:
-                    break  # On a large cohort any good swap will do; the next step looks again.
-
-    if change is None:
-        return False
-    unit, to, partner = change
-    if partner >= 0:
-        side[partner] = side[unit]
-    side[unit] = to
-    return True
+def _check_split(
+    val_fraction: float, folds: int | None, val_fold: int, preserve_site: bool, column: str | None
+) -> None:
+    """Refuse settings of a split that are impossible or contradict each other."""
+    if not 0 < val_fraction < 1:
+        raise SplitError(f"val_fraction is {val_fraction:g}; give a part above 0 and below 1, such as 0.3")
+    if folds is not None and folds < 2:
+        raise SplitError(f"folds is {folds}; give 2 or more")
+    if folds is not None and not 0 <= val_fold < folds:
+        raise SplitError(f"val_fold is {val_fold}; give a fold from 0 to {folds - 1}")
+    if preserve_site and folds is None:
+        raise SplitError("preserve_site is given without folds; say how many, such as folds=3")
+    if column is not None and folds is not None:
+        raise SplitError("both column and folds are given; give one of them")
 
 
-def merge_by_site(patients: Sequence[str], sites: Sequence[Sequence[str]]) -> list[int]:
-    """Return the groups of patients that share sites, so that no site is cut.
-
-    Parameters
-    ----------
-    patients : sequence of str
-        Patients.
-    sites : sequence of sequence of str
-        The sites of each; a patient seen at two sites joins them.
-
-    Returns
-    -------
-    list of int
-        Number of the group of each patient, from 0 in the order of first appearance.
-    """
-    root: dict[str, str] = {}
-
-    def find(site: str) -> str:
-        while root.setdefault(site, site) != site:
-            site = root[site]
-        return site
-
-    for own in sites:
-        for site in own[1:]:
-            first, second = sorted((find(own[0]), find(site)))
-            root[second] = first
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(find(own[0]), len(numbers)) for own in sites]
+def _leak(kind: str, name: str, sides: str, slides: str) -> str:
+    """Say what is on two sides of a split."""
+    if kind == "slide file":
+        return (
+            f"slides {slides} are the same file under two names, and would be on the sides {sides}; "
+            "give them one patient, or remove one"
+        )
+    return f"{kind} {name!r} would be on the sides {sides} (slides {slides})"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from slideduck.errors import StudyError
 from slideduck.progress import track
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["VerifyReport", "verify"]
@@ -43,22 +43,18 @@ class VerifyReport:
     differences: pa.Table
 
 
-def verify(
-    con: duckdb.DuckDBPyConnection, tiles: int | None = 10_000, *, seed: int = 0, show: bool = False
-) -> VerifyReport:
+def verify(handle: Handle, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
     """Compare the stored pairs of tiles and ROIs with those of a plain spatial join.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     tiles : int, optional
         How many tiles to draw: half of them anywhere, half where the edge of an ROI runs through the tile, on at most
         50 slides of each grid. None for every tile of every slide, which takes long.
     seed : int
         Another seed draws other tiles.
-    show : bool
-        Show progress.
 
     Returns
     -------
@@ -71,7 +67,7 @@ def verify(
     """
     if tiles is not None and tiles < 1:
         raise StudyError(f"{tiles} tiles are to be verified; give 1 or more, or all")
-    laid = con.execute(
+    laid = handle.con.execute(
         "SELECT grid_id, slide_id, grid, slide, n_columns::BIGINT * n_rows AS tiles FROM labelled "
         "JOIN grid_slides USING (grid_id, slide_id) JOIN grids USING (grid_id) JOIN slides USING (slide_id) "
         "WHERE n_columns * n_rows > 0 ORDER BY grid, slide"
@@ -84,12 +80,12 @@ def verify(
     compared = pairs = 0
     largest = 0.0
     differing: list[pa.Table] = []
-    with track("Verifying", len(chosen), "slides", show=show) as advance:
+    with track("Verifying", len(chosen), "slides", show=handle.progress) as advance:
         for grid_id, slide_id, grid, slide, n_tiles in chosen:
             keys = {"grid_id": grid_id, "slide_id": slide_id}
-            places = None if share is None else _drawn_places(con, keys, n_tiles, share, rng)
-            con.execute(read_query("stage_verified_tiles"), {**keys, "places": places})
-            found = con.execute(read_query("compare_with_join"), {**keys, "slide": slide}).to_arrow_table()
+            places = None if share is None else _drawn_places(handle, keys, n_tiles, share, rng)
+            handle.con.execute(read_query("stage_verified_tiles"), {**keys, "places": places})
+            found = handle.con.execute(read_query("compare_with_join"), {**keys, "slide": slide}).to_arrow_table()
             compared += n_tiles if places is None else len(places)
             pairs += found.num_rows
             apart = pc.abs(pc.subtract(found["stored_coverage"], found["joined_coverage"]))
@@ -99,7 +95,7 @@ def verify(
             columns = [*names.columns, *found.columns]
             differing.append(pa.table(columns, [*names.column_names, *found.column_names]).filter(wrong))
             advance(1)
-    con.execute("DROP TABLE verified_tile")
+    handle.con.execute("DROP TABLE verified_tile")
     return VerifyReport(len(chosen), compared, pairs, largest, pa.concat_tables(differing))
 
 
@@ -119,10 +115,10 @@ def _drawn_slides(
 
 
 def _drawn_places(
-    con: duckdb.DuckDBPyConnection, keys: dict[str, int], n_tiles: int, share: int, rng: np.random.Generator
+    handle: Handle, keys: dict[str, int], n_tiles: int, share: int, rng: np.random.Generator
 ) -> list[int]:
     """Draw tiles of a slide: half where an edge runs through them, as far as there are, and the rest anywhere."""
-    rows = con.execute(
+    rows = handle.con.execute(
         "SELECT DISTINCT grid_y::BIGINT * n_columns + grid_x AS place FROM tile_rois "
         "JOIN grid_slides USING (grid_id, slide_id) WHERE grid_id = $grid_id AND slide_id = $slide_id "
         "AND coverage > 0 AND coverage < 1 ORDER BY place",

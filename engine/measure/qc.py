@@ -13,21 +13,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.grids import only_grid
 from slideduck.errors import ConfigError, SlideError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES, settings
 from slideduck.measure.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
 from slideduck.progress import track
 from slideduck.slides.grid import SlideGrid
 from slideduck.store.db import atomic, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
 
 __all__ = ["QcReport", "qc"]
 
@@ -66,7 +64,7 @@ class QcReport:
 
 
 def qc(
-    study: Study,
+    handle: Handle,
     measures: Sequence[str] | None = None,
     *,
     grid: str | None = None,
@@ -78,7 +76,7 @@ def qc(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     measures : sequence of str, optional
         Some of ``brightness`` (mean of red, green and blue, 0 to 255), ``saturation`` (HSV's, mean, 0 to 1),
@@ -118,18 +116,18 @@ def qc(
     started = time.monotonic()
     chosen = _checked(measures, level, threads)
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    name = study.only_grid(grid)
-    todo = _todo(study.con, name, chosen, slides, level)
+    name = only_grid(handle, grid)
+    todo = _todo(handle, name, chosen, slides, level)
     lacking = [item for item in todo if item.measures]
     failed: dict[str, str] = {}
     measured = tiles = 0
     total = sum(item.slide.tiles for item in lacking)
-    with track("Measuring", total, "tiles", show=study.progress) as advance:
+    with track("Measuring", total, "tiles", show=handle.progress) as advance:
         for slide, result in _measured(lacking, level or "low", threads, advance):
             if isinstance(result, SlideError):
                 failed[slide.slide] = str(result)
                 continue
-            _store(study.con, slide, result.measures, result.table(), level or "low")
+            _store(handle, slide, result.measures, result.table(), level or "low")
             measured += 1
             tiles += slide.tiles
     return QcReport(
@@ -139,7 +137,7 @@ def qc(
         tiles=tiles,
         unchanged=len(todo) - len(lacking),
         failed=failed,
-        summary=study.con.execute(read_query("summarise_qc"), {"grid": name}).to_arrow_table(),
+        summary=handle.con.execute(read_query("summarise_qc"), {"grid": name}).to_arrow_table(),
         seconds=time.monotonic() - started,
     )
 
@@ -173,10 +171,12 @@ class _Todo:
 
 
 def _todo(
-    con: duckdb.DuckDBPyConnection, grid: str, measures: Sequence[str], slides: Sequence[str] | None, level: str | None
+    handle: Handle, grid: str, measures: Sequence[str], slides: Sequence[str] | None, level: str | None
 ) -> list[_Todo]:
     """Return the slides of a grid that are meant, in the order of their names."""
-    rows: list[dict[str, Any]] = con.execute(read_query("list_qc_slides"), {"grid": grid}).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = (
+        handle.con.execute(read_query("list_qc_slides"), {"grid": grid}).to_arrow_table().to_pylist()
+    )
     known = {row["slide"] for row in rows}
     strangers = [repr(name) for name in dict.fromkeys(slides or ()) if name not in known]
     if strangers:
@@ -295,20 +295,20 @@ def _work(piece: Piece, stop: threading.Event) -> list[Part]:
 # -------------------------------------------------------------------------------------- keeping it
 
 
-def _store(
-    con: duckdb.DuckDBPyConnection, slide: QcSlide, measures: Sequence[str], table: pa.Table, level: str
-) -> None:
+def _store(handle: Handle, slide: QcSlide, measures: Sequence[str], table: pa.Table, level: str) -> None:
     """Keep the measures of one slide beside those that it has, in one transaction."""
     key = {"grid_id": slide.grid_id, "slide_id": slide.slide_id}
     rows = [{**key, **source(slide, measure, level)} for measure in measures]
-    with atomic(con):
-        with registered(con, "incoming_qc", table):
-            con.execute(read_query("stage_tile_qc"), {**key, "measures": list(measures)})
-        con.execute("DELETE FROM tile_qc WHERE grid_id = $grid_id AND slide_id = $slide_id", key)
-        con.execute("INSERT INTO tile_qc BY NAME SELECT * FROM merged_tile_qc ORDER BY grid_y, grid_x")
-        con.execute("DROP TABLE merged_tile_qc")
-        with registered(con, "incoming_qc_slide", pa.Table.from_pylist(rows, schema=_QC_SLIDE_SCHEMA)):
-            con.execute("INSERT OR REPLACE INTO qc_slides BY NAME SELECT * FROM incoming_qc_slide ORDER BY measure")
+    with atomic(handle.con):
+        with registered(handle.con, "incoming_qc", table):
+            handle.con.execute(read_query("stage_tile_qc"), {**key, "measures": list(measures)})
+        handle.con.execute("DELETE FROM tile_qc WHERE grid_id = $grid_id AND slide_id = $slide_id", key)
+        handle.con.execute("INSERT INTO tile_qc BY NAME SELECT * FROM merged_tile_qc ORDER BY grid_y, grid_x")
+        handle.con.execute("DROP TABLE merged_tile_qc")
+        with registered(handle.con, "incoming_qc_slide", pa.Table.from_pylist(rows, schema=_QC_SLIDE_SCHEMA)):
+            handle.con.execute(
+                "INSERT OR REPLACE INTO qc_slides BY NAME SELECT * FROM incoming_qc_slide ORDER BY measure"
+            )
 
 
 _QC_SLIDE_SCHEMA = pa.schema(

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from slideduck.errors import ConfigError, ResolutionError, SlideError, StudyError
@@ -17,10 +16,9 @@ from slideduck.measure.stain import METHODS, StainTarget, fit_from_json, fit_to_
 from slideduck.measure.stain_slide import SlideFit, StainSlide, fit_slide
 from slideduck.progress import track
 from slideduck.store.db import atomic, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-
-if TYPE_CHECKING:
-    from slideduck.study import Study
+from slideduck.words import some
 
 __all__ = [
     "StainReport",
@@ -64,7 +62,7 @@ class StainReport:
 
 
 def fit_stain(
-    study: Study,
+    handle: Handle,
     method: str = "macenko",
     *,
     slides: Sequence[str] | None = None,
@@ -75,7 +73,7 @@ def fit_stain(
 
     Parameters
     ----------
-    study : Study
+    handle : Handle
         The study.
     method : {"macenko", "reinhard"}
         ``macenko`` finds the two stains and their strengths, ``reinhard`` mean and deviation of the colours.
@@ -108,18 +106,18 @@ def fit_stain(
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS) if threads is None else threads
     if threads < 1:
         raise ConfigError(f"threads is {threads}; give 1 or more")
-    chosen = _chosen(list_stain_slides(study.con, method), slides)
+    chosen = _chosen(list_stain_slides(handle, method), slides)
     todo = [slide for slide, fit in chosen if anew or fit is None]
     failed: dict[str, str] = {}
     with (
-        track("Fitting stains", len(todo), "slides", show=study.progress) as advance,
+        track("Fitting stains", len(todo), "slides", show=handle.progress) as advance,
         ThreadPoolExecutor(threads, thread_name_prefix="slideduck-stain") as pool,
     ):
         futures = [pool.submit(fit_slide, slide, method) for slide in todo]
         try:
             for slide, future in zip(todo, futures, strict=True):
                 try:
-                    _store(study.con, slide, future.result())
+                    _store(handle, slide, future.result())
                 except (SlideError, ResolutionError) as error:
                     failed[slide.slide] = str(error)
                 advance(1)
@@ -127,7 +125,7 @@ def fit_stain(
             for future in futures:
                 future.cancel()
     names = {slide.slide for slide, _ in chosen} - set(failed)
-    found = [(slide, fit) for slide, fit in list_stain_slides(study.con, method) if slide.slide in names and fit]
+    found = [(slide, fit) for slide, fit in list_stain_slides(handle, method) if slide.slide in names and fit]
     return StainReport(
         method=method,
         fitted=len(todo) - len(failed),
@@ -144,10 +142,12 @@ def check_method(method: str) -> None:
         raise ConfigError(f"method is {method!r}; give one of {', '.join(METHODS)}")
 
 
-def list_stain_slides(con: duckdb.DuckDBPyConnection, method: str) -> list[tuple[StainSlide, SlideFit | None]]:
+def list_stain_slides(handle: Handle, method: str) -> list[tuple[StainSlide, SlideFit | None]]:
     """Return the slides that can be used, in the order of their names, with their fit where they have it."""
     values = {"method": method, "settings": stain_settings(method)}
-    rows: list[dict[str, Any]] = con.execute(read_query("list_stain_slides"), values).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = (
+        handle.con.execute(read_query("list_stain_slides"), values).to_arrow_table().to_pylist()
+    )
     found = []
     for row in rows:
         slide = StainSlide(**{field.name: row[field.name] for field in fields(StainSlide)})
@@ -158,15 +158,13 @@ def list_stain_slides(con: duckdb.DuckDBPyConnection, method: str) -> list[tuple
     return found
 
 
-def require_fits(con: duckdb.DuckDBPyConnection, name: str, method: str, slides: Iterable[str]) -> dict[str, SlideFit]:
+def require_fits(handle: Handle, method: str, slides: Iterable[str]) -> dict[str, SlideFit]:
     """Return the fits of slides by name.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
-    name : str
-        Name of the study's file, for messages.
+    handle : Handle
+        The study.
     method : str
         The method.
     slides : iterable of str
@@ -177,19 +175,18 @@ def require_fits(con: duckdb.DuckDBPyConnection, name: str, method: str, slides:
     StudyError
         If any has none.
     """
-    fits = {slide.slide: fit for slide, fit in list_stain_slides(con, method) if fit is not None}
+    fits = {slide.slide: fit for slide, fit in list_stain_slides(handle, method) if fit is not None}
     wanted = list(slides)
     missing = [slide for slide in wanted if slide not in fits]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5:,} more" if len(missing) > 5 else "")
         raise StudyError(
-            f"{len(missing):,} of {len(wanted):,} slides have no fit of their stains by {method} ({shown}); fit them "
-            f"with: slideduck stain {name} --method {method}"
+            f"{len(missing):,} of {len(wanted):,} slides have no fit of their stains by {method} ({some(missing)}); "
+            f"fit them with: slideduck stain {handle.name} --method {method}"
         )
     return {slide: fits[slide] for slide in wanted}
 
 
-def ensure_fit(study: Study, slide: str, method: str) -> SlideFit:
+def ensure_fit(handle: Handle, slide: str, method: str) -> SlideFit:
     """Return the fit of a slide; where it has none it is fitted, and kept if the study can be written.
 
     Raises
@@ -199,17 +196,17 @@ def ensure_fit(study: Study, slide: str, method: str) -> SlideFit:
     StudyError
         If the study has no such slide that can be used.
     """
-    ((found, fit),) = _chosen(list_stain_slides(study.con, method), [slide])
+    ((found, fit),) = _chosen(list_stain_slides(handle, method), [slide])
     if fit is None:
         fit = fit_slide(found, method)
-        if study.con.execute(
+        if handle.con.execute(
             "SELECT NOT readonly FROM duckdb_databases() WHERE database_name = current_database()"
         ).fetchone() == (True,):
-            _store(study.con, found, fit)
+            _store(handle, found, fit)
     return fit
 
 
-def stain_target(con: duckdb.DuckDBPyConnection, name: str, method: str, slide: str | None) -> StainTarget:
+def stain_target(handle: Handle, method: str, slide: str | None) -> StainTarget:
     """Return what slides are normalised to: the reference, or the stains of a slide of the study.
 
     Raises
@@ -219,10 +216,10 @@ def stain_target(con: duckdb.DuckDBPyConnection, name: str, method: str, slide: 
     """
     if slide is None:
         return reference_target(method)
-    known = {row[0] for row in con.execute("SELECT slide FROM slides").fetchall()}
+    known = {row[0] for row in handle.con.execute("SELECT slide FROM slides").fetchall()}
     if slide not in known:
-        raise StudyError(f"{name} has no slide {slide!r} whose stains could be the target")
-    return StainTarget(slide, require_fits(con, name, method, [slide])[slide].fit)
+        raise StudyError(f"{handle.name} has no slide {slide!r} whose stains could be the target")
+    return StainTarget(slide, require_fits(handle, method, [slide])[slide].fit)
 
 
 def _chosen(
@@ -237,7 +234,7 @@ def _chosen(
     return [(slide, fit) for slide, fit in found if names is None or slide.slide in names]
 
 
-def _store(con: duckdb.DuckDBPyConnection, slide: StainSlide, found: SlideFit) -> None:
+def _store(handle: Handle, slide: StainSlide, found: SlideFit) -> None:
     """Keep a fit, in place of one by the same method."""
     method = found.fit.method
     row = {
@@ -250,8 +247,8 @@ def _store(con: duckdb.DuckDBPyConnection, slide: StainSlide, found: SlideFit) -
         "settings": stain_settings(method),
         "library": found.library,
     }
-    with atomic(con), registered(con, "incoming_stain", pa.Table.from_pylist([row], schema=_SCHEMA)):
-        con.execute("INSERT OR REPLACE INTO slide_stains BY NAME SELECT * FROM incoming_stain")
+    with atomic(handle.con), registered(handle.con, "incoming_stain", pa.Table.from_pylist([row], schema=_SCHEMA)):
+        handle.con.execute("INSERT OR REPLACE INTO slide_stains BY NAME SELECT * FROM incoming_stain")
 
 
 _SCHEMA = pa.schema(

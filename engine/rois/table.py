@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from slideduck.catalog.slides import forget_labels
@@ -16,6 +15,7 @@ from slideduck.files.find import absolute
 from slideduck.progress import track
 from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
 from slideduck.store.db import atomic, registered
+from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
@@ -49,12 +49,11 @@ class RoisReport:
 
 
 def add_rois(
-    con: duckdb.DuckDBPyConnection,
+    handle: Handle,
     paths: Sequence[str | Path],
     *,
     holes: str = "auto",
     roi_set: str = "default",
-    show: bool = False,
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
@@ -62,8 +61,8 @@ def add_rois(
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     paths : sequence of path
         Files, folders and globs; the format of each is told by its content. GeoParquet is named file by file: other
         tables have its suffix too.
@@ -72,8 +71,6 @@ def add_rois(
         own marks; ``auto`` takes nested for CSV and explicit for GeoJSON and XML.
     roi_set : str
         Set of ROIs to add to, such as a reader's.
-    show : bool
-        Show progress.
 
     Returns
     -------
@@ -89,7 +86,7 @@ def add_rois(
     found = find_roi_files(paths)
     problems: list[str] = []
     files: list[RoiFile] = []
-    with track("Reading ROIs", len(found), "files", show=show) as advance:
+    with track("Reading ROIs", len(found), "files", show=handle.progress) as advance:
         for path in found:
             try:
                 files.append(parse_roi_file(path, holes=holes))
@@ -99,17 +96,17 @@ def add_rois(
     if problems:
         raise InputError(problems)
     known = set(
-        con.execute(
+        handle.con.execute(
             "SELECT DISTINCT path, sha256, holes FROM roi_files JOIN rois USING (roi_file_id) "
             "WHERE roi_files.roi_set = $roi_set",
             {"roi_set": roi_set},
         ).fetchall()
     )
     changed = [file for file in files if (str(file.path), file.sha256, file.holes) not in known]
-    with atomic(con):
+    with atomic(handle.con):
         if changed:
-            _replace(con, roi_set, changed, [str(file.path) for file in changed])
-        return _rois_report(con, changed, roi_set, unchanged=len(files) - len(changed))
+            _replace(handle, roi_set, changed, [str(file.path) for file in changed])
+        return _rois_report(handle, changed, roi_set, unchanged=len(files) - len(changed))
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class RoisRemoved:
 
 
 def remove_rois(
-    con: duckdb.DuckDBPyConnection,
+    handle: Handle,
     paths: Sequence[str | Path],
     *,
     roi_set: str = "default",
@@ -144,8 +141,8 @@ def remove_rois(
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        Connection to the study.
+    handle : Handle
+        The study.
     paths : sequence of path
         Files, folders and globs, of files that the study holds; they need not exist any more.
     roi_set : str
@@ -164,7 +161,7 @@ def remove_rois(
     InputError
         If a hole that stays would lie in no ROI.
     """
-    rows = con.execute("SELECT path FROM roi_files WHERE roi_set = $s ORDER BY path", {"s": roi_set}).fetchall()
+    rows = handle.con.execute("SELECT path FROM roi_files WHERE roi_set = $s ORDER BY path", {"s": roi_set}).fetchall()
     known = [path for (path,) in rows]
     gone: set[str] = set()
     for path in paths:
@@ -177,21 +174,21 @@ def remove_rois(
             )
         gone.update(found)
     removed = sorted(gone)
-    with atomic(con):
-        slides = _slides_of(con, roi_set, removed)
-        (count,) = con.execute(
+    with atomic(handle.con):
+        slides = _slides_of(handle, roi_set, removed)
+        (count,) = handle.con.execute(
             "SELECT count(*) FROM rois JOIN roi_files USING (roi_file_id) "
             "WHERE roi_files.roi_set = $roi_set AND list_contains($paths, path)",
             {"roi_set": roi_set, "paths": removed},
         ).fetchone() or (0,)
         if not dry_run:
-            _replace(con, roi_set, [], removed)
+            _replace(handle, roi_set, [], removed)
     return RoisRemoved(tuple(removed), count, tuple(slides))
 
 
-def _slides_of(con: duckdb.DuckDBPyConnection, roi_set: str, paths: Sequence[str]) -> list[str]:
+def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     """Return the slides that the ROIs of files lie on."""
-    rows = con.execute(
+    rows = handle.con.execute(
         "SELECT DISTINCT slide FROM rois JOIN roi_files USING (roi_file_id, roi_set) "
         "WHERE roi_set = $roi_set AND list_contains($paths, path) ORDER BY slide",
         {"roi_set": roi_set, "paths": list(paths)},
@@ -199,45 +196,45 @@ def _slides_of(con: duckdb.DuckDBPyConnection, roi_set: str, paths: Sequence[str
     return [slide for (slide,) in rows]
 
 
-def _replace(con: duckdb.DuckDBPyConnection, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
+def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
     """Put the ROIs of files in the place of those that other files gave, inside a transaction."""
     with (
-        registered(con, "incoming_roi", _outlines(files, roi_set)),
-        registered(con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
+        registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
+        registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
     ):
-        con.execute(read_query("stage_rois"))
-        problems = con.execute(read_query("find_roi_problems")).fetchall()
+        handle.con.execute(read_query("stage_rois"))
+        problems = handle.con.execute(read_query("find_roi_problems")).fetchall()
     if problems:
         raise InputError([_roi_problem(*row) for row in problems])
-    slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(con, roi_set, replaced)))
-    con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": replaced})
-    con.execute(read_query("nest_rois"))
-    orphans = con.execute(
+    slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(handle, roi_set, replaced)))
+    handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": replaced})
+    handle.con.execute(read_query("nest_rois"))
+    orphans = handle.con.execute(
         "SELECT coalesce(place, file), roi_name, label FROM nested_roi "
         "WHERE marked_hole AND NOT nested AND parent IS NULL ORDER BY file, row_no, roi_name"
     ).fetchall()
     if orphans:
         raise InputError([_orphan_problem(*row) for row in orphans])
     for file in files:
-        con.execute(
+        handle.con.execute(
             "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
             "ON CONFLICT (roi_set, path) DO UPDATE SET "
             "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
             [roi_set, str(file.path), file.format, file.holes, file.sha256],
         )
-    con.execute(
+    handle.con.execute(
         "DELETE FROM rois WHERE roi_set = $roi_set AND list_contains($slides, slide)",
         {"roi_set": roi_set, "slides": slides},
     )
-    forget_labels(con, slides)
-    con.execute(read_query("insert_rois"))
+    forget_labels(handle, slides)
+    handle.con.execute(read_query("insert_rois"))
     gone = sorted(set(replaced) - {str(file.path) for file in files})
-    con.execute(
+    handle.con.execute(
         "DELETE FROM roi_files WHERE roi_set = $roi_set AND list_contains($gone, path)",
         {"roi_set": roi_set, "gone": gone},
     )
-    con.execute("DROP TABLE staged_roi")
-    con.execute("DROP TABLE nested_roi")
+    handle.con.execute("DROP TABLE staged_roi")
+    handle.con.execute("DROP TABLE nested_roi")
 
 
 def _outlines(files: Sequence[RoiFile], roi_set: str) -> pa.Table:
@@ -292,10 +289,8 @@ def _orphan_problem(place: str, roi_name: str, label: str | None) -> str:
     )
 
 
-def _rois_report(
-    con: duckdb.DuckDBPyConnection, files: Sequence[RoiFile], roi_set: str, *, unchanged: int
-) -> RoisReport:
-    rows = con.execute(
+def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unchanged: int) -> RoisReport:
+    rows = handle.con.execute(
         "SELECT slide, roi_name, label, parent, repaired, leaves_slide FROM rois JOIN roi_files "
         "USING (roi_file_id, roi_set) WHERE roi_set = $roi_set AND list_contains($paths, path) "
         "ORDER BY slide, roi_name",

@@ -242,7 +242,7 @@ class _Demo:
         self.step(
             "draw the ROIs and the labels",
             None,
-            lambda: overlay(study, slide, self.directory / "overlay.png"),
+            lambda: overlay(study.handle, slide, self.directory / "overlay.png"),
             lambda done: f"slide {slide}, of a validation patient",
         )
         self.step(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import slideduck
-from slideduck.draw.picture import save_figure
+from slideduck.draw.figure import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
-from slideduck.draw.picture import label_colours, save_figure, scale_bar_um
+from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
+from slideduck.palette import label_colours
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
@@ -128,7 +129,7 @@ def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[
 def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool) -> None:
     """Write the predicted tiles of a slide as objects of QuPath, whole or not at all."""
     with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
-        report = export_tiles(study, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
+        report = export_tiles(study.handle, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
         os.replace(report.paths[0], out)
 
 

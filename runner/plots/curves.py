@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slideduck.catalog.evaluations import read_prediction_file
-from slideduck.draw.picture import label_colours, own_style, save_figure
+from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import RunError
+from slideduck.palette import label_colours
 from slideduck.runner.runs.checkpoint import write_whole
 
 if TYPE_CHECKING:

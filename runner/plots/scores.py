@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
-from slideduck.draw.picture import label_colours, own_style, save_figure
+from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError
+from slideduck.palette import label_colours
 from slideduck.runner.scores.assess import assess, numbers_of, read_predictions
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import BINS, reliability

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.catalog.evaluations import prediction_files
-from slideduck.draw.picture import label_colours, own_style, save_figure
+from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError
+from slideduck.palette import label_colours
 from slideduck.runner.scores.assess import PredictedTiles, read_predictions
 from slideduck.words import counted
 

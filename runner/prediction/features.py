@@ -197,7 +197,7 @@ class _FeatureTable:
         self._where = {"run": run, "grid": grid}
         self._counts: dict[str, int] = {}
         self.name, self.width = "", 0
-        for name, width in feature_tables(study.con).items():
+        for name, width in feature_tables(study.handle).items():
             query = f"SELECT slide, count(*) FROM {identifier(name)} WHERE run = $run AND grid = $grid GROUP BY slide"
             if counts := dict(study.con.execute(query, self._where).fetchall()):
                 self._counts, self.name, self.width = counts, name, width
@@ -213,7 +213,7 @@ class _FeatureTable:
         for column, name in enumerate(("run", "grid")):
             given = given.add_column(column, name, pa.array([self._where[name]] * len(given)))
         with self._study.atomic(), registered(self._study.con, "incoming_features", given):
-            self.name = make_feature_table(self._study.con, self.width)
+            self.name = make_feature_table(self._study.handle, self.width)
             key = {**self._where, "slide": tiles.slide}
-            delete_features(self._study.con, "run = $run AND grid = $grid AND slide = $slide", key)
+            delete_features(self._study.handle, "run = $run AND grid = $grid AND slide = $slide", key)
             self._study.con.execute(f"INSERT INTO {identifier(self.name)} BY NAME FROM incoming_features")

@@ -122,7 +122,7 @@ class GridSlide:
         normaliser = None
         if image.get("stain") is not None:
             target = stain_from_json(image["stain"])
-            normaliser = Normaliser(ensure_fit(self.study, self.name, target.fit.method).fit, target.fit)
+            normaliser = Normaliser(ensure_fit(self.study.handle, self.name, target.fit.method).fit, target.fit)
         return TileMaking(self.path, self.slide_grid, self.tile_px, self.background, encoding, normaliser)
 
 

@@ -53,7 +53,7 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
     passes = passes or Passes()
     with study.atomic():
         study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
-        delete_features(study.con, "run = $run", {"run": name})
+        delete_features(study.handle, "run = $run", {"run": name})
         study.con.execute(
             "INSERT OR REPLACE INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7)",
             [name, str(trained.run), trained.sha256, list(trained.classes),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from ffcv.libffcv import imdecode
 
 from slideduck.errors import BetonError
+from slideduck.runner.tiles.ffcv_parts import imdecode
 
 __all__ = ["decode_as_loader"]
 

@@ -12,8 +12,8 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,13 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
-from ffcv.libffcv import imdecode, memcpy
-from ffcv.loader import Loader
-from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.traversal_order.base import TraversalOrder
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
 from slideduck.betons import BetonInfo, check_beton
+from slideduck.betons.format import MODES
 from slideduck.errors import BetonError, RunError, SlideduckError
+from slideduck.runner.tiles.compiled import decoder
+from slideduck.runner.tiles.ffcv_parts import AllocationQuery, EpochIterator, Reader, allocate_query
 from slideduck.store.db import machine_memory
 
 __all__ = ["TIMEOUT_S", "Batch", "TileLoader", "rank_rows", "steps_and_batch", "to_device"]
@@ -117,79 +110,6 @@ class Batch:
     rows: Rows
 
 
-class _GivenRows(TraversalOrder):  # type: ignore[misc]
-    """The rows that the next epoch is to take, as they are given."""
-
-    def __init__(self) -> None:
-        self.rows: Rows = np.zeros(0, np.int64)
-
-    def __call__(self, _loader: Loader) -> _GivenRows:
-        """Return itself: FFCV calls the order with its loader."""
-        return self
-
-    def sample_order(self, _epoch: int) -> Rows:
-        """Return the rows, whichever epoch FFCV counts."""
-        return self.rows
-
-
-@intrinsic
-def _take_next(_context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the first number of an array of int64 and add one to it, as one step for all threads."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])  # type: ignore[no-untyped-call]
-        return builder.atomic_rmw("add", array.data, context.get_constant(numba.types.int64, 1), "monotonic")
-
-    return numba.types.int64(counter), generate
-
-
-class _CheckedDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
-    """FFCV's decoder, which also keeps the JPEG library's verdict on each tile."""
-
-    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, tuple[AllocationQuery, ...]]:
-        """Ask for one number a tile beside its pixels."""
-        state, pixels = super().declare_state_and_memory(previous_state)
-        return state, (pixels, AllocationQuery((1,), np.dtype("<i8")))
-
-    def generate_code(self) -> Callable[..., Any]:
-        """Return the decoding loop, which FFCV compiles."""
-        mem_read = self.memory_read
-        decode_jpeg = Compiler.compile(imdecode)
-        take_next: Any = _take_next
-        copy = Compiler.compile(memcpy)
-        iterate = Compiler.get_iterator()
-        jpg = IMAGE_MODES["jpg"]
-
-        def decode(batch_indices, memory, metadata, storage_state):  # type: ignore[no-untyped-def]
-            destination, verdicts = memory
-            n = len(batch_indices)
-            sizes = np.empty(n, np.int64)
-            for i in range(n):
-                sizes[i] = mem_read(metadata[batch_indices[i]]["data_ptr"], storage_state).size
-            # Tiles are not equally fast, nor are cores: each thread takes the largest that is left once it is done
-            # with one. Equal shares leave a quarter of 16 threads idle, with batches of 64.
-            order, taken = np.argsort(sizes), np.zeros(1, np.int64)
-            for _thread in iterate(numba.get_num_threads()):
-                turn = take_next(taken)
-                while turn < n:
-                    i = order[n - 1 - turn]
-                    field = metadata[batch_indices[i]]
-                    data = mem_read(field["data_ptr"], storage_state)
-                    height, width = field["height"], field["width"]
-                    if field["mode"] == jpg:
-                        verdicts[i, 0] = decode_jpeg(
-                            data, destination[i], height, width, height, width, 0, 0, 1, 1, False, False
-                        )
-                    else:
-                        copy(data, destination[i])
-                        verdicts[i, 0] = 0
-                    turn = take_next(taken)
-            return destination[: len(batch_indices)]
-
-        decode.is_parallel = True  # type: ignore[attr-defined]
-        return decode
-
-
 class _Epoch(EpochIterator):  # type: ignore[misc]
     """FFCV's thread of one epoch, which keeps its error instead of dying with it in silence."""
 
@@ -206,14 +126,12 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         """Read and decode one batch, and refuse tiles that do not decode."""
         self.loader.read_ahead.advance((b_ix + 1) * self.loader.batch_size)
         result = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
-        for memory in self.memory_allocations["operation"].values():
-            if isinstance(memory, tuple):
-                bad = np.flatnonzero(memory[1][batch_slot, : len(batch_indices), 0])
-                if len(bad):
-                    raise BetonError(
-                        f"{self.loader.fname}: row {batch_indices[bad[0]]}: its JPEG does not decode; "
-                        "export the beton again"
-                    )
+        verdicts = self.memory_allocations["operation"]["verdicts"]
+        bad = np.flatnonzero(verdicts[batch_slot, : len(batch_indices), 0])
+        if len(bad):
+            raise BetonError(
+                f"{self.loader.path}: row {batch_indices[bad[0]]}: its JPEG does not decode; export the beton again"
+            )
         return result
 
 
@@ -232,13 +150,13 @@ class _ReadAhead:
     ----------
     path : Path
         The beton.
-    pointers, sizes : ndarray of uint64, (samples,)
+    starts, sizes : ndarray of int64, (samples,)
         Where the image of each row is, bytes.
     """
 
-    def __init__(self, path: Path, pointers: NDArray[np.uint64], sizes: NDArray[np.uint64]) -> None:
+    def __init__(self, path: Path, starts: Rows, sizes: Rows) -> None:
         self.file = path.open("rb")
-        self.pointers, self.sizes = pointers, sizes
+        self.starts, self.sizes = starts, sizes
         self.rows: Rows = np.zeros(0, np.int64)
         self.asked = 0
 
@@ -252,18 +170,97 @@ class _ReadAhead:
         if not hasattr(os, "posix_fadvise"):
             return
         rows = self.rows[first : self.asked]
-        for pointer, size in zip(self.pointers[rows].tolist(), self.sizes[rows].tolist(), strict=True):
-            os.posix_fadvise(self.file.fileno(), pointer, size, os.POSIX_FADV_WILLNEED)
+        for start, size in zip(self.starts[rows].tolist(), self.sizes[rows].tolist(), strict=True):
+            os.posix_fadvise(self.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
 
-class _EpochLoader(Loader):  # type: ignore[misc]
-    """FFCV's loader with our thread and an order that is set before each epoch."""
+class _Source:
+    """What FFCV's thread of an epoch asks of its loader: the beton's bytes, memory for batches, and the decoding.
 
-    read_ahead: _ReadAhead
+    FFCV's own loader compiles its code anew for every beton, and walks through all tiles in Python as it is made.
 
-    def __iter__(self) -> _Epoch:
-        self.read_ahead.start(self.traversal_order.rows)
-        return _Epoch(self, self.traversal_order.rows)
+    Parameters
+    ----------
+    path : Path
+        The beton, checked.
+    threads : int
+        Threads that decode.
+    memory : int
+        Bytes of memory that there are: in a beton of more than half of it the system is to read no more than is asked.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        Rows of the next epoch, in order.
+    batch_size : int
+        Tiles in a batch of it.
+    """
+
+    batches_ahead = _BATCHES_AHEAD
+
+    def __init__(self, path: Path, threads: int, memory: int) -> None:
+        self.path, self.num_workers = path, threads
+        self.reader = Reader(str(path))
+        self.rows: Rows = np.zeros(0, np.int64)
+        self.batch_size = 1
+        self.images, self.labels, self.numbers = (self.reader.metadata[f"f{field}"] for field in range(3))
+        table = np.sort(self.reader.alloc_table, order="ptr")
+        self.starts = self.images["data_ptr"].astype(np.int64)
+        self.sizes = table["size"][np.searchsorted(table["ptr"], self.images["data_ptr"])].astype(np.int64)
+        self.read_ahead = _ReadAhead(path, self.starts, self.sizes)
+        self.data = np.memmap(path, "uint8", mode="r")
+        if path.stat().st_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
+            self.data._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        # FFCV's names for these parts.
+        self.memory_manager = self.graph = self
+        self.code = [(self._decode, ("images", "labels", "rows"))], ("images", "labels", "rows")
+
+    def epoch(self) -> _Epoch:
+        """Start the thread of an epoch."""
+        self.read_ahead.start(self.rows)
+        return _Epoch(self, self.rows)
+
+    def schedule_epoch(self, _batches: Any) -> _Mapped:
+        """Return what an epoch reads from."""
+        return _Mapped()
+
+    def allocate_memory(self, batch_size: int, batches: int) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return memory for `batches` batches, page-locked where there is a GPU."""
+        height, width = int(self.images["height"][0]), int(self.images["width"][0])
+        asked = {
+            "images": AllocationQuery((height, width, 3), np.dtype("u1")),
+            "verdicts": AllocationQuery((1,), np.dtype("<i8")),
+            "labels": AllocationQuery((1,), np.dtype("<i8")),
+            "rows": AllocationQuery((1,), np.dtype("<i8")),
+        }
+        memory = {name: allocate_query(one, batch_size, batches) for name, one in asked.items()}
+        return {"operation": memory, "shared": {}}
+
+    def _decode(
+        self,
+        batch_indices: Rows,
+        memory_images: NDArray[np.uint8],
+        memory_verdicts: Rows,
+        memory_labels: Rows,
+        memory_rows: Rows,
+        **_others: Any,
+    ) -> tuple[NDArray[np.uint8], Rows, Rows]:
+        """Fill the memory of a batch; FFCV calls it with these names."""
+        starts, sizes = self.starts[batch_indices], self.sizes[batch_indices]
+        is_jpeg = bool(self.images["mode"][0] == MODES["jpg"])
+        decoder(self.num_workers > 1)(self.data, starts, sizes, is_jpeg, memory_images, memory_verdicts)
+        memory_labels[:, 0] = self.labels[batch_indices]
+        memory_rows[:, 0] = self.numbers[batch_indices]
+        return memory_images, memory_labels, memory_rows
+
+
+class _Mapped(nullcontext[None]):
+    """The bytes of a beton that stay mapped, for FFCV's thread, which would prepare each batch of others."""
+
+    state = None
+
+    def start_batch(self, _batch: int) -> None:
+        """Do nothing: the bytes are read as they are needed."""
 
 
 class TileLoader:
@@ -307,45 +304,14 @@ class TileLoader:
         self.timeout_s = timeout_s
         self.targets: NDArray[Any] | None = None
         self.info = info or check_beton(self.path)
-        self._torch_threads = torch.get_num_threads()
-        self._order = _GivenRows()
-        try:
-            self._loader = _EpochLoader(
-                str(self.path),
-                batch_size=1,
-                # Numba refuses more threads than it has started.
-                num_workers=max(1, min(threads, _NUMBA_THREADS)),
-                os_cache=True,
-                order=self._order,
-                pipelines={
-                    "image": [_CheckedDecoder()],
-                    "label": [IntDecoder()],
-                    "row": [IntDecoder()],
-                },
-                drop_last=False,
-                batches_ahead=_BATCHES_AHEAD,
-            )
-        finally:
-            # FFCV sets the threads of torch to its own.
-            torch.set_num_threads(self._torch_threads)
-        self._map_file(machine_memory() if memory is None else memory)
-
-    def _map_file(self, memory: int) -> None:
-        """Map the beton into memory, and prepare the reading ahead in it."""
-        reader, context = self._loader.reader, self._loader.memory_manager.context
-        table = np.sort(reader.alloc_table, order="ptr")
-        pointers = reader.metadata["f0"]["data_ptr"]
-        sizes = table["size"][np.searchsorted(table["ptr"], pointers)]
-        self._loader.read_ahead = _ReadAhead(self.path, pointers, sizes)
-        # FFCV takes the map that is there.
-        context.mmap = np.memmap(self.path, "uint8", mode="r")
-        if self.path.stat().st_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
-            context.mmap._mmap.madvise(mmap.MADV_RANDOM)
+        # Numba refuses more threads than it has started.
+        threads = max(1, min(threads, _NUMBA_THREADS))
+        self._source = _Source(self.path, threads, machine_memory() if memory is None else memory)
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class number of every row of the beton, -1 for none."""
-        return np.asarray(self._loader.reader.metadata["f1"], np.int64)
+        return np.asarray(self._source.labels, np.int64)
 
     @contextmanager
     def epoch(self, rows: Rows, batch_size: int) -> Iterator[Iterator[tuple[Any, Any, Rows]]]:
@@ -379,22 +345,24 @@ class TileLoader:
         if rows.min() < 0 or rows.max() >= self.info.samples:
             bad = rows.min() if rows.min() < 0 else rows.max()
             raise ValueError(f"row {bad} of {self.info.samples} is none of the beton's")
-        self._order.rows = np.ascontiguousarray(rows, np.int64)
-        self._loader.batch_size = min(batch_size, len(rows))
-        epoch = iter(self._loader)
-        torch.set_num_threads(self._torch_threads)
+        self._source.rows = np.ascontiguousarray(rows, np.int64)
+        self._source.batch_size = min(batch_size, len(rows))
+        epoch = self._source.epoch()
         try:
-            yield self._batches(epoch)
+            yield self._batches(epoch, torch.get_num_threads())
         finally:
             self._stop(epoch)
 
-    def _batches(self, epoch: _Epoch) -> Iterator[tuple[Any, Any, Rows]]:
+    def _batches(self, epoch: _Epoch, torch_threads: int) -> Iterator[tuple[Any, Any, Rows]]:
         """Yield batches until the epoch ends; raise where FFCV would wait for ever."""
         done = 0
-        while done < len(self._order.rows):
+        while done < len(self._source.rows):
             images, labels, rows = self._next(epoch)
+            if not done:
+                # FFCV's thread set those of torch, and of its libraries, to its own before it read anything.
+                torch.set_num_threads(torch_threads)
             rows = rows.reshape(-1)
-            asked = self._order.rows[done : done + len(rows)]
+            asked = self._source.rows[done : done + len(rows)]
             if not np.array_equal(rows, asked):
                 at = int(np.flatnonzero(rows != asked)[0])
                 raise BetonError(f"{self.path}: row {asked[at]} says that it is row {rows[at]}; export the beton again")

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
-from slideduck.cli.printing import Output, print_rows
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
@@ -37,22 +36,9 @@ from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
 from slideduck.words import counted, message
 
-__all__ = ["Run", "cross_validate", "interval", "pool_predictions", "print_summary", "runs_of"]
+__all__ = ["Run", "cross_validate", "interval", "pool_predictions", "runs_of"]
 
 _FORMAT = "slideduck cross-validation"
-#: Metrics that the table of runs has, of those there are.
-_SHOWN = (
-    "loss",
-    "accuracy",
-    "balanced_accuracy",
-    "macro_auroc",
-    "slide/balanced_accuracy",
-    "patient/balanced_accuracy",
-    "mean_auroc",
-    "patient/mean_auroc",
-    "mean_mae",
-    "patient/mean_mae",
-)
 
 
 @dataclass(frozen=True)
@@ -336,35 +322,3 @@ def _summary(
         "metrics": metrics,
         "pooled": None if pooled is None else plain(pooled),
     }
-
-
-def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print what `cross_validate` returned: a table of the runs, and one of the metrics over them."""
-    shown = [name for name in _SHOWN if name in summary["metrics"]]
-    runs = [
-        {"run": run["name"], "best epoch": run["best_epoch"], **{name: run["metrics"].get(name) for name in shown}}
-        for run in summary["runs"]
-    ]
-    print_rows(pa.Table.from_pylist(runs), Output(), title="validation of each run, best epoch")
-    pooled = summary["pooled"] or {}
-    rows = [
-        {
-            "metric": name,
-            "mean": entry["mean"],
-            "std": entry["std"],
-            "95 % from": entry["ci95"] and entry["ci95"][0],
-            "95 % to": entry["ci95"] and entry["ci95"][1],
-            "n": entry["n"],
-            "pooled": pooled.get(name),
-        }
-        for name, entry in summary["metrics"].items()
-        if name.split("/")[-1] not in ("tiles", "slides", "patients")
-    ]
-    kinds = {"metric": pa.string(), "n": pa.int64()}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
-    of = "folds" if summary["runs"][0]["fold"] is not None else "seeds"
-    print_rows(
-        pa.Table.from_pylist(rows, schema),
-        Output(),
-        title=f"over the n {of} where it is defined; intervals of the mean by Student's t; pooled: each tile once",
-    )

@@ -386,8 +386,10 @@ def test_bad_sql_names_itself(filled: sd.Study) -> None:
     filled.label()
     with pytest.raises(QueryError) as caught:
         filled.labels("labl = 'tumour'")
-    assert 'Referenced column "labl" not found' in str(caught.value)
-    assert str(caught.value).endswith("in the condition: labl = 'tumour'")
+    assert str(caught.value) == (
+        'the condition "labl = \'tumour\'" cannot be used: Binder Error: Referenced column "labl" not found in FROM '
+        f"clause!; give one SQL condition on the columns {', '.join(filled.sql('FROM labels').columns)}"
+    )
     with pytest.raises(QueryError) as caught:
         filled.sql("SELECT * FROM nothing")
     assert str(caught.value).endswith("in the query: SELECT * FROM nothing")

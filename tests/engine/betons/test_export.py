@@ -23,7 +23,7 @@ import tifffile
 
 import slideduck as sd
 from slideduck.betons import check_beton, decode_jpeg, encode_jpeg, read_sidecar
-from slideduck.betons.export import ExportReport, export
+from slideduck.betons.export import ExportReport
 from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError, SlideError, StudyError
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
@@ -390,7 +390,7 @@ def test_classes_that_leave_labels_out(real: sd.Study, tmp_path: Path) -> None:
     ],
 )
 def test_impossible_settings(real: sd.Study, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    assert refusal(ConfigError, lambda: export(real, tmp_path / "tiles.beton", **settings)) == message
+    assert refusal(ConfigError, lambda: real.export(tmp_path / "tiles.beton", **settings)) == message
 
 
 def test_output_that_cannot_be(real: sd.Study, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_output_that_cannot_be(real: sd.Study, tmp_path: Path) -> None:
     assert refusal(BetonError, lambda: real.export(out)) == f"{out} is a folder; give the name of a file"
     out.rmdir()
     out.write_text("mine")
-    assert refusal(BetonError, lambda: export(real, out, overwrite=False)) == (
+    assert refusal(BetonError, lambda: real.export(out, overwrite=False)) == (
         f"{out} is there already; remove it, give another name, or allow overwriting"
     )
     assert out.read_text() == "mine"

@@ -44,7 +44,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(study: Path, out: Path, **settings: object) -> ExportReport:
     with sd.open(study, read_only=True) as opened:
-        return opened.export(out, **settings)  # type: ignore[arg-type]
+        return opened.export(out, **settings)
 
 
 def both(path: Path) -> tuple[bytes, bytes]:

@@ -19,8 +19,10 @@ from click.testing import CliRunner
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.draw.picture import PALETTE, label_colours, overlay, scale_bar_um
+from slideduck.draw.figure import scale_bar_um
+from slideduck.draw.picture import overlay
 from slideduck.errors import SlideduckError, StudyError
+from slideduck.palette import PALETTE, label_colours
 from tests.rectangles import write_rois
 from tests.slides import write_slide
 
@@ -119,7 +121,7 @@ def test_tiles_without_a_label_have_edges_and_those_not_kept_have_none(study_pat
 
 def test_outlines_run_along_the_rois_and_their_holes(study_path: Path, tmp_path: Path) -> None:
     with sd.open(study_path, read_only=True) as study:
-        overlay(study, "slide_1", tmp_path / "out.png", grid="50px_50um")
+        overlay(study.handle, "slide_1", tmp_path / "out.png", grid="50px_50um")
     picture = picture_of_slide(tmp_path / "out.png").astype(int)
     colour = np.array([int(COLOURS["tumour"][at : at + 2], 16) for at in (1, 3, 5)])
     for x, y in [(200, 350), (600, 430), (350, 200), (300, 400), (500, 380), (420, 500)]:
@@ -323,7 +325,7 @@ def test_callers_pyplot_is_left_alone(study_path: Path, tmp_path: Path) -> None:
         "from slideduck.draw.picture import overlay\n"
         f"with sd.open({str(study_path)!r}, read_only=True) as study:\n"
         "    print('matplotlib' in sys.modules)\n"
-        f"    overlay(study, 'slide_1', {str(tmp_path / 'out.png')!r}, grid='50px_50um')\n"
+        f"    overlay(study.handle, 'slide_1', {str(tmp_path / 'out.png')!r}, grid='50px_50um')\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -391,7 +393,7 @@ def test_labels_that_are_missing_or_out_of_date_are_asked_for(study: sd.Study, t
     study.add_slides(write_slide(tmp_path / "a.tiff"))
     study.tile(64, tile_um=64)
     with pytest.raises(StudyError) as refused:
-        overlay(study, "a", tmp_path / "out.png")
+        overlay(study.handle, "a", tmp_path / "out.png")
     assert str(refused.value) == "study.duckdb has no labels yet; make them with: slideduck label study.duckdb"
     study.label()
     write_rois(tmp_path / "a.csv", {"r": ("tumour", (0, 0, 100, 100))})
@@ -417,7 +419,7 @@ def test_slide_without_any_roi_or_any_tile_is_drawn(study: sd.Study, tmp_path: P
     study.tile(64, tile_um=64)
     study.label()
     for slide in ("a", "small"):
-        assert overlay(study, slide, tmp_path / f"{slide}.svg").stat().st_size > 10_000
+        assert overlay(study.handle, slide, tmp_path / f"{slide}.svg").stat().st_size > 10_000
     assert written(tmp_path / "a.svg")[-2:] == ["tile without a label", "15 tiles"]
     assert written(tmp_path / "small.svg")[-1] == "5 µm"
 
@@ -442,7 +444,7 @@ def test_real_slides_are_drawn(real_study: sd.Study, tmp_path: Path) -> None:
     real_study.tile(64, tile_um=32)
     real_study.label()
     for slide in ("CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"):
-        assert overlay(real_study, slide, tmp_path / f"{slide}.png").stat().st_size > 100_000
+        assert overlay(real_study.handle, slide, tmp_path / f"{slide}.png").stat().st_size > 100_000
 
 
 def test_colours_depend_on_the_labels_alone() -> None:

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.draw.page import page
-from slideduck.draw.picture import label_colours
 from slideduck.errors import StudyError
+from slideduck.palette import label_colours
 from slideduck.slides.reader import thumbnail
 from tests.rectangles import write_rois
 from tests.slides import write_slide
@@ -398,7 +398,7 @@ def test_same_study_gives_the_same_page(small: sd.Study, tmp_path: Path) -> None
     with sd.open(small.path, read_only=True) as study:
         assert study.plot_labels("a", tmp_path / "b.HTM", grid="16px_16um", html=True).read_bytes() == made[0]
         with pytest.raises(StudyError) as refused:
-            page(study, "a", tmp_path / "c.png", grid="16px_16um")
+            page(study.handle, "a", tmp_path / "c.png", grid="16px_16um")
     assert str(refused.value) == "c.png is not named as a page; name it c.html"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.html", "a.tiff", "b.HTM", "study.duckdb"]
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.draw.picture import label_colours
 from slideduck.errors import InputError, StudyError
 from slideduck.interop.layout import joined_ring
 from slideduck.interop.rois import ROI_FORMATS, RoiExportReport
+from slideduck.palette import label_colours
 from tests.oracle import Region, repaired, without_nested_holes
 from tests.slides import write_slide
 

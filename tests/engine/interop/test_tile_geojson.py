@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.draw.picture import label_colours
 from slideduck.errors import QueryError, StudyError
 from slideduck.interop.tiles import TileExportReport
+from slideduck.palette import label_colours
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from tests.slides import write_slide
@@ -293,6 +293,7 @@ def test_names_that_json_must_escape(study: sd.Study, tmp_path: Path) -> None:
 
 def test_what_is_refused(labelled: sd.Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    columns = ", ".join(labelled.sql("FROM labels").columns)
 
     def refused(**options: Any) -> str:
         with pytest.raises((StudyError, QueryError)) as caught:
@@ -310,9 +311,14 @@ def test_what_is_refused(labelled: sd.Study, tmp_path: Path) -> None:
         "no tile of grid '64px_32um' on the slides named meets the condition \"label = 'fat'\"; "
         "there is nothing to export"
     )
-    assert refused(where="label =").endswith("\nin the condition: label =")
-    assert refused(where="nothing = 1").endswith("\nin the condition: nothing = 1")
-    assert refused(where="label::INTEGER = 1").endswith("\nin the condition: label::INTEGER = 1")
+    for where, reason in (
+        ("label =", "Parser Error: syntax error at end of input"),
+        ("nothing = 1", 'Binder Error: Referenced column "nothing" not found in FROM clause!'),
+        ("label::INTEGER = 1", "Conversion Error: Could not convert string 'background' to INT32"),
+    ):
+        text = refused(where=where)
+        assert text.startswith(f"the condition {where!r} cannot be used: {reason}")
+        assert text.endswith(f"; give one SQL condition on the columns {columns}")
     labelled.tile(32, tile_um=32)
     assert refused(grid=GRID).startswith("the labels of 2 slides are out of date")
     labelled.label()

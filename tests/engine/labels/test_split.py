@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.errors import SplitError
-from slideduck.labels.split import assign_sides, merge_by_site
+from slideduck.labels.balance import assign_sides, merge_by_site
 
 
 @st.composite

@@ -69,11 +69,11 @@ def real(fitted: Path, tmp_path: Path) -> Iterator[sd.Study]:
 
 
 def slide_of(study: sd.Study, name: str) -> StainSlide:
-    return next(slide for slide, _ in list_stain_slides(study.con, "macenko") if slide.slide == name)
+    return next(slide for slide, _ in list_stain_slides(study.handle, "macenko") if slide.slide == name)
 
 
 def fit_of(study: sd.Study, name: str, method: str) -> StainFit:
-    (found,) = (fit for slide, fit in list_stain_slides(study.con, method) if slide.slide == name)
+    (found,) = (fit for slide, fit in list_stain_slides(study.handle, method) if slide.slide == name)
     assert found is not None
     return found.fit
 
@@ -345,8 +345,9 @@ def both(path: Path) -> tuple[bytes, bytes]:
 def own_tiles(study: sd.Study, rows: list[dict[str, Any]], method: str, target: StainFit) -> Iterator[RGB]:
     """Yield tiles read and normalised one by one."""
     from slideduck.betons.plan import make_plan
+    from slideduck.betons.settings import ExportSettings
 
-    plan = make_plan(study, None, "label IS NOT NULL", None, None)
+    plan = make_plan(study.handle, ExportSettings(raw=True))
     for i, info in enumerate(plan.slides):
         normaliser = Normaliser(fit_of(study, info.slide, method), target)
         with TileReader(info.path, plan.grids[i], plan.tile_px, background=info.background) as reader:

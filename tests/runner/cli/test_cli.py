@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.runner.cli import commands
+from slideduck.runner.cli import demo, train, use
 from slideduck.runner.settings.train_config import TrainConfig
 from tests.slides import write_slide
 
@@ -50,13 +50,14 @@ def test_help_ends_with_an_example_that_parses(name: str) -> None:
     example = result.output.rstrip().splitlines()[-1]
     words = shlex.split(example)
     assert words[:2] == ["slideduck", name]
-    command = getattr(commands, name.replace("-", "_"))
+    module = {"train": train, "demo": demo}.get(name, use)
+    command = getattr(module, name.replace("-", "_"))
     assert isinstance(command, click.Command)
     command.make_context(name, words[2:])
 
 
 def test_every_setting_is_an_option_with_its_default_and_its_sentence() -> None:
-    options = {option.name: option for option in commands.train.params}
+    options = {option.name: option for option in train.train.params}
     for item in fields(TrainConfig):
         option = options[item.name]
         assert isinstance(option, click.Option)
@@ -65,7 +66,8 @@ def test_every_setting_is_an_option_with_its_default_and_its_sentence() -> None:
 
 
 def test_commands_import_no_torch_before_they_run() -> None:
-    code = "import sys, slideduck.cli.group, slideduck.runner.cli.commands; sys.exit('torch' in sys.modules)"
+    modules = ", ".join(f"slideduck.runner.cli.{name}" for name in ("demo", "main", "plots", "train", "use"))
+    code = f"import sys, slideduck.cli.group, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -120,6 +120,7 @@ def textures(n_slides: int) -> list[TileSpec]:
     return [TileSpec(f"S{i}", 0, stripes(rng, across=i % 2 == 1)) for i in range(n_slides) for _ in range(40)]
 
 
+@pytest.mark.pictures
 def test_several_labels_of_patients_are_learnt(tmp_path: Path) -> None:
     columns = {f"S{i}": {"genes": "kras" if i % 2 else "tp53;egfr"} for i in range(8)}
     beton = write_beton(

@@ -145,8 +145,8 @@ def test_a_tile_that_does_not_decode_is_named(tmp_path: Path) -> None:
 def test_a_batch_that_does_not_come_in_time_is_an_error(beton: Path) -> None:
     loader = TileLoader(beton, threads=1, timeout_s=0.0)
     before = threading.active_count()
-    # The first batch waits for the decoder to be compiled.
-    with pytest.raises(RunError) as error, loader.epoch(np.arange(320), 8) as epoch:
+    # One batch, of which the decoding takes a while.
+    with pytest.raises(RunError) as error, loader.epoch(np.tile(np.arange(320), 50), 16_000) as epoch:
         next(epoch)
     assert str(error.value) == (
         f"{beton}: no batch of tiles in 0 s; is the disk reachable? The same command goes on from the last checkpoint"

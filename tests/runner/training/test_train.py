@@ -69,6 +69,7 @@ def uninterrupted(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
+@pytest.mark.pictures
 def test_it_learns_two_textures_and_leaves_a_whole_folder(
     beton: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Prints what an evaluation says, as tables for people."""
+"""Prints what runs, evaluations and several runs together say, as tables for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import click
 import pyarrow as pa
 
-__all__ = ["print_by", "print_metrics", "print_thresholds"]
+from slideduck.cli.printing import Output, print_rows
+
+__all__ = ["print_by", "print_metrics", "print_summary", "print_thresholds"]
 
 _LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
 #: Columns of the tables by site and the like; the JSON has every metric.
@@ -16,6 +18,20 @@ _BY_METRICS = (
     "tiles", "slide/slides", "patient/patients", "loss", "accuracy", "balanced_accuracy", "macro_f1", "kappa",
     "macro_auroc", "ece",
 )  # fmt: skip
+
+#: Metrics that the table of runs has, of those there are.
+_SHOWN = (
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_auroc",
+    "slide/balanced_accuracy",
+    "patient/balanced_accuracy",
+    "mean_auroc",
+    "patient/mean_auroc",
+    "mean_mae",
+    "patient/mean_mae",
+)
 
 
 def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
@@ -73,10 +89,46 @@ def print_by(rows: Sequence[Mapping[str, Any]], column: str) -> None:
     _print(of, (column, *(name.split("/")[-1] for name in names)), f"by {column}")
 
 
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print a table of several runs, and one of the metrics over them.
+
+    Parameters
+    ----------
+    summary : mapping
+        As from `slideduck.runner.training.crossval.cross_validate`.
+    """
+    shown = [name for name in _SHOWN if name in summary["metrics"]]
+    runs = [
+        {"run": run["name"], "best epoch": run["best_epoch"], **{name: run["metrics"].get(name) for name in shown}}
+        for run in summary["runs"]
+    ]
+    print_rows(pa.Table.from_pylist(runs), Output(), title="validation of each run, best epoch")
+    pooled = summary["pooled"] or {}
+    rows = [
+        {
+            "metric": name,
+            "mean": entry["mean"],
+            "std": entry["std"],
+            "95 % from": entry["ci95"] and entry["ci95"][0],
+            "95 % to": entry["ci95"] and entry["ci95"][1],
+            "n": entry["n"],
+            "pooled": pooled.get(name),
+        }
+        for name, entry in summary["metrics"].items()
+        if name.split("/")[-1] not in ("tiles", "slides", "patients")
+    ]
+    kinds = {"metric": pa.string(), "n": pa.int64()}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
+    of = "folds" if summary["runs"][0]["fold"] is not None else "seeds"
+    print_rows(
+        pa.Table.from_pylist(rows, schema),
+        Output(),
+        title=f"over the n {of} where it is defined; intervals of the mean by Student's t; pooled: each tile once",
+    )
+
+
 def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str) -> None:
     """Print rows as the engine's tables are."""
-    from slideduck.cli.printing import Output, print_rows
-
     print_rows(pa.table({name: [row[name] for row in rows] for name in columns}), Output(), title=title)
 
 

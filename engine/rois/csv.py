@@ -1,0 +1,93 @@
+"""Reads ROIs from CSV as Slideflow Studio writes it: one point a row."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from slideduck.files.tables import Problem, read_table
+from slideduck.rois.outlines import RoiOutline, distinct_points, ring_from_points
+
+__all__ = ["parse_csv"]
+
+_REQUIRED = ("roi_name", "x_base", "y_base")
+_OPTIONAL = ("label", "slide")
+_PIXELS = "base pixels, such as 1024.5"
+
+
+def parse_csv(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
+    """Read the ROIs of a CSV file as Slideflow Studio writes it.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its stem is the slide's name where there is no column ``slide``.
+    data : bytes
+        Its content: a point a row, in base pixels; the rows of an ROI stand together, in drawing order.
+
+    Returns
+    -------
+    outlines : list of RoiOutline
+    skipped : list of str
+        None: every row is a point of an area.
+    problems : list of Problem
+        Messages for each row that is refused, by its number.
+
+    Raises
+    ------
+    InputError
+        If the file as a whole cannot be used; see `slideduck.files.tables.read_table`.
+    """
+    table = read_table(path, _REQUIRED, _OPTIONAL, data=data)
+    file, rows = table.path.name, table.rows
+    problems = list(table.problems)
+    names = np.array(table.text("roi_name"), dtype=object)
+    slides = np.full(len(names), table.path.stem, dtype=object)
+    labels = np.full(len(names), "", dtype=object)
+    has_slide = "slide" in table
+    if has_slide:
+        slides[:] = table.text("slide")
+    if "label" in table:
+        labels[:] = table.text("label")
+    x, wrong_x = table.numbers("x_base", _PIXELS)
+    y, wrong_y = table.numbers("y_base", _PIXELS)
+    points = np.column_stack([x, y])
+    bad = np.isnan(x) | np.isnan(y)
+    problems += wrong_x + wrong_y
+    for column, texts in (("roi_name", names), ("slide", slides)):
+        for i in np.flatnonzero(texts == ""):
+            bad[i] = True
+            problems.append((int(rows[i]), f"{file}:{rows[i]}: {column} is empty; write one in every row"))
+    # An ROI is a run of rows of one name and slide.
+    begins = np.flatnonzero((names[1:] != names[:-1]) | (slides[1:] != slides[:-1])) + 1
+    edges = [0, *begins.tolist(), len(names)] if len(names) else [0]
+    other_label = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+    outlines = []
+    first_row: dict[tuple[str, str], int] = {}
+    for start, stop in pairwise(edges):
+        name, slide, row = names[start], slides[start], int(rows[start])
+        if not name or not slide:
+            continue
+        called = f"ROI {name!r}" + (f" of slide {slide!r}" if has_slide else "")
+        if (slide, name) in first_row:
+            message = f"{called} is there already (row {first_row[slide, name]}); names are unique in a slide"
+            remedy = "rename one, or put the rows of one ROI together"
+            problems.append((row, f"{file}:{row}: {message}: {remedy}"))
+            continue
+        first_row[slide, name] = row
+        label = labels[start]
+        for i in other_label[np.searchsorted(other_label, start + 1) : np.searchsorted(other_label, stop)]:
+            if labels[i] != label:
+                message = f"label is {labels[i]!r}, but {called} has label {label!r} from row {row} on"
+                problems.append((int(rows[i]), f"{file}:{rows[i]}: {message}; give all its rows one label"))
+        if bad[start:stop].any():
+            continue
+        ring = ring_from_points(points[start:stop])
+        n = distinct_points(ring)
+        if n < 3:
+            message = f"{called} has {n} distinct point{'s' * (n != 1)}; an area needs three or more"
+            problems.append((row, f"{file}:{row}: {message}"))
+        outlines.append(RoiOutline(slide, name, label or None, ((ring,),), False, row))
+    return outlines, [], problems
