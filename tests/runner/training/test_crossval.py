@@ -197,7 +197,7 @@ def test_what_has_no_folds_or_is_a_single_run_is_refused(
     )
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"^--folds and --seeds train one run after the other .* without torchrun"):
+    with pytest.raises(ConfigError, match=r"^`folds` and `seeds` train one run after the other .* without torchrun"):
         cross_validate(folded, tmp_path / "cv", TINY, folds=True)
 
 
