@@ -38,16 +38,19 @@ campaign: ## Run the tests with many times the kills and generated cases; takes 
 	@$(setup)
 	@SLIDEDUCK_CAMPAIGN=1 $(tests) $(ARGS)
 
-check: ## Lint and check types; every failure is shown
+check: ## Lint, check types and layers; every failure is shown
 	@$(setup)
 	@# Links that lay the folders out under the import name: type checkers do not see an editable install.
 	@rm -rf build/types && mkdir -p build/types/slideduck
 	@for f in engine/*; do ln -s "../../../$$f" build/types/slideduck/; done
 	@ln -s ../../../sql ../../../runner build/types/slideduck/
+	@# A copy, since what reads the imports follows no links.
+	@rm -rf build/layers && mkdir -p build/layers
+	@cp -r engine build/layers/slideduck && cp -r sql runner build/layers/slideduck/
 	@failed=0; \
-	for command in 'ruff check' 'ruff format --check' 'sqlfluff lint sql' 'mypy'; do \
+	for command in 'ruff check' 'ruff format --check' 'sqlfluff lint sql' 'mypy' 'lint-imports --no-cache --no-logo'; do \
 	    echo "$$command"; \
-	    $(bin)/$$command || failed=1; \
+	    PYTHONPATH=build/layers $(bin)/$$command || failed=1; \
 	done; \
 	exit $$failed
 
@@ -57,5 +60,5 @@ format: ## Format the Python files
 	@$(bin)/ruff format
 
 clean: ## Remove what the others made: .venv, build, dist, caches and the demo
-	rm -rf .venv build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache .coverage
 	find engine sql runner tests -name __pycache__ -type d -prune -exec rm -rf {} +

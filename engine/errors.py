@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DiskFullError",
     "InputError",
+    "MissingPackageError",
     "QueryError",
     "ResolutionError",
     "RunError",
@@ -98,3 +99,7 @@ class RunError(SlideduckError):
 
 class DiskFullError(SlideduckError):
     """No space left where something was to be written."""
+
+
+class MissingPackageError(SlideduckError, ImportError):
+    """A package that something beside the engine needs and that is not installed, with what to install."""

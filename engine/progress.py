@@ -6,32 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["track"]
 
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-class _Rate(ProgressColumn):
-    """Units per second since the start."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate with its unit, such as ``613 tiles/s``."""
-        unit = task.fields["unit"]
-        rate = task.finished_speed or task.speed
-        return Text("" if rate is None else f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2f} {unit}/s")
 
 
 @contextmanager
@@ -57,19 +39,45 @@ def track(title: str, total: int, unit: str, *, done: int = 0, show: bool = True
     if not show or total <= 0:
         yield lambda _n: None
     elif sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            _Rate(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with _bar() as bar:
             task = bar.add_task(title, total=total, completed=done, unit=unit)
             yield lambda n: bar.advance(task, n)
     else:
         yield _lines(title, total, unit, done)
+
+
+def _bar() -> Progress:
+    """Return an empty bar; rich is imported only where one is shown."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Units per second since the start."""
+
+        def render(self, task: Task) -> Text:
+            """Return the rate with its unit, such as ``613 tiles/s``."""
+            unit = task.fields["unit"]
+            rate = task.finished_speed or task.speed
+            return Text("" if rate is None else f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2f} {unit}/s")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def _lines(title: str, total: int, unit: str, done: int) -> Callable[[int], None]:

@@ -18,7 +18,7 @@ from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.slides.stored_reader import READERS
 from slideduck.words import counted, message, print_names
 
-__all__ = ["BETON_COMMANDS"]
+__all__ = ["export", "merge", "verify"]
 
 _BETON = click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -166,6 +166,3 @@ def verify(out: Path, study: Path | None, sample: str, quick: bool, threads: int
     if report.problems:
         raise BetonError(f"{report.path} has {counted(len(report.problems), 'problem')}: {checked}")
     message(f"{report.path} is whole: {checked}")
-
-
-BETON_COMMANDS = (export, merge, verify)

@@ -11,7 +11,7 @@ from slideduck.cli.printing import STUDY, example
 from slideduck.interop.rois import ROI_FORMATS
 from slideduck.words import counted, print_names
 
-__all__ = ["EXPORT_COMMANDS"]
+__all__ = ["export_rois", "export_tiles"]
 
 _FOLDER = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _SLIDES = click.option("--slide", "slides", multiple=True, help="Only this slide. Repeat it for more.")
@@ -92,6 +92,3 @@ def export_tiles(
     for label, tiles in report.tiles_per_label.items():
         click.echo(f"  {label or 'without a label'}: {tiles:,}")
     print_names(f"{counted(len(report.without), 'slide')} without such a tile:", report.without)
-
-
-EXPORT_COMMANDS = (export_rois, export_tiles)

@@ -9,16 +9,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
 from slideduck.files.write import replacing
 from slideduck.words import message
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "STUDY",
@@ -100,6 +99,8 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             writer.writerow(table.column_names)
             writer.writerows(["" if v is None else v for v in row.values()] for row in table.to_pylist())
         case "parquet":
+            import pyarrow.parquet as pq
+
             assert output.path is not None
             with replacing(output.path) as temporary:
                 pq.write_table(table, temporary)
@@ -117,6 +118,10 @@ def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print_table(table: pa.Table, title: str | None) -> None:
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.table import Table
+
     if title:
         click.echo(title)  # of its own: rich folds a title at the width of its table
     shown = Table()

@@ -1,7 +1,8 @@
-"""The commands that ask a study about its labels."""
+"""The commands that ask a study, in SQL or about its labels."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -10,10 +11,30 @@ import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.labels.query import AREA_COLUMNS, COUNT_COLUMNS
 
-__all__ = ["QUERY_COMMANDS"]
+__all__ = [
+    "agreement", "area", "at", "conflicts", "counts", "coverage", "disagreements", "neighbours", "rois", "sql",
+]  # fmt: skip
 
 _GRID = click.option("--grid", help="The grid; needed where the study has several.")
 _SLIDE = click.option("--slide", help="Only this slide.")
+
+
+@click.command(
+    epilog=example(
+        'slideduck sql study.duckdb "SELECT label, count(*) AS tiles FROM labels GROUP BY ALL ORDER BY ALL"',
+        'slideduck sql study.duckdb "FROM labels" --parquet labels.parquet',
+    )
+)
+@STUDY
+@click.argument("query")
+@click.option("--write", is_flag=True, help="Let the query change the study.")
+@output_options
+def sql(study: Path, query: str, write: bool, output: Output) -> None:
+    """Run one SQL query on a study; `-` reads it from standard input. Writes nothing without --write."""
+    if query == "-":
+        query = sys.stdin.read()
+    with slideduck.open(study, read_only=not write) as opened:
+        print_rows(opened.sql(query).to_arrow_table(), output)
 
 
 @click.command(
@@ -154,7 +175,3 @@ def disagreements(
     with slideduck.open(study, read_only=True) as opened:
         table = opened.disagreements(set_a, set_b, grid=grid, slide=slide).to_arrow_table()
         print_rows(table, output, title=f"Tiles that a: {set_a} and b: {set_b} label differently")
-
-
-#: All of them, in the order in which the help lists them.
-QUERY_COMMANDS = (counts, conflicts, rois, coverage, neighbours, at, area, agreement, disagreements)

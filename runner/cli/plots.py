@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from slideduck.cli.printing import example
+from slideduck.runner.cli.command import runner_command
 
 __all__ = ["confusion", "curves", "pr", "reliability", "roc", "worst"]
 
@@ -34,7 +35,7 @@ _RESAMPLES = click.option(
 )
 
 
-@click.command(epilog=example("slideduck plot curves runs/first curves.pdf"))
+@runner_command(epilog=example("slideduck plot curves runs/first curves.pdf"))
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @_OUT
 @_DPI
@@ -45,7 +46,7 @@ def curves(run: Path, out: Path, dpi: int | None) -> None:
     click.echo(plot_curves(run, out, dpi=dpi))
 
 
-@click.command(epilog=example("slideduck plot roc runs/first roc.pdf --level slides"))
+@runner_command(epilog=example("slideduck plot roc runs/first roc.pdf --level slides"))
 @_SOURCE
 @_OUT
 @_LEVEL
@@ -62,7 +63,7 @@ def roc(run: Path, out: Path, **options: Any) -> None:
     click.echo(plot_roc(run, out, **options))
 
 
-@click.command(epilog=example("slideduck plot pr runs/first pr.png"))
+@runner_command(epilog=example("slideduck plot pr runs/first pr.png"))
 @_SOURCE
 @_OUT
 @_LEVEL
@@ -79,7 +80,7 @@ def pr(run: Path, out: Path, **options: Any) -> None:
     click.echo(plot_pr(run, out, **options))
 
 
-@click.command(epilog=example("slideduck plot confusion runs/first confusion.svg"))
+@runner_command(epilog=example("slideduck plot confusion runs/first confusion.svg"))
 @_SOURCE
 @_OUT
 @_LEVEL
@@ -95,7 +96,7 @@ def confusion(run: Path, out: Path, **options: Any) -> None:
     click.echo(plot_confusion(run, out, **options))
 
 
-@click.command(epilog=example("slideduck plot reliability runs/first reliability.png --per-class"))
+@runner_command(epilog=example("slideduck plot reliability runs/first reliability.png --per-class"))
 @_SOURCE
 @_OUT
 @_LEVEL
@@ -111,7 +112,7 @@ def reliability(run: Path, out: Path, **options: Any) -> None:
     click.echo(plot_reliability(run, out, **options))
 
 
-@click.command(epilog=example("slideduck plot worst runs/first tiles.beton worst.png --right 6"))
+@runner_command(epilog=example("slideduck plot worst runs/first tiles.beton worst.png --right 6"))
 @_SOURCE
 @click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
 @_OUT

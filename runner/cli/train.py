@@ -12,6 +12,7 @@ import click
 
 from slideduck.cli.printing import example
 from slideduck.errors import RunError
+from slideduck.runner.cli.command import RunnerCommand, runner_command
 from slideduck.runner.cli.options import BETON, JSON
 from slideduck.runner.settings.train_config import GROUPS, TrainConfig
 
@@ -41,7 +42,7 @@ def _settings(command: F) -> F:
     return command
 
 
-class _TrainCommand(click.Command):
+class _TrainCommand(RunnerCommand):
     """A command whose help lists the settings of training by what they are about."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,7 +58,7 @@ class _TrainCommand(click.Command):
                 formatter.write_dl(records)
 
 
-@click.command(cls=_TrainCommand, epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
+@runner_command(cls=_TrainCommand, epilog=example("slideduck train tiles.beton --run runs/first --epochs 20"))
 @BETON
 @click.option(
     "--run",

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from slideduck.cli.printing import STUDY, example
+from slideduck.runner.cli.command import runner_command
 from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.words import counted
@@ -20,7 +21,7 @@ from slideduck.words import counted
 __all__ = ["evaluate", "export_model", "features", "gradcam", "heatmap", "predict"]
 
 
-@click.command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
+@runner_command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
 @RUN
 @BETON
 @click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
@@ -91,7 +92,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     click.echo(f"predictions: {result['predictions']}")
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck predict runs/first study.duckdb --slide A12",
         "slideduck predict runs/first tiles.beton --tta d4",
@@ -168,7 +169,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
         click.echo(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck heatmap runs/first study.duckdb A12 A12.png",
         "slideduck heatmap runs/first study.duckdb A12 A12.geojson --merge",
@@ -201,7 +202,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
         click.echo(draw_heatmap(run, opened, slide, out, **options))
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck features runs/first study.duckdb",
         "slideduck features runs/first study.duckdb features --format h5",
@@ -241,7 +242,7 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
         click.echo(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again", err=True)
 
 
-@click.command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
+@runner_command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
 @RUN
 @SOURCE
 @click.argument("tile_ids", metavar="TILE_ID...", nargs=-1, required=True)
@@ -255,7 +256,7 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
     click.echo(draw_gradcam(run, source, tile_ids, out, **options))
 
 
-@click.command(
+@runner_command(
     epilog=example(
         "slideduck export-model runs/first model.onnx", "slideduck export-model runs/first weights/model.safetensors"
     )

@@ -23,7 +23,7 @@ from slideduck.draw.figure import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.study import Study
 
 __all__ = ["class_maps", "gradcam"]
@@ -83,7 +83,7 @@ def gradcam(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_trained(run, checkpoint)
+        trained = load_run(run, checkpoint)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)
     maps, probabilities = class_maps(trained, tiles)

@@ -15,7 +15,7 @@ from slideduck.progress import track
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
-from slideduck.runner.runs.trained import load_trained, warn_of_other_tiles
+from slideduck.runner.runs.trained import load_run, warn_of_other_tiles
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
 
@@ -93,7 +93,7 @@ def predict_beton(
     """
     passes = Passes(tta, mc_dropout, mc_seed)
     beton = Path(beton).absolute()
-    trained = load_trained(run, checkpoint)
+    trained = load_run(run, checkpoint)
     passes.check(trained)
     target = Path(out).absolute() if out else trained.run / "predictions" / f"{beton.stem}-{checkpoint}.parquet"
     if target.suffix != ".parquet":

@@ -17,7 +17,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.predictions import write_predictions
-from slideduck.runner.runs.trained import TrainedModel, load_trained, warn_of_other_tiles
+from slideduck.runner.runs.trained import TrainedModel, load_run, warn_of_other_tiles
 from slideduck.runner.scores.assess import (
     assess,
     metrics_by,
@@ -109,7 +109,7 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_trained(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     if not trained.task.tells_classes and (by or thresholds is not None or temperature is not None):
         raise ConfigError(

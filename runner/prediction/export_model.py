@@ -23,7 +23,7 @@ from slideduck.runner.networks.forward import evaluating, logits_of
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.checkpoint import write_json, write_whole
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import open_beton
 
@@ -115,7 +115,7 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_trained(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 

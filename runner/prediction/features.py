@@ -19,7 +19,7 @@ from slideduck.progress import track
 from slideduck.runner.prediction.feature_files import FORMATS, FeatureFiles, feature_rows
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open_tiles
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
 
@@ -142,7 +142,7 @@ def features(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_trained(run, checkpoint, any_task=True)
+        trained = load_run(run, checkpoint, any_task=True)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
         if out is not None:

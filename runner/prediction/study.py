@@ -19,7 +19,7 @@ from slideduck.progress import track
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, open_tiles
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
@@ -109,7 +109,7 @@ def predict(
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
-        trained = load_trained(run, checkpoint)
+        trained = load_run(run, checkpoint)
         passes.check(trained)
         tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
         register_run(study, trained, passes=passes, overwrite=overwrite)

@@ -23,7 +23,7 @@ from slideduck.runner.tasks.kinds import make_task, task_class
 from slideduck.runner.tasks.task import Task
 from slideduck.words import message
 
-__all__ = ["TrainedModel", "load_trained", "warn_of_other_tiles"]
+__all__ = ["TrainedModel", "load_run", "warn_of_other_tiles"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_trained(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
+def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters

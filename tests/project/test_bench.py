@@ -46,3 +46,10 @@ def test_the_bench_of_the_loader_compares_all_that_are_installed() -> None:
     assert "Slideflow is not installed here; --slideflow-python names a Python that imports it." in lines[-2]
     names = re.findall(r"(slideduck/[^,]+|uncopied/decode) \d+\.\d\d \(\d+\.\d\d\)", lines[-1])
     assert names == ["slideduck/decode", "uncopied/decode", "slideduck/torch + PIL", "slideduck/torch + cv2"]
+
+
+def test_the_bench_of_imports_prints_medians_and_the_heaviest_modules() -> None:
+    lines = run("imports.py", "--repeat", "1")
+    timed = [line for line in lines if re.match(r".{24}( +\d+\.\d{3}){4}", line)]
+    assert [line[:24].strip() for line in timed][:2] == ["python", "import slideduck"]
+    assert len([line for line in lines if re.match(r" +\d+\.\d\d  [\w.]+$", line)]) == 20

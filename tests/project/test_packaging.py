@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,55 +15,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-#: Folder of the tree → where it is in the package.
-PACKAGES = {"engine": "slideduck", "sql": "slideduck/sql", "runner": "slideduck/runner"}
+from slideduck.runner.settings.extra import TRAIN_MODULES
+from tests.installs import PACKAGES, ROOT, run
 
 
 def tree_files(folder: str) -> list[str]:
     """Return the files of a folder that belong in the package, by their path in it."""
-    suffixes = {".py", ".sql", ".html"}
+    suffixes = {".py", ".pyi", ".sql", ".html"}
     return [
         path.relative_to(ROOT / folder).as_posix()
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in suffixes or path.name == "py.typed"
     ]
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command without a network or a caller's paths, and return what it printed."""
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(cwd),
-        "PIP_NO_INDEX": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the sdist and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("built")
-    copy = folder / "tree"
-    copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", copy, cwd=folder)
-    return folder / "dist"
-
-
-@pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder into which the wheel was installed, and nothing else."""
-    target = tmp_path_factory.mktemp("installed")
-    (wheel,) = built.glob("*.whl")
-    run(sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", target, wheel, cwd=target)
-    return target
 
 
 def test_wheel_and_sdist_hold_every_file_of_the_tree_and_no_other(built: Path) -> None:
@@ -176,22 +138,44 @@ def test_no_engine_module_hides_a_package() -> None:
     assert not names & {"sql", "runner"}
 
 
+def declared(*groups: list[str]) -> set[str]:
+    """Return the names of requirements, as the index writes them."""
+    found = (re.match(r"[\w.-]+", line) for group in groups for line in group)
+    return {name[0].lower().replace("_", "-") for name in found if name}
+
+
 def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
-    lines = [line for group in (project["dependencies"], *extras) for line in group]
-    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in lines}  # type: ignore[index]
     known = packages_distributions()
-    for folder in ("engine", "runner"):
+    # The engine has to do without any extra.
+    for folder, allowed in (
+        ("engine", declared(project["dependencies"])),
+        ("runner", declared(project["dependencies"], *extras)),
+    ):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for module in sorted({name.partition(".")[0] for name in imports_of(path)}):
                 if module in sys.stdlib_module_names or module == "slideduck":
                     continue
                 # A package of an extra need not be installed; then its module is taken to have its name.
                 sources = {name.lower().replace("_", "-") for name in known.get(module, [module])}
-                assert sources & declared, (
-                    f"{path.relative_to(ROOT)} imports {module}, which pyproject.toml does not declare"
+                assert sources & allowed, (
+                    f"{path.relative_to(ROOT)} imports {module}, which pyproject.toml does not declare for {folder}/"
                 )
+
+
+def test_what_the_runner_asks_for_is_its_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    # Torch's writer passes over a TensorBoard that is not there.
+    assert {*TRAIN_MODULES, "tensorboard"} == declared(extras["train"])
+
+
+def test_all_is_every_extra_but_timm_and_dev() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    named = re.fullmatch(r"slideduck\[(.*)\]", line)
+    assert named is not None
+    assert set(named[1].split(",")) == set(extras) - {"all", "dev", "timm"}
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slideduck as sd
+from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.group import cli
 from tests.slides import write_slide
 
@@ -186,6 +187,29 @@ def test_help_lists_every_command() -> None:
     for name in (*ENGINE, "train", "evaluate", "predict", "heatmap", "demo"):
         assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
         assert run(name, "--help").exit_code == 0
+
+
+def test_the_help_lists_what_each_command_says_of_itself() -> None:
+    context = click.Context(cli)
+    assert isinstance(cli, click.Group)
+    listed = [name for members in SECTIONS.values() for name in members]
+    assert listed == cli.list_commands(context)
+    assert set(MODULES) < set(listed)
+    for members in SECTIONS.values():
+        for name, sentence in members.items():
+            command = cli.get_command(context, name)
+            assert command is not None
+            assert command.name == name
+            # All of its first sentence: whatever the width of the terminal, the same part of it is shown.
+            for limit in (20, 45, 80, 1000):
+                assert click.Command(name, help=sentence).get_short_help_str(limit) == command.get_short_help_str(limit)
+
+
+def test_a_command_that_is_not_there_is_refused_with_one_that_is_alike() -> None:
+    result = run("lable", "s.duckdb")
+    assert result.exit_code == 2
+    assert "No such command 'lable'." in result.output
+    assert "label" in result.output.split("'lable'.")[1]
 
 
 SLOW = """

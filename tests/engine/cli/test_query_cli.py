@@ -14,10 +14,9 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.cli.query import QUERY_COMMANDS
 from tests.slides import write_slide
 
-NAMES = [command.name for command in QUERY_COMMANDS]
+NAMES = ("counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements")
 
 
 def run(*words: str) -> Result:

@@ -14,7 +14,7 @@ from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.maps.gradcam import class_maps, gradcam
 from slideduck.runner.networks.build import build_model
 from slideduck.runner.networks.forward import Standard
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from tests.runner.studies import GRID, write_run, write_study
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def untrained(folder: Path, network: nn.Module) -> TrainedModel:
     """Return another network in the place of the run's."""
-    one = load_trained(folder / "run")
+    one = load_run(folder / "run")
     cpu = torch.device("cpu")
     values = {**vars(one), "network": network.eval(), "standard": Standard([128.0] * 3, [50.0] * 3, cpu)}
     return TrainedModel(**values)
@@ -39,7 +39,7 @@ TILES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8
 
 def test_where_maps_are_averaged_it_is_the_weighted_sum_of_maps(folder: Path) -> None:
     # With y = W mean(A) + b, dy/dA is W / (height x width) everywhere: the map is relu(W A) but for that factor.
-    trained = load_trained(folder / "run")
+    trained = load_run(folder / "run")
     network = trained.network
     assert isinstance(network, nn.Sequential)
     head = network[-1]

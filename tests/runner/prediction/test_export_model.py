@@ -17,7 +17,7 @@ from slideduck.runner.networks.forward import evaluating
 from slideduck.runner.networks.weights import read_weights
 from slideduck.runner.prediction.export_model import export_model
 from slideduck.runner.runs import checkpoint
-from slideduck.runner.runs.trained import load_trained
+from slideduck.runner.runs.trained import load_run
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.training.train import train
@@ -65,7 +65,7 @@ def assert_gives_the_same(path: Path, layout: str, run: Path, beton: Path) -> No
         tiles = next(batches)[0].copy()
     images = tiles if layout == "nhwc" else np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))
     (probabilities,) = session.run(None, {"images": images})
-    assert np.allclose(probabilities, np.exp(load_trained(run).log_probabilities(tiles)), atol=1e-5)
+    assert np.allclose(probabilities, np.exp(load_run(run).log_probabilities(tiles)), atol=1e-5)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_onnx_says_what_its_user_has_to_know_and_comes_out_the_same(model: Path,
     assert (facts["tile_px"], facts["mpp"], facts["epoch"]) == ("32", "0.5", "1")
     assert json.loads(facts["grid"])["name"] == "32px_16um"
     assert facts["input"] == "uint8 RGB tiles, NHWC"
-    assert facts["checkpoint_sha256"] == load_trained(run).sha256
+    assert facts["checkpoint_sha256"] == load_run(run).sha256
     assert [(item.domain, item.version) for item in proto.opset_import if item.domain == ""] == [("", 18)]
 
 
@@ -111,7 +111,7 @@ def test_labels_and_numbers_come_out_as_the_network_gives_them(task: str, column
     assert given.name == ("numbers" if task == "regression" else "probabilities")
     tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     (theirs,) = session.run(None, {"images": tiles})
-    trained = load_trained(tmp_path / "run", any_task=True)
+    trained = load_run(tmp_path / "run", any_task=True)
     images = torch.from_numpy(tiles).permute(0, 3, 1, 2)
     with evaluating(trained.network):
         mine = trained.task.activate(replace(trained.forward, precision="fp32")(images)).numpy()
@@ -130,7 +130,7 @@ def test_safetensors_holds_the_weights_and_what_they_are(run: Path, tmp_path: Pa
     assert report.format == "safetensors"
     from safetensors.torch import load_file
 
-    weights, mine = load_file(out), load_trained(run).network.state_dict()
+    weights, mine = load_file(out), load_run(run).network.state_dict()
     assert list(weights) == sorted(mine)
     assert all(torch.equal(weights[name], tensor.cpu()) for name, tensor in mine.items())
     with safetensors.safe_open(out, "pt") as file:
@@ -148,14 +148,14 @@ def test_a_network_of_transformers_loads_there(beton: Path, tmp_path: Path) -> N
     export_model(tmp_path / "run", tmp_path / "hf" / "model.safetensors")
     from transformers import AutoModelForImageClassification
 
-    assert len(read_weights(tmp_path / "hf").tensors) == len(load_trained(tmp_path / "run").network.state_dict())
+    assert len(read_weights(tmp_path / "hf").tensors) == len(load_run(tmp_path / "run").network.state_dict())
     pixels, image = read_weights(tmp_path / "hf").pixels, checkpoint.load(tmp_path / "run" / "best.pt")["image"]
     assert pixels is not None
     assert pixels["mean"] == pytest.approx(image["mean"])
     assert pixels["std"] == pytest.approx(image["std"])
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "hf").eval()
     assert theirs.config.id2label == {0: "stripes", 1: "chequers"}
-    mine = load_trained(tmp_path / "run").network
+    mine = load_run(tmp_path / "run").network
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(theirs(images).logits, mine(images).logits)

@@ -19,7 +19,7 @@ from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
-from slideduck.runner.runs.trained import load_trained
+from slideduck.runner.runs.trained import load_run
 from tests.runner.studies import GRID, HALF, write_run, write_study
 
 
@@ -84,7 +84,7 @@ def test_the_table_holds_the_features_of_every_tile(folder: Path, study: sd.Stud
     assert described["feature"] == "FLOAT[16]"
     # What the classifier makes of them is what is predicted.
     predict(folder / "run", study)
-    head = load_trained(folder / "run").network[-1]  # type: ignore[index]
+    head = load_run(folder / "run").network[-1]  # type: ignore[index]
     assert isinstance(head, nn.Linear)
     with torch.inference_mode():
         odds = head(torch.tensor(list(of_table(study).values()))).softmax(1).numpy()

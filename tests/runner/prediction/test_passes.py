@@ -20,7 +20,7 @@ from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.mcdropout import dropping, tile_keys, uniform
 from slideduck.runner.prediction.passes import Passes, estimate
 from slideduck.runner.prediction.study import predict
-from slideduck.runner.runs.trained import TrainedModel, load_trained
+from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.runner.tiles.augment import turn
 from tests.runner.studies import GRID, write_run, write_study
 
@@ -47,7 +47,7 @@ def study(folder: Path, tmp_path: Path) -> Iterator[sd.Study]:
 
 @pytest.fixture(scope="module")
 def drops(folder: Path) -> TrainedModel:
-    return load_trained(folder / "drops")
+    return load_run(folder / "drops")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.slide_tiles import choose_slides, read_tiles
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.tile_source import open_tiles
-from slideduck.runner.runs.trained import load_trained
+from slideduck.runner.runs.trained import load_run
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.training.train import train
@@ -78,7 +78,7 @@ def study(folder: Path, tmp_path: Path) -> Iterator[sd.Study]:
 
 @pytest.mark.parametrize("name", ["plain", "macenko", "reinhard"])
 def test_pixels_from_slides_are_those_that_the_loader_gives(name: str, folder: Path, study: sd.Study) -> None:
-    trained = load_trained(folder / name)
+    trained = load_run(folder / name)
     sidecar, loader = open_beton(folder / f"{name}.beton", 1)
     of_beton: dict[str, np.ndarray] = {}
     with loader.epoch(np.arange(sidecar.samples), 16) as batches:
@@ -124,7 +124,7 @@ def test_tiles_normalised_in_another_way_are_warned_of(folder: Path, capsys: pyt
     evaluate(folder / "macenko", folder / "macenko.beton")
     assert capsys.readouterr().err == ""
     # The same is said where tiles of a beton are predicted, or their features computed.
-    with open_tiles(load_trained(folder / "macenko"), folder / "plain.beton"):
+    with open_tiles(load_run(folder / "macenko"), folder / "plain.beton"):
         assert capsys.readouterr().err == (
             f"warning: plain.beton has images of {stored}, stored tiles untouched; the network learnt on {stored}, "
             "stains by macenko to slideflow-v3\n"
@@ -146,7 +146,7 @@ def test_a_slide_without_a_fit_is_told_at_the_end(folder: Path, study: sd.Study,
 
 def test_a_study_that_is_only_read_gives_the_same_pixels(folder: Path, tmp_path: Path) -> None:
     path = shutil.copy(folder / "study.duckdb", tmp_path)
-    trained = load_trained(folder / "macenko")
+    trained = load_run(folder / "macenko")
 
     def first_tiles(study: sd.Study) -> np.ndarray:
         with ThreadPoolExecutor(1) as pool:
@@ -163,7 +163,7 @@ def test_a_study_that_is_only_read_gives_the_same_pixels(folder: Path, tmp_path:
 
 
 def test_a_definition_of_another_version_is_refused(folder: Path, study: sd.Study) -> None:
-    trained = load_trained(folder / "macenko")
+    trained = load_run(folder / "macenko")
     trained.beton["image"]["stain"]["settings"]["definition"] = 0
     (slide,) = choose_slides(study, GRID, ["S1"])
     with ThreadPoolExecutor(1) as pool:

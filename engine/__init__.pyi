@@ -1,0 +1,72 @@
+from slideduck.betons.check import BetonReport, verify_beton
+from slideduck.betons.export import ExportReport
+from slideduck.betons.merge import MergeReport, merge_betons
+from slideduck.betons.sidecar import Sidecar, read_sidecar
+from slideduck.catalog.evaluations import EvaluationAdded
+from slideduck.catalog.grids import GridReport
+from slideduck.catalog.native import NativeGrid
+from slideduck.catalog.slides import PatientsReport, SlidesRemoved, SlidesReport
+from slideduck.errors import (
+    BetonError,
+    ConfigError,
+    DiskFullError,
+    InputError,
+    MissingPackageError,
+    QueryError,
+    ResolutionError,
+    RunError,
+    SlideduckError,
+    SlideError,
+    SplitError,
+    StudyError,
+)
+from slideduck.interop.rois import RoiExportReport
+from slideduck.interop.tiles import TileExportReport
+from slideduck.labels.label import LabelReport
+from slideduck.labels.verify import VerifyReport
+from slideduck.measure.qc import QcReport
+from slideduck.measure.stain_fit import StainReport
+from slideduck.rois.table import RoisRemoved, RoisReport
+from slideduck.study import Study
+from slideduck.study import open_study as open
+
+__version__: str
+
+__all__ = [
+    "BetonError",
+    "BetonReport",
+    "ConfigError",
+    "DiskFullError",
+    "EvaluationAdded",
+    "ExportReport",
+    "GridReport",
+    "InputError",
+    "LabelReport",
+    "MergeReport",
+    "MissingPackageError",
+    "NativeGrid",
+    "PatientsReport",
+    "QcReport",
+    "QueryError",
+    "ResolutionError",
+    "RoiExportReport",
+    "RoisRemoved",
+    "RoisReport",
+    "RunError",
+    "Sidecar",
+    "SlideError",
+    "SlideduckError",
+    "SlidesRemoved",
+    "SlidesReport",
+    "SplitError",
+    "StainReport",
+    "Study",
+    "StudyError",
+    "TileExportReport",
+    "VerifyReport",
+    "__version__",
+    "merge_betons",
+    "open",
+    "read_sidecar",
+    "verify_beton",
+]

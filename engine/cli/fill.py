@@ -1,0 +1,225 @@
+"""The commands that fill a study with slides, ROIs, patients and grids, take out of it, and say what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import slideduck
+from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
+from slideduck.errors import SlideduckError
+from slideduck.words import counted, message, print_names
+
+__all__ = ["add_patients", "add_rois", "add_slides", "info", "remove_rois", "remove_slides", "tile"]
+
+_PATHS = click.argument("paths", nargs=-1, required=True, type=str)
+
+
+class _Mpp(click.ParamType[tuple[str | None, float]]):
+    """A number of microns per pixel, for all slides or for one: ``0.5`` or ``NAME=0.5``."""
+
+    name = "MPP"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
+        """Return the slide's name, or None for all, and the number."""
+        if isinstance(value, tuple):
+            return value
+        slide, _, number = str(value).rpartition("=")
+        try:
+            return slide or None, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is not MPP or NAME=MPP, such as 0.5 or A12=0.5", param, ctx)
+
+
+@click.command(
+    epilog=example("slideduck add-slides study.duckdb slides/", "slideduck add-slides study.duckdb old/*.svs --mpp 0.5")
+)
+@STUDY
+@_PATHS
+@click.option(
+    "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
+    help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
+)  # fmt: skip
+def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None, float], ...]) -> None:
+    """Read the headers of slides: files, folders or globs.
+
+    A slide that does not open is kept with its error, and the others go on.
+    """
+    defaults = [number for name, number in mpp if name is None]
+    if len(defaults) > 1:
+        raise click.UsageError("give --mpp without a name only once")
+    named = {name: number for name, number in mpp if name is not None}
+    if defaults and named:
+        raise click.UsageError("give --mpp either for all slides or by name, in two calls")
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.add_slides(paths, mpp=named or (defaults[0] if defaults else None))
+    click.echo(
+        f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
+        f"{len(report.failed):,} of them cannot be used"
+    )
+    print_names("warnings:", report.warnings)
+    if report.failed:
+        raise SlideduckError(
+            f"{counted(len(report.failed), 'slide')} cannot be used:\n"
+            + "\n".join(f"  {text}" for text in report.failed.values())
+        )
+
+
+@click.command(
+    epilog=example(
+        "slideduck add-rois study.duckdb rois/", "slideduck add-rois study.duckdb second/ --set second_reader"
+    )
+)
+@STUDY
+@_PATHS
+@click.option(
+    "--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to, such as a reader's."
+)
+@click.option(
+    "--holes", type=click.Choice(["auto", "nested", "explicit"]), default="auto", show_default=True,
+    help="nested: an ROI within another of its label is a hole; explicit: what the file marks. "
+    "auto: nested for CSV, explicit for GeoJSON and XML.",
+)  # fmt: skip
+def add_rois(study: Path, paths: tuple[str, ...], holes: str, roi_set: str) -> None:
+    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
+
+    All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
+    did not change is left alone. Sets keep the ROIs of several readers or versions apart.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.add_rois(paths, holes=holes, roi_set=roi_set)
+    click.echo(
+        f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
+        f"from {counted(report.files, 'file')}"
+        + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
+    )
+    print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
+    print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
+    print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
+    print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+
+
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+
+
+@click.command(epilog=example("slideduck remove-rois study.duckdb second/ --set second_reader --dry-run"))
+@STUDY
+@_PATHS
+@click.option("--set", "roi_set", default="default", show_default=True, help="Set of ROIs to take from.")
+@_DRY_RUN
+def remove_rois(study: Path, paths: tuple[str, ...], roi_set: str, dry_run: bool) -> None:
+    """Take ROI files out of a study: files, folders or globs; the files themselves stay.
+
+    The slides that they are of are labelled anew by the next `slideduck label`.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.remove_rois(paths, roi_set=roi_set, dry_run=dry_run)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {counted(report.rois, 'ROI')} "
+        f"on {counted(len(report.slides), 'slide')}, from {counted(len(report.paths), 'file')}"
+    )
+    print_names("files:", report.paths)
+
+
+@click.command(epilog=example("slideduck remove-slides study.duckdb o1 --dry-run"))
+@STUDY
+@click.argument("slides", nargs=-1, required=True)
+@_DRY_RUN
+def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
+    """Remove slides, by name, with their ROIs, tiles, labels, predictions and features; the files themselves stay."""
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.remove_slides(slides, dry_run=dry_run)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {counted(len(report.slides), 'slide')}, "
+        f"{counted(report.rois, 'ROI')} ({counted(report.roi_files, 'file')}), {counted(report.tiles, 'tile')} "
+        f"and {counted(report.predictions, 'prediction')}"
+    )
+
+
+@click.command(epilog=example("slideduck add-patients study.duckdb patients.csv"))
+@STUDY
+@click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
+def add_patients(study: Path, table: Path) -> None:
+    """Read a table of patients: CSV or Parquet with slide, patient, optional site, and further columns."""
+    with slideduck.open(study) as opened:
+        report = opened.add_patients(table)
+    click.echo(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
+    print_names(f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
+    print_names(
+        f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
+        report.slides_without,
+    )
+    if report.split_removed:
+        message("the split was removed, since its patients changed; make it again with: slideduck split")
+
+
+@click.command(
+    epilog=example(
+        "slideduck tile study.duckdb --tile-px 256 --tile-um 256",
+        "slideduck tile study.duckdb --tile-px 256 --tile-um 20x --stride-div 2",
+    )
+)
+@STUDY
+@click.option("--tile-px", type=int, help="Side of a tile as the model sees it, pixels.")
+@click.option("--tile-um", type=str, help="Side of a tile in microns, or a magnification such as 20x.")
+@click.option("--stride-div", type=float, default=1, show_default=True, help="Steps per tile side; 2 overlaps by half.")
+@click.option(
+    "--origin", type=(int, int), default=(0, 0), show_default=True, help="Top left corner of tile (0, 0), base pixels."
+)
+@click.option(
+    "--native", is_flag=True,
+    help="In place of a size: the grid that matches the JPEG tiles that most slides store, which an export copies "
+    "without loss.",
+)  # fmt: skip
+@click.option("--like", metavar="SLIDE", help="Match the stored tiles of this slide; for --native.")
+@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Level to match; for --native.")
+def tile(
+    study: Path, tile_px: int | None, tile_um: str | None, stride_div: float, origin: tuple[int, int], native: bool,
+    like: str | None, level: int,
+) -> None:  # fmt: skip
+    """Lay a grid of tiles on every slide. Several grids live side by side."""
+    sized = tile_px is not None and tile_um is not None
+    if native is sized or (native and (tile_px is not None or tile_um is not None)):
+        raise click.UsageError("give --tile-px and --tile-um, or --native")
+    if native and (stride_div != 1 or origin != (0, 0)):
+        raise click.UsageError("the stored tiles have no overlap and begin at 0: leave out --stride-div and --origin")
+    if not native and (like is not None or level):
+        raise click.UsageError("--like and --level are for --native")
+    with slideduck.open(study, progress=True) as opened:
+        if native:
+            found = opened.native_grid(like, level=level)
+            click.echo(
+                f"stored tiles of {found.spec.tile_px} px at {found.mpp:.6g} microns per pixel, "
+                f"on {counted(len(found.slides), 'slide')}"
+            )
+            print_names(
+                f"{counted(len(found.others), 'slide')} that the grid does not match:",
+                [f"{name}: {reason}" for name, reason in found.others.items()],
+            )
+            report = opened.tile(found.spec.tile_px, tile_um=found.spec.tile_um)
+        else:
+            assert tile_px is not None
+            report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
+    if report.slides:
+        click.echo(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
+    else:
+        click.echo(
+            f"grid {report.grid} is there already: {counted(report.total_tiles, 'tile')} "
+            f"on {counted(report.total_slides, 'slide')}; nothing to do"
+        )
+    print_names(f"{counted(len(report.without_tiles), 'slide')} smaller than one tile:", report.without_tiles)
+    print_names(
+        f"{counted(len(report.enlarged), 'slide')} with fewer pixels than --tile-px in a tile, which will be enlarged:",
+        report.enlarged,
+    )
+
+
+@click.command(epilog=example("slideduck info study.duckdb"))
+@STUDY
+@output_options
+def info(study: Path, output: Output) -> None:
+    """Print what a study holds."""
+    with slideduck.open(study, read_only=True) as opened:
+        print_rows(opened.info(), output, title=str(study))

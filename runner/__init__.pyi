@@ -1,0 +1,23 @@
+from slideduck.runner.maps.gradcam import gradcam
+from slideduck.runner.maps.heatmap import heatmap
+from slideduck.runner.prediction.evaluate import evaluate
+from slideduck.runner.prediction.export_model import export_model
+from slideduck.runner.prediction.features import features
+from slideduck.runner.prediction.study import predict
+from slideduck.runner.runs.trained import load_run
+from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.training.crossval import cross_validate
+from slideduck.runner.training.train import train
+
+__all__ = [
+    "TrainConfig",
+    "cross_validate",
+    "evaluate",
+    "export_model",
+    "features",
+    "gradcam",
+    "heatmap",
+    "load_run",
+    "predict",
+    "train",
+]
