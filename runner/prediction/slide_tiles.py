@@ -144,7 +144,7 @@ def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
         size = f"--tile-um {own['tile_um']:g}" if own["tile_um"] else f"--tile-um {own['magnification']:g}x"
         raise StudyError(
             f"{study.path.name} has no grid {wanted!r}{what}; it has {', '.join(names) or 'none'}: name one "
-            f"with --grid, or make it with: slideduck tile {study.path.name} "
+            f"with `grid`, or make it with: slideduck tile {study.path.name} "
             f"--tile-px {own['tile_px']} {size}"
         )
     row = study.con.execute("SELECT tile_px, tile_um, magnification FROM grids WHERE grid = $1", [wanted]).fetchone()
