@@ -151,11 +151,11 @@ def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         with translated():
             yield
-            for error in _failed_within[key]:
+            for failed in _failed_within[key]:
                 raise StudyError(
-                    f"a step of this transaction failed, and its error was caught: {error}; nothing was kept: let the "
+                    f"a step of this transaction failed, and its error was caught: {failed}; nothing was kept: let the "
                     "error end the block, or run the step in a transaction of its own"
-                ) from error
+                ) from failed
             con.execute("COMMIT")
     except BaseException:
         # A failed COMMIT has rolled back already; there is then nothing left to undo.
