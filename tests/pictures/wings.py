@@ -8,6 +8,7 @@ A wing is a box with its name and the first line of its docstring, as much of it
 from __future__ import annotations
 
 import ast
+import math
 import re
 import tomllib
 from html import escape
@@ -28,6 +29,7 @@ INSET, GAP = 14, 10  # of boxes in a stack, and between neighbours, pixels
 ARROW = 17  # between layers, pixels
 NAME_PX, TEXT_PX, LINE_PX = 14, 12, 15
 MOST_LINES = 4
+MOST_BESIDE = 3
 TOP = 48.0  # of the first box, pixels
 
 TEXT, PALE = "#1b1f24", "#57606a"
@@ -82,7 +84,16 @@ def draw_layer(
     width: float,
     edge: str,
 ) -> float:
-    """Draw the wings of a layer side by side; return where the layer ends, pixels from the top."""
+    """Draw the wings of a layer side by side, in several rows if there are many; return where the layer ends."""
+    rows = math.ceil(len(wings) / MOST_BESIDE)
+    size = math.ceil(len(wings) / rows)
+    for first in range(0, len(wings), size):
+        top = draw_row(out, wings[first : first + size], left, top, width, edge) + GAP
+    return top - GAP
+
+
+def draw_row(out: list[str], wings: list[tuple[str, str]], left: float, top: float, width: float, edge: str) -> float:
+    """Draw some wings side by side; return where the row ends, pixels from the top."""
     side = (width - GAP * (len(wings) - 1)) / len(wings)
     lines = [fitted(text, side - 14) for _, text in wings]
     height = 25 + LINE_PX * max(map(len, lines))

@@ -95,10 +95,12 @@ def test_no_private_name_of_another_module_is_used() -> None:
         wrong += [f"{path.relative_to(ROOT)}: {module}.{name}" for module, name, _ in imports if private(name)]
         # Modules that were imported as such: `checkpoint._sink` is as private as `from checkpoint import _sink`.
         modules = {here for module, name, here in imports if is_module(f"{module}.{name}")}
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if node.value.id in modules and private(node.attr):
-                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}")
+        wrong += [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if node.value.id in modules and private(node.attr)
+        ]
     assert wrong == []
 
 
