@@ -188,7 +188,7 @@ def _tiles(handle: Handle, grid: str, run: str | None, where: str | None) -> duc
 
 
 def _why_nothing(grid: str, run: str | None, where: str | None) -> str:
-    """Return the error for an export without tiles, with the reason."""
+    """Return the message for an export without tiles, with the reason."""
     of_run = "" if run is None else f" that the run {run!r} predicted"
     condition = f" meets the condition {where!r}" if where else (" has a label" if run is None else " is there")
     return f"no tile of grid {grid!r} on the slides named{of_run}{condition}; there is nothing to export"
