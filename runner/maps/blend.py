@@ -1,4 +1,4 @@
-"""Maps of what a network says of a slide: at each point the mean of the tiles that cover it."""
+"""Maps of predictions over a slide: at each point the mean of the tiles that cover it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slideduck.study import Study
 
 __all__ = ["WINDOWS", "SlideMap", "blend", "read_map"]
 
-#: How much a tile says of the points that it covers.
+#: How a tile is weighed over the points that it covers.
 WINDOWS = ("flat", "peaked")
 
 #: Cells of a map in a step of the grid, along each side, where a step is not covered by the same tiles throughout, or
@@ -25,7 +25,7 @@ _CELLS_PER_STEP = 4
 
 @dataclass(frozen=True)
 class SlideMap:
-    """What a run says of a slide, on a grid of square cells.
+    """The predictions of a run for a slide, on a grid of square cells.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class SlideMap:
     left, top, cell : float
         Corner of the first cell, and side of a cell, base pixels.
     tiles : int
-        Tiles that it was made of.
+        Tiles that it is the mean of.
     overlaps : bool
         Whether tiles overlap.
     """

@@ -2,7 +2,7 @@
 
 Selvaraju et al., Grad-CAM: Visual explanations from deep networks via gradient-based localization, 2017. With y the
 logit of a class and A the K maps of the last layer that still has a place in the tile, a_k is the mean of dy/dA_k over
-all places, and the map of the class is max(0, sum_k a_k A_k). What speaks against the class is left out.
+all places, and the map of the class is max(0, sum_k a_k A_k). Evidence against it is left out.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def class_maps(trained: TrainedModel, tiles: NDArray[np.uint8]) -> tuple[NDArray
     made: list[torch.Tensor] = []
 
     def keep(layer: nn.Module, _given: tuple[Any, ...], output: object) -> None:
-        """Keep what has a place in the tile: maps, and the tokens that enter or leave a block."""
+        """Keep layers with places in the tile: maps, and the tokens that enter or leave a block."""
         if not isinstance(output, torch.Tensor) or not output.requires_grad:
             return
         is_map = output.ndim == 4 and output.shape[2] * output.shape[3] > 1

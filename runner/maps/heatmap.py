@@ -1,4 +1,4 @@
-"""A slide's picture with what a network says of each of its tiles, or that for QuPath."""
+"""Heatmaps: a slide with a network's predictions over it, as a picture or as GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def heatmap(
 
 
 def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[Any, ...]:
-    """Return the one row of a query that has one."""
+    """Return the only row of a query."""
     row = study.con.execute(query, values).fetchone()
     assert row is not None
     return row
@@ -135,7 +135,7 @@ def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What there is to draw of a slide.
+    """A slide and its predictions, as they are drawn.
 
     Attributes
     ----------
