@@ -131,7 +131,7 @@ class Augmenter:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _drawn(self, stream: int, step: int, tiles: int, numbers: int) -> NDArray[np.float64]:
-        """Return numbers from 0 to 1 for each tile of this rank's part of the global batch."""
+        """Return random numbers from 0 to 1 for each tile of this rank's part of the global batch."""
         # Philox counts: what it draws for a tile is found at once, by the tile's place in the epoch.
         generator = np.random.Philox(np.random.SeedSequence([self.seed, self._epoch, stream]))
         blocks = -(-numbers // _NUMBERS_OF_COUNT)

@@ -1,4 +1,4 @@
-"""Conditions in SQL on the tiles of a beton: what its side-car says of each is a table, ``tiles``.
+"""Conditions in SQL on the tiles of a beton: its side-car is read as the table ``tiles``.
 
 So folds, sites and subsets of one beton need no new export. A condition is asked of an in-memory database
 that holds this one table, cannot be written to by an expression, and sees no file.
@@ -31,7 +31,7 @@ _TIMES = {"current_date", "current_time", "current_timestamp", "localtime", "loc
 
 
 def tile_table(sidecar: Sidecar) -> pa.Table:
-    """Return what a side-car says of each tile, in the order of the beton.
+    """Return a side-car as a table, one row a tile, in the order of the beton.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def _bad_condition(where: str, beton: Path, table: pa.Table, reason: str) -> Que
 
 
 def _changing(con: duckdb.DuckDBPyConnection, where: str) -> str | None:
-    """Return what of a condition may differ between two processes, or between a run and its resumption."""
+    """Return the parts of a condition that may differ between processes, or between a run and its resumption."""
     query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'"
     unstable = {name for (name,) in con.execute(query).fetchall()} | _TIMES
     (text,) = con.execute("SELECT json_serialize_sql('SELECT ' || $where)", {"where": where}).fetchall()[0]

@@ -2,7 +2,7 @@
 
 FFCV makes one of numba's typed dictionaries as it is imported, for two names that only Python looks up, and numba
 compiles half a dozen functions for it: three quarters of the time of the import. A dictionary of Python's own serves
-as well. Whoever imports FFCV imports this module instead, or first.
+as well. Import FFCV through this module, or after it.
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ __all__ = ["TIMEOUT_S", "Batch", "TileLoader", "rank_rows", "steps_and_batch", "
 
 Rows = NDArray[np.int64]
 
-#: Longest wait for a batch, seconds, where nothing else is said.
+#: Longest wait for a batch by default, seconds.
 TIMEOUT_S = 300.0
 
 _BATCHES_AHEAD = 3
-#: Tiles that are asked of the disk beyond the batch that is being decoded.
+#: Tiles that are requested from the disk beyond the batch that is being decoded.
 _TILES_AHEAD = 256
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
@@ -111,7 +111,7 @@ class Batch:
 
 
 class _Epoch(EpochIterator):  # type: ignore[misc]
-    """FFCV's thread of one epoch, which keeps its error instead of dying with it in silence."""
+    """FFCV's thread of one epoch; it keeps its error for the reader, where FFCV's own dies in silence."""
 
     error: BaseException | None = None
 
@@ -136,7 +136,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
 
 
 class _ReadAhead:
-    """Asks the system for the tiles of the next batches, so that none is waited for one at a time.
+    """Asks the system for the tiles of the next batches, so that they are read together, not one at a time.
 
     Tiles come in random order through a map of the file. Left to itself the system reads a stretch around
     each (from 128 KiB up to 8 MiB, by the machine), of which little is used before it is dropped again
@@ -165,7 +165,7 @@ class _ReadAhead:
         self.rows, self.asked = rows, 0
 
     def advance(self, done: int) -> None:
-        """Ask for what comes after the first `done` rows, which are being read now."""
+        """Request the rows after the first `done`, which are being read now."""
         first, self.asked = self.asked, min(done + _TILES_AHEAD, len(self.rows))
         if not hasattr(os, "posix_fadvise"):
             return
@@ -221,7 +221,7 @@ class _Source:
         return _Epoch(self, self.rows)
 
     def schedule_epoch(self, _batches: Any) -> _Mapped:
-        """Return what an epoch reads from."""
+        """Return the source of an epoch's bytes."""
         return _Mapped()
 
     def allocate_memory(self, batch_size: int, batches: int) -> dict[str, dict[str, NDArray[Any]]]:
@@ -370,7 +370,7 @@ class TileLoader:
             yield images, labels.reshape(-1) if self.targets is None else self.targets[rows], rows
 
     def _next(self, epoch: _Epoch) -> tuple[Any, Any, Any]:
-        """Return the next batch of the thread's queue, or raise what ended the thread."""
+        """Return the next batch of the thread's queue, or raise the error that ended the thread."""
         deadline = time.monotonic() + self.timeout_s
         while True:
             try:
@@ -402,7 +402,7 @@ class TileLoader:
             except queue.Empty:
                 time.sleep(0.002)
         if not epoch.is_alive():
-            # Whoever keeps a reference to the thread shall not keep its buffers, which are large.
+            # A reference to the thread must not keep its buffers alive, which are large.
             epoch.join()
             epoch.memory_allocations = None
 

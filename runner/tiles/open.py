@@ -26,7 +26,7 @@ _TILES_FOR_STATISTICS = 2048
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains and validates on.
+    """The tiles that a run trains and validates on.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class TrainingData:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run keeps of the beton it was trained on."""
+        """The facts of the beton that a run records."""
         return {
             "path": str(self.beton),
             "sidecar_sha256": self.sidecar.sha256,
@@ -111,8 +111,8 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     RunError
         If a patient is on both sides.
     """
-    # Half as long as other ranks wait for this one: the cause is told, not that it did not answer. The first batch
-    # waits for the decoder to be compiled.
+    # Half as long as other ranks wait for this one, so that they report the cause and not a silent rank. The first
+    # batch waits until the decoder is compiled.
     timeout_s = min(TIMEOUT_S, max(60.0, 30 * place.timeout_minutes))
     sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
     targets = read_targets(sidecar, config, beton)
@@ -140,7 +140,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
 
 
 def _refuse_one_class(targets: Targets, config: TrainConfig, beton: Path) -> None:
-    """Raise where there is nothing to tell apart."""
+    """Refuse targets of a single class."""
     names = targets.names
     if not targets.are_classes or len(names) > 1:
         return

@@ -1,4 +1,4 @@
-"""What augmentation does to pixels: one call for a batch, with numbers of its own for each tile.
+"""The pixel operations of augmentation: one call for a batch, with numbers of its own for each tile.
 
 All functions take and return tiles of float32, (batch, 3, height, width), on the scale of 0 to 255, as
 planes (contiguous, not channels last: colours are mixed and planes filtered faster so). They are our own:
@@ -175,7 +175,7 @@ def blur(images_BCHW: torch.Tensor, sigmas_B: torch.Tensor, largest_sigma: float
 
 
 def sharpen(images_BCHW: torch.Tensor, amounts_B: torch.Tensor) -> torch.Tensor:
-    """Return tiles to which a part of what smoothing takes away was added.
+    """Return tiles to which a part of the detail that smoothing removes was added.
 
     The smoothing is Pillow's ``ImageFilter.SMOOTH``: 3 × 3, weight 5 in the middle and 1 around.
 

@@ -75,7 +75,7 @@ def run_rows(sidecar: Sidecar, config: TrainConfig, beton: Path) -> RunRows:
 
 
 def _sides(sidecar: Sidecar, config: TrainConfig, beton: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which tiles are to train and which to validate, labelled or not."""
+    """Return which tiles train and which validate, labelled or not."""
     if config.fold is not None:
         folds = sidecar.tile_fold
         is_val = folds == config.fold

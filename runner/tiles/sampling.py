@@ -41,7 +41,7 @@ __all__ = ["Groups", "Sampler", "clipped_rows", "group_tiles", "make_sampler"]
 
 Rows = NDArray[np.int64]
 
-#: What keeps draws for one purpose apart from those for another.
+#: Keys that keep random draws for one purpose apart from those for another.
 _TURN, _DRAW = 1, 2
 
 
@@ -162,7 +162,7 @@ class Sampler:
 
 
 def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path) -> Sampler:
-    """Return what chooses the tiles of each epoch among the training rows.
+    """Return the sampler, which chooses the tiles of each epoch among the training rows.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the tiles of a beton are to be learnt as: their labels, or values of their slides (weak supervision)."""
+"""The targets of the tiles of a beton: their labels, or values of their slides (weak supervision)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Targets:
 
 
 def as_exported(sidecar: Sidecar) -> Sidecar:
-    """Return a side-car as it was read, with the labels of tiles: what conditions are about."""
+    """Return a side-car as it was read, with the labels of tiles, on which conditions are evaluated."""
     raw = sidecar.raw
     return replace(sidecar, classes=tuple(raw["classes"]), class_number=np.array(raw["tiles"]["class"], np.int64))
 
