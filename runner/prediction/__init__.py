@@ -1,1 +1,1 @@
-"""What a trained network says of tiles of betons and of slides."""
+"""Predictions and features of a trained network, for tiles of betons and of slides."""

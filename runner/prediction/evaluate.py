@@ -163,7 +163,7 @@ class _Tiles:
     rows : ndarray of int64, shape (tiles,)
         Which rows of the beton they are.
     columns : dict
-        Values of the columns by which metrics are told, of each tile.
+        Values of each tile in the columns by which metrics are grouped.
     number_of_class : ndarray of int64, shape (classes of the beton,), or None
         The network's number of each class of the beton; None where it has not learnt classes.
     """
@@ -178,7 +178,7 @@ class _Tiles:
 def _choose_tiles(
     trained: TrainedModel, beton: Path, split: str | None, where: str | None, by: Sequence[str]
 ) -> _Tiles:
-    """Open the beton and choose the tiles that are evaluated; say what the condition leaves out, and what is unlike."""
+    """Open the beton and choose the tiles to evaluate; report tiles left out, and unlike betons."""
     sidecar, loader = open_beton(beton, dist.cores())
     targets = read_targets(sidecar, trained.config, beton, trained.classes)
     sidecar, loader.targets = targets.sidecar, targets.values

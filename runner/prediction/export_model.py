@@ -44,7 +44,7 @@ _LARGEST_ONNX = 2**31 - 1
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What was exported.
+    """The model that was exported.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
 
 
 class _FromTiles(nn.Module):
-    """A network with what comes before and after it: uint8 tiles in, probabilities or numbers out."""
+    """A network from uint8 tiles to probabilities or numbers."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -167,7 +167,7 @@ def _export_onnx(trained: TrainedModel, out: Path, layout: str) -> ModelReport:
 
 
 def _onnx_bytes(model: _FromTiles, images: torch.Tensor, trained: TrainedModel) -> bytes:
-    """Return the model as ONNX, with what its user has to know as metadata."""
+    """Return the model as ONNX, with the facts that its users need as metadata."""
     import onnx
 
     try:
@@ -208,7 +208,7 @@ def _onnx_bytes(model: _FromTiles, images: torch.Tensor, trained: TrainedModel) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks to itself: it misses torchvision, which nothing here needs."""
+    """Silence the exporter, which misses torchvision, though nothing here needs it."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -323,7 +323,7 @@ def _refuse_foreign(config: Path) -> None:
 
 
 def _facts(trained: TrainedModel) -> Mapping[str, Any]:
-    """Return what the user of the weights has to know."""
+    """Return the facts that users of the weights need."""
     grid, image = trained.beton["grid"], trained.beton["image"]
     um = grid["tile_um"]
     return {

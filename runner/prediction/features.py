@@ -1,4 +1,4 @@
-"""Features of tiles, for search, clustering and multiple-instance learning: what the last linear layer is given."""
+"""Features of tiles (the input of the last linear layer), for search, clustering and multiple-instance learning."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FeaturesReport:
 
 
 class _Sink(Protocol):
-    """Where features go."""
+    """The destination of features."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class _Sink(Protocol):
         """Numbers of a feature, as far as is known; else 0."""
 
     def has(self, tiles: TilesOfSlide) -> bool:
-        """Return whether a slide is there, whole."""
+        """Return whether the features of a slide are stored, whole."""
 
     def write(self, tiles: TilesOfSlide, rows: pa.Table, found: NDArray[np.float32]) -> None:
         """Write a slide, whole or not at all."""
@@ -126,7 +126,7 @@ def features(
     StudyError, BetonError
         If the source has no such grid or slide.
     RunError
-        If what is there comes from another run or checkpoint, or the network has no such layer.
+        If stored features come from another run or checkpoint, or the network has no such layer.
     SlideError
         If slides cannot be read; the others are computed all the same.
     """
@@ -166,7 +166,7 @@ def features(
 
 
 def _compute(trained: TrainedModel, todo: Sequence[TilesOfSlide], sink: _Sink, batch_size: int, *, show: bool) -> None:
-    """Compute slides one after the other; those that cannot be read are told at the end."""
+    """Compute slides one after the other; those that cannot be read are reported at the end."""
     failed: list[str] = []
     with track("Computing features", sum(one.n_tiles for one in todo), "tiles", show=show) as advance:
         for one in todo:

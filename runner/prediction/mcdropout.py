@@ -1,4 +1,4 @@
-"""Dropout that stays on in prediction, with masks that each tile has to itself (Monte Carlo dropout).
+"""Dropout that stays on in prediction, with a mask of its own for each tile (Monte Carlo dropout).
 
 Gal and Ghahramani, Dropout as a Bayesian approximation, 2016. A mask is a function of the tile's key, the pass, the
 layer and the place in it, so that neither the batch nor the device that a tile is predicted on changes it.

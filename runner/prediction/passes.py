@@ -24,7 +24,7 @@ TTA = ("none", "d4")
 
 @dataclass(frozen=True)
 class Passes:
-    """How often, and how, a network sees each tile that it predicts.
+    """How often, and in which way, a network sees each tile.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Passes:
     mc_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Refuse impossible settings."""
         if self.tta not in TTA:
             raise ConfigError(f"tta is {self.tta!r}; it must be one of {', '.join(TTA)}")
         if self.mc_dropout != 0 and not 2 <= self.mc_dropout <= 1000:
@@ -74,7 +74,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a network says of tiles.
+    """Predictions of tiles, with their uncertainty.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Estimate:
 
 
 def estimate(trained: TrainedModel, images_BCHW: torch.Tensor, tile_ids: Sequence[str], passes: Passes) -> Estimate:
-    """Predict tiles, as often as is asked for.
+    """Predict tiles, in as many passes as are asked for.
 
     The mean is that of probabilities, not of their logarithms: what a set of networks says of which one is drawn.
     With MC dropout, the entropy of the mean is the predictive entropy, and the mutual information (Houlsby et al.,
@@ -147,7 +147,7 @@ def estimate(trained: TrainedModel, images_BCHW: torch.Tensor, tile_ids: Sequenc
 
 
 def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the entropy of each row, nats; what has no probability counts nothing."""
+    """Return the entropy of each row, nats; a probability of 0 adds 0."""
     logs = np.log(np.where(probabilities > 0, probabilities, 1))
     result: NDArray[np.float64] = -(probabilities * logs).sum(axis=1)
     return result

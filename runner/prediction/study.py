@@ -129,7 +129,7 @@ def predict(
 def _predict_slides(
     study: Study, trained: TrainedModel, grid: str, todo: Sequence[TilesOfSlide], passes: Passes, batch_size: int
 ) -> list[TilesOfSlide]:
-    """Predict slides one after the other and return them; those that cannot be read are told at the end."""
+    """Predict slides one after the other and return them; those that cannot be read are reported at the end."""
     done: list[TilesOfSlide] = []
     failed: list[str] = []
     total = sum(one.n_tiles for one in todo)

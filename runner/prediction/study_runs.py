@@ -12,13 +12,13 @@ __all__ = ["held_passes", "register_run"]
 
 
 def held_passes(study: Study, run: str) -> Passes:
-    """Return what the predictions of a run that a study holds were made with; the default where it has none."""
+    """Return the passes of a run's predictions in a study; the default if the study holds none."""
     row = study.con.execute("SELECT tta, mc_dropout, mc_seed FROM runs WHERE run = $1", [run]).fetchone()
     return Passes(*row) if row else Passes()
 
 
 def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None = None, overwrite: bool) -> None:
-    """Write a run into the table ``runs``, or check that it is the one there.
+    """Write a run into the table ``runs``, or check that the run stored there is the same.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
     trained : TrainedModel
         The run's network.
     passes : Passes, optional
-        What predictions are to be made with; the study holds one kind alone. None leaves what is there.
+        How predictions are made; a study holds one kind of a run. None leaves the stored kind.
     overwrite : bool
         Replace another run of that name, or another checkpoint of this one: its predictions and features go; so do
         predictions that were made otherwise.
@@ -62,7 +62,7 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
 
 
 def _register_passes(study: Study, name: str, passes: Passes | None, *, has_predictions: bool, overwrite: bool) -> None:
-    """Write what the predictions of a run are made with, or check that it is what those there were made with."""
+    """Store how the predictions of a run are made, or check that stored ones were made in the same way."""
     held = held_passes(study, name)
     if passes is None or passes == held:
         return

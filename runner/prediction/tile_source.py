@@ -1,4 +1,4 @@
-"""Where tiles come from: a beton, or the slides of a study; slide by slide, read alike."""
+"""Sources of tiles: a beton, or the slides of a study; both are read slide by slide."""
 
 from __future__ import annotations
 
