@@ -1,4 +1,4 @@
-"""The moving average of a network's weights, which validates and predicts in place of the last ones."""
+"""The moving average of a network's weights, which validates and predicts in place of the last weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AveragedNetwork", "decay_at"]
 
 
 def decay_at(step: int, decay: float) -> float:
-    """Return how much of the average stays at a step: less in the first, so that it forgets random weights.
+    """Return the decay of the average at a step: lower in the first, so that random weights are forgotten.
 
     It is ``min(decay, (1 + step) / (10 + step))``, as TensorFlow's ``ExponentialMovingAverage`` has it
     with ``num_updates``.
@@ -60,7 +60,7 @@ class AveragedNetwork:
 
     @torch.no_grad()
     def _average(self, averages: Any, currents: Any, _number: Any) -> None:
-        """Move averages towards the current values; counters and the like are copied."""
+        """Move averages towards the current values; whole numbers, such as counters, are copied."""
         if torch.is_floating_point(averages[0]) or torch.is_complex(averages[0]):
             torch._foreach_lerp_(averages, currents, 1.0 - decay_at(self.steps, self.decay))
         else:

@@ -1,6 +1,6 @@
-"""Several runs of one beton, one a fold, one a seed or both, and what they say together.
+"""Several runs of one beton, one for each fold, seed or both, and their summary.
 
-Each run is an ordinary one in a folder of its own: it can be stopped, goes on, and is passed over once it is
+Each run is an ordinary one in a folder of its own: it can be stopped, resumes, and is skipped once it is
 finished. Over runs a metric has a mean, a standard deviation and a 95 % interval of the mean by Student's t
 distribution. Folds share most of their training tiles, so that the runs are not independent and the interval
 is narrower than that of new data would be (Bengio and Grandvalet, No unbiased estimator of the variance of
@@ -183,7 +183,7 @@ def cross_validate(
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean of some numbers, and how sure it is.
+    """Return the mean of some numbers, with its interval.
 
     Returns
     -------
@@ -281,7 +281,7 @@ def _summary(
     failed: Mapping[str, str],
     pooled: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what summary.json holds."""
+    """Return the content of summary.json."""
     done = [run for run in runs if run.name in finished]
     of_run = {
         run.name: {

@@ -53,7 +53,7 @@ def steps_of_epoch(batches: int, accumulate: int) -> tuple[int, int]:
 
 @dataclass
 class EpochPart:
-    """How far an epoch is: what a checkpoint within it keeps.
+    """The progress of an epoch, which a checkpoint within it holds.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class EpochPart:
         return cls(zeros, zeros.clone())
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
+        """Return its state for a checkpoint."""
         return {
             "losses": self.losses[: self.done].tolist(),
             "norms": self.norms[: self.done].tolist(),
@@ -90,7 +90,7 @@ class EpochPart:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over what a checkpoint holds."""
+        """Load its state from a checkpoint."""
         self.done = self.looked = len(state["losses"])
         self.losses[: self.done] = torch.tensor(state["losses"], dtype=torch.float64)
         self.norms[: self.done] = torch.tensor(state["norms"], dtype=torch.float64)
@@ -174,7 +174,7 @@ class Learner:
 
     @property
     def forward(self) -> Forward:
-        """What gives the outputs of that network."""
+        """That network, from tiles to outputs."""
         return Forward(self.inference_network, self.standard, self.config.precision, self.place.device)
 
     def state(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Learner:
         return EpochPart.new(self.steps, self.place.device)
 
     def train(self, epoch: int, part: EpochPart) -> Generator[int]:
-        """Do the steps of an epoch that are left; close the generator to leave it early.
+        """Do the remaining steps of an epoch; close the generator to leave it early.
 
         Parameters
         ----------
@@ -282,7 +282,7 @@ class Learner:
         return collect(joined, self.data.rows.val)
 
     def _keep_pace(self, predicted: int) -> None:
-        """Call a sharded network as often as the rank with most tiles does: each call takes all ranks."""
+        """Call a sharded network as often as the rank with most tiles does: each call needs all ranks."""
         size = self.config.batch_size_per_rank
         most = math.ceil(len(self.data.rows.val) / self.place.world_size)
         tile_px = self.data.sidecar.raw["beton"]["image"]["tile_px"]
@@ -319,7 +319,7 @@ class Learner:
         return torch.stack(losses).sum(), norm
 
     def _seed(self, epoch: int, number: int) -> None:
-        """Seed dropout and the like by seed, epoch, batch of the epoch and rank.
+        """Seed the network's random numbers, such as dropout's, by seed, epoch, batch of the epoch and rank.
 
         So a run that goes on in the middle of an epoch draws what it would have drawn.
         """
@@ -328,7 +328,7 @@ class Learner:
         torch.manual_seed(int(mixed >> np.uint64(1)))
 
     def _augmented(self, batch: Batch, number: int) -> torch.Tensor:
-        """Return the tiles of a batch of the epoch as they are learnt from, standardised."""
+        """Return the tiles of a batch of the epoch, augmented and standardised."""
         return self.standard(self.augmenter.apply(batch.images_BCHW, number))
 
     def _loss(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
@@ -338,7 +338,7 @@ class Learner:
         return self.task.loss(outputs, batch.labels).mean()
 
     def _compiled(self, model: nn.Module) -> nn.Module:
-        """Return the network as training calls it: compiled, where the settings want it."""
+        """Return the network as training calls it: compiled, if the settings say so."""
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.place.device.type == "cuda")
         # Distributed first: torch then cuts the graph where gradients are sent.
         return torch.compile(model) if wanted else model  # type: ignore[return-value]

@@ -1,6 +1,6 @@
 """The learning rate of each step: a function of the step and, for a plateau, of the epochs before.
 
-No schedule has a state of its own, so that a run which goes on has the rates of one that never stopped.
+No schedule has a state of its own, so that a run that resumes has the rates of one that never stopped.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _onecycle(step: int, lr: float, total_steps: int) -> float:
 
 
 def _along_cosine(start: float, end: float, part: float) -> float:
-    """Return what lies a part of the way from start to end, along half a cosine."""
+    """Return a value part of the way from start to end, along half a cosine."""
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * part))
 
 
 def plateau_factor(values: Sequence[float], *, mode: str, patience: int, factor: float, min_delta: float) -> float:
-    """Return what the learning rate is multiplied with after epochs whose metric had these values.
+    """Return the factor of the learning rate after epochs whose metric had these values.
 
     It is torch's ``ReduceLROnPlateau``, given the values one after another: after more than `patience`
     epochs that are not better by more than `min_delta`, the rate falls by `factor`.

@@ -1,4 +1,4 @@
-"""What is told of an epoch while it goes on: lines of steps.jsonl, and a bar or lines on standard error."""
+"""Progress within an epoch: lines of steps.jsonl, and a bar or lines on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which epoch is the best, and when training longer is of no use: both by metrics that the history has."""
+"""Chooses the best epoch, and when to stop early; both by metrics of the history."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a run's best epoch and its end are decided by.
+    """The metrics that decide a run's best epoch and its end.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Criteria:
         return gain > 0 or (gain == 0 and line["val/loss"] < best["loss"])
 
     def as_best(self, line: Line) -> dict[str, Any]:
-        """Return what is kept of the best epoch."""
+        """Return the record of the best epoch."""
         return {
             "epoch": line["epoch"],
             "metric": self.best.name,
@@ -147,6 +147,6 @@ def _metric(setting: str, name: str, direction: str, names: list[str], undefined
 
 
 def _mode(name: str) -> str:
-    """Return which values of a metric are better, by the words of its name; those of a class tell nothing."""
+    """Return which values of a metric are better, by the words of its name; names of classes do not count."""
     words = name.partition("auroc/")[0].partition("average_precision/")[0].lower().replace("/", "_").split("_")
     return "min" if any(word in _LESS_IS_BETTER for word in words) else "max"

@@ -1,4 +1,4 @@
-"""What a run says of itself on standard error: its start, each epoch, its end, and what stands in its way."""
+"""The messages of a run on standard error: its start, each epoch, its end, and advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Line = Mapping[str, Any]
 
 
 class Teller:
-    """Says how a run goes.
+    """Writes the messages of a run.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Teller:
             message(text)
 
     def start(self) -> None:
-        """Say what is about to be trained, and what cannot be learnt."""
+        """Say what will be trained, and what cannot be learnt."""
         data, kind = self.data, task_class(self.config.task)
         self.tell(
             f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
@@ -85,7 +85,7 @@ class Teller:
             self.tell(f"warning: no training tile is of class {', '.join(absent)}: it cannot be learnt")
 
     def resuming(self, state: Mapping[str, Any]) -> None:
-        """Say from where the run goes on."""
+        """Say from which checkpoint the run resumes."""
         within = state["step"] - state["epoch"] * self.steps
         where = f"epoch {state['epoch']} of {self.config.epochs}"
         if within:

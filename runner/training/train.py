@@ -1,7 +1,7 @@
-"""Training: what every rank does, and how a run starts, stops and goes on.
+"""Training: the work of every rank, and how a run starts, stops and resumes.
 
-An epoch counts once ``last.pt`` is in place; checkpoints within an epoch let a run that was killed go on
-from there. The order of tiles, their augmentation and the network's own random numbers are functions of
+An epoch counts once ``last.pt`` is in place; a run that was killed resumes from checkpoints within an epoch.
+The order of tiles, their augmentation and the network's own random numbers are functions of
 (seed, epoch, step), so that a run which was killed and started again computes what an uninterrupted one
 does: on a CPU with the same number of threads to the bit, whenever its checkpoints were written.
 
@@ -171,7 +171,7 @@ class _Training:
         self.pictured = self.saved = time.monotonic()
 
     def run(self, writer: Writer) -> dict[str, Any]:
-        """Train the epochs that are left and return the summary."""
+        """Train the remaining epochs and return the summary."""
         self.writer = writer
         state, lacks_best = self._open_folder()
         is_left = not self._is_over()
@@ -202,7 +202,7 @@ class _Training:
         return self._summary()
 
     def _train_epochs(self, state: dict[str, Any] | None) -> None:
-        """Train the epochs that are left, and leave the files of a whole run."""
+        """Train the remaining epochs, and write the files of a finished run."""
         if not state:
             self.tracking.picture(self.folder.augmented, 0)
         part = self.learner.new_part()
@@ -213,7 +213,7 @@ class _Training:
                 self._epoch(len(self.history), part)
                 part = self.learner.new_part()
         except NotFinite as error:
-            # What is told to be kept is on the disk.
+            # Checkpoints written so far are flushed.
             self.writer.wait()
             raise RunError(self.teller.not_finite(error, self.kept)) from None
         self.writer.wait()
@@ -269,7 +269,7 @@ class _Training:
         return state, lacks_best
 
     def _epoch(self, epoch: int, part: EpochPart) -> None:
-        """Do what is left of an epoch's steps, validate, and make it count."""
+        """Do the remaining steps of an epoch, validate, and save it."""
         learner = self.learner
         learner.lr_factor = self._plateau_factor()
         self._train(epoch, part)
@@ -297,7 +297,7 @@ class _Training:
         self._commit(plain(line), predictions)
 
     def _train(self, epoch: int, part: EpochPart) -> None:
-        """Do the steps of an epoch that are left, with a line of steps.jsonl and a checkpoint when they are due."""
+        """Do the remaining steps of an epoch, with lines of steps.jsonl and checkpoints when they are due."""
         learner, config = self.learner, self.config
         title = f"epoch {epoch + 1}/{config.epochs}"
         before, window = (part.done, part.seconds, part.waited_s), part.done - part.done % config.log_steps
@@ -347,7 +347,7 @@ class _Training:
         self.saved, self.kept = time.monotonic(), self._kept_as(step)
 
     def _commit(self, line: dict[str, Any], predictions: Predictions | None) -> None:
-        """Save the epoch. The checkpoint comes first, the rest can be made from it."""
+        """Save the epoch. The checkpoint comes first; all other files can be made from it."""
         self.history.append(line)
         is_best = self.criteria.is_better(line, self.best)
         if is_best:
@@ -375,7 +375,7 @@ class _Training:
         self.writer.submit(write)
 
     def _state(self, epoch: int, step: int, within_epoch: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the checkpoint: all that resuming, evaluating and predicting need; every rank is to call it."""
+        """Return the checkpoint: all that resuming, evaluating and predicting need; every rank must call this."""
         return {
             "epoch": epoch,
             "step": step,
@@ -385,7 +385,7 @@ class _Training:
         }
 
     def _facts(self) -> dict[str, Any]:
-        """Return what a checkpoint, and the model card, hold beside the network."""
+        """Return the contents of a checkpoint, and of the model card, beside the network."""
         return {
             "config": self.config.to_dict(),
             "world_size": self.place.world_size,
@@ -403,7 +403,7 @@ class _Training:
         return {"train/loss": 0.0, **{f"val/{name}": value for name, value in plain(metrics).items()}}
 
     def _plateau_factor(self) -> float:
-        """Return what a plateau makes of the learning rate after the epochs so far."""
+        """Return the factor of the learning rate on a plateau, after the epochs so far."""
         config, metric = self.config, self.criteria.stop
         if config.schedule != "plateau":
             return 1.0
@@ -416,7 +416,7 @@ class _Training:
         )
 
     def _kept_as(self, step: int) -> str:
-        """Return where the checkpoint of a step is, in words."""
+        """Return the place of a step's checkpoint, in words."""
         epoch, within = divmod(step, self.steps)
         if within == 0:
             return f"epoch {epoch} is kept in {self.folder.last}"
@@ -449,12 +449,12 @@ class _Training:
             self._write_best(state, predictions)
 
     def _assess(self) -> None:
-        """Say what the best epoch is worth, with intervals, once a run is finished; rank 0 only."""
+        """Write the assessment of the best epoch, with intervals, once a run is finished; rank 0 only."""
         if self.place.is_first and self.folder.epoch_of_validation() != self.best["epoch"]:
             self.folder.write_validation(self._validation())
 
     def _validation(self) -> dict[str, Any]:
-        """Return what the validation tiles say of the best epoch."""
+        """Return the assessment of the best epoch on the validation tiles."""
         assessment = self.task.assessment(self.folder.predictions)
         if assessment is not None:
             return assessment
@@ -474,7 +474,7 @@ class _Training:
             draw_curves(self.history, self.data.classes, self.best["epoch"], self.folder.curves, title)
 
     def _summary(self) -> dict[str, Any]:
-        """Return what a caller wants to know, on rank 0; nothing elsewhere."""
+        """Return the summary of the run for the caller, on rank 0; nothing elsewhere."""
         if not self.place.is_first:
             return {}
         best_epoch = self.best["epoch"]

@@ -1,4 +1,4 @@
-"""The part of a run that is spent waiting for tiles: what it comes from, and what to change."""
+"""The time that a run waits for tiles: its cause, and what to change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LoaderFacts", "Usage", "advice", "usage"]
 
 #: A greater part of an epoch spent waiting is worth a change.
 WAITING_SHARE = 0.05
-#: Threads busier than this are what binds.
+#: Threads busier than this are the bottleneck.
 _BUSY_SHARE = 0.7
 #: Where more than this part of an epoch's bytes came from the disk, they were not in memory.
 _DISK_SHARE = 0.5
@@ -81,7 +81,7 @@ class LoaderFacts:
 
 
 def advice(waited_share: float, seconds: float, tiles: int, used: Usage, facts: LoaderFacts) -> str | None:
-    """Return what a run that waits for its tiles is to change, or None if it waits little.
+    """Return advice for a run that waits for its tiles, or None if it waits little.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: copied first, then brought to the disk by a thread."""
+"""Writes checkpoints beside the training: tensors are copied first, then written by a thread."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Writer:
         self._job: Future[None] | None = None
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Wait for the job before, and start this one.
+        """Wait for the previous job, and start this one.
 
         Raises
         ------
         SlideduckError
-            What the job before raised; this one is not started then.
+            The error of the previous job; this one is not started then.
         """
         self.wait()
         self._job = self._thread.submit(job)
@@ -64,12 +64,12 @@ class Writer:
 
 @contextmanager
 def background_writer() -> Iterator[Writer]:
-    """Give a writer, and leave only when what it was given is on the disk.
+    """Yield a writer; the block ends only after its jobs have ended.
 
     Raises
     ------
     SlideduckError
-        What its last job raised. Where the block itself fails, that error is told and the block's raised.
+        The error of its last job. If the block itself fails, the job's error is printed and the block's is raised.
     """
     writer = Writer()
     try:
