@@ -78,7 +78,7 @@ class Classification(Task[ClassPredictions]):
         return compute_metrics(predictions, slides, self.names, patients=patients)
 
     def assessment(self, path: Path) -> dict[str, Any]:
-        """Return what `slideduck.runner.scores.assess.assess` says of predictions that were written."""
+        """Return the assessment of predictions in a file, by `slideduck.runner.scores.assess.assess`."""
         return assess_file(path)
 
     def columns(self, predictions: ClassPredictions) -> dict[str, pa.Array]:

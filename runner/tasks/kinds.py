@@ -49,7 +49,7 @@ def make_task(
     shares : ndarray of float64, optional
         The part of an epoch that each of them has, where these differ; see `slideduck.runner.tiles.rows.class_weights`.
     state : mapping, optional
-        `Task.state` of a checkpoint; one of before has none, and needs none to predict.
+        `Task.state` of a checkpoint; older ones have none, and need none to predict.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a network learns: the meaning of its outputs, their loss, and how good predictions are."""
+"""A task: what a network's outputs mean, their loss, and the metrics of predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TileFacts:
-    """What a task needs to know of the training tiles; a checkpoint holds it.
+    """The facts of the training tiles that a task needs; a checkpoint holds them.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class TileFacts:
 
     @classmethod
     def none(cls, n_outputs: int) -> Self:
-        """Return what is assumed where no tile is known."""
+        """Return the facts that are assumed without training tiles."""
         return cls([1.0] * n_outputs, [0.0] * n_outputs, [1.0] * n_outputs)
 
 
@@ -99,7 +99,7 @@ class Task(ABC, Generic[P]):
     def facts_of(
         cls, config: TrainConfig, names: Sequence[str], targets: NDArray[Any], shares: NDArray[np.float64] | None
     ) -> TileFacts:
-        """Return what is to be known of the training tiles.
+        """Return the facts of the training tiles.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class Task(ABC, Generic[P]):
     @classmethod
     @abstractmethod
     def describe(cls, names: Sequence[str], target: Any) -> str:
-        """Return in words what one tile is learnt as."""
+        """Return the target of one tile in words."""
 
     @classmethod
     @abstractmethod
@@ -162,7 +162,7 @@ class Task(ABC, Generic[P]):
         return len(self.names)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds, beside the settings and the names."""
+        """Return the state for a checkpoint, beside the settings and the names."""
         return {"weights": self.weights.tolist(), "mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -194,10 +194,10 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return what predictions hold of a network's outputs, float32 (batch, outputs)."""
+        """Return a network's outputs as predictions hold them, float32 (batch, outputs)."""
 
     def given(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return what users are given of a network's outputs, float32 (batch, outputs); `gives` says what."""
+        """Return a network's outputs as users get them, float32 (batch, outputs): see `gives`."""
         return self.activate(outputs).exp()
 
     @property
@@ -237,12 +237,12 @@ class Task(ABC, Generic[P]):
         return self.metrics(self.predictions(rows, targets, outputs), sidecar)
 
     def assessment(self, path: Path) -> dict[str, Any] | None:
-        """Return all that is said of predictions that were written, or None where metrics are all."""
+        """Return the assessment of predictions in a file, or None for a task that has metrics alone."""
         return None
 
     @abstractmethod
     def columns(self, predictions: P) -> dict[str, pa.Array]:
-        """Return what a table of predictions has of each tile beside its name, slide and patient."""
+        """Return the columns of a table of predictions beside each tile's name, slide and patient."""
 
     def table(self, predictions: P, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
         """Return predictions as a table: one row a tile, in the order of the beton.
