@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def track(title: str, total: int, unit: str, *, done: int = 0, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show how far a piece of work is, its rate and the time left.
+    """Show the progress of some work, its rate and the time left.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What a study has on record: slides, patients, grids, features and evaluations of runs."""
+"""The records of a study: slides, patients, grids, features and evaluations of runs."""

@@ -135,7 +135,7 @@ class DrawnSlide:
     tiles: TileMap | None
 
     def roi_lines(self, label: str | None, tiles: Sequence[str], *, rois: bool) -> list[str]:
-        """Return what a legend says of a label below its name.
+        """Return the lines of a legend below the name of a label.
 
         Parameters
         ----------

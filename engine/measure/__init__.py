@@ -1,1 +1,1 @@
-"""What is measured on the pixels of tiles and slides: quality and stain."""
+"""Measures of pixels: the quality of tiles, and the stains of slides."""

@@ -235,7 +235,7 @@ class _Job:
 def _measured(
     todo: Sequence[_Todo], level: str, threads: int, advance: Any
 ) -> Iterator[tuple[QcSlide, SlideMeasurement | SlideError]]:
-    """Yield each slide with what was measured of it, or why it could not be.
+    """Yield each slide with its measures, or why it could not be.
 
     Pieces of several slides are in flight at once, as many as keep the threads busy, so that small slides do not
     wait for each other, and memory and the number of open files are bounded.

@@ -1,4 +1,4 @@
-"""Whether a slide's file is the one that was added to the study."""
+"""Checks that a slide's file is the one that was added to the study."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Work in threads: bounded, and given in its order."""
+"""Work in threads: bounded, with results in the order of the items."""

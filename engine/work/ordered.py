@@ -1,4 +1,4 @@
-"""Work that threads do ahead, a bounded number of items at a time, and give in the order of the items."""
+"""Work that threads do ahead, on a bounded number of items; results come in the order of the items."""
 
 from __future__ import annotations
 

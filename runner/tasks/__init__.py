@@ -1,1 +1,1 @@
-"""What a network is trained for: a class for each task (classes, several labels, numbers)."""
+"""The tasks that networks learn, a class for each: classes, several labels, numbers."""

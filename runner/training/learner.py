@@ -178,7 +178,7 @@ class Learner:
         return Forward(self.inference_network, self.standard, self.config.precision, self.place.device)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the network and its training; every rank is to call it.
+        """Return the state of network and training for a checkpoint; every rank is to call it.
 
         ``model`` is what predicts; ``trained`` are the weights that training goes on with, where they differ.
         """

@@ -90,7 +90,7 @@ class EpochBar:
 
 @contextmanager
 def epoch_bar(title: str, part: EpochPart, tiles: int, show: bool) -> Iterator[EpochBar | None]:
-    """Show an epoch while the block lasts, where that is wanted.
+    """Show the progress of an epoch within a block, where that is wanted.
 
     Parameters
     ----------
