@@ -23,6 +23,7 @@ from slideduck.runner.tiles.open import open_data
 from slideduck.runner.tiles.rows import class_weights
 from slideduck.runner.tiles.sampling import Sampler, clipped_rows, group_tiles, make_sampler
 from slideduck.runner.training.train import train
+from tests.campaign import cases
 from tests.runner.betons import TileSpec, stripes, two_textures, write_beton
 
 BETON = Path("tiles.beton")
@@ -64,7 +65,7 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def drawn_cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 9999)))
     rows = rng.permutation(120)[: draw(st.integers(8, 120))]
     sample = draw(st.sampled_from(["natural", "label", "slide", "patient,slide", "slide,label", "site,label,grid_y"]))
@@ -74,8 +75,8 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(rows, {**chosen, "seed": draw(st.integers(0, 3))}, draw(st.integers(1, 8)), draw(st.integers(1, 4)))
 
 
-@settings(max_examples=150, deadline=None)
-@given(case=cases(), epoch=st.integers(0, 50))
+@settings(max_examples=cases(150, 3000), deadline=None)
+@given(case=drawn_cases(), epoch=st.integers(0, 50))
 def test_ranks_together_see_what_one_sees(sidecar: Sidecar, case: Case, epoch: int) -> None:
     try:
         chosen = sampler(sidecar, case.rows, **case.settings)
@@ -191,12 +192,12 @@ def test_a_group_of_tiles_without_a_value_is_one_more_group(sidecar: Sidecar) ->
         (
             {"epoch_tiles": 121},
             "tiles.beton: epoch_tiles is 121 but 120 tiles train, so that an epoch without repeats has 120 tiles at "
-            "most; give fewer with --epoch-tiles, or --replacement yes",
+            "most; give fewer with `epoch_tiles`, or `replacement='yes'`",
         ),
         (
             {"sample": "label", "epoch_tiles": 49},
             "tiles.beton: epoch_tiles is 49 but label chequers has 24 tiles, so that an epoch without repeats has 48 "
-            "tiles at most; give fewer with --epoch-tiles, or --replacement yes",
+            "tiles at most; give fewer with `epoch_tiles`, or `replacement='yes'`",
         ),
     ],
 )
@@ -206,7 +207,7 @@ def test_what_cannot_be_sampled_is_refused(sidecar: Sidecar, settings: dict[str,
     assert str(error.value) == message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40, 800), deadline=None)
 @given(clip=st.integers(1, 60), seed=st.integers(0, 5))
 def test_clipping_leaves_exactly_the_number_that_was_given(sidecar: Sidecar, clip: int, seed: int) -> None:
     rows = np.arange(sidecar.samples)
@@ -262,5 +263,5 @@ def test_a_balanced_run_trains_what_it_says_and_validates_every_tile(
         train(path, tmp_path / "new", replace(config, epoch_tiles=1), nproc=1)
     assert str(error.value) == (
         f"{path}: 1 training tiles for 1 processes with batches of 8; each process needs two tiles a step: "
-        "give fewer with --nproc, or a larger --batch-size"
+        "give fewer with `nproc`, or a larger `batch_size_per_rank`"
     )
