@@ -16,6 +16,7 @@ import pyarrow as pa
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 
 __all__ = [
+    "UNVERIFIED",
     "atomic",
     "connect",
     "identifier",
@@ -25,6 +26,10 @@ __all__ = [
     "registered",
     "translated",
 ]
+
+#: What a connection is opened with that `load_spatial` is called on. To verify the signature of the extension takes
+#: 0.3 s of each connection; whoever can change an installed package can change this file too.
+UNVERIFIED: dict[str, str | bool | int | float | list[str]] = {"allow_unsigned_extensions": True}
 
 #: Less does not hold what DuckDB keeps per thread, bytes.
 _LEAST_MEMORY = 64_000_000
@@ -52,7 +57,10 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     if not path.parent.is_dir():
         raise StudyError(f"no folder {path.parent} to put the study {path.name} in; make the folder first")
     # Extensions come from installed packages alone: a study never reaches for the network.
-    config: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": False}
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        **UNVERIFIED,
+    }
     if threads is not None:
         config["threads"] = threads
     try:
@@ -84,6 +92,8 @@ def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
 def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
     """Load the spatial extension from the package duckdb-extension-spatial, or else an installed one.
 
+    From then on the connection loads no extension whose signature it cannot verify.
+
     Raises
     ------
     StudyError
@@ -95,8 +105,10 @@ def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
             path = Path(folder, "extensions", f"v{duckdb.__version__}", "spatial.duckdb_extension")
             if path.exists():
                 con.load_extension(str(path))
+                con.execute("SET allow_unsigned_extensions = false")
                 return
     try:
+        con.execute("SET allow_unsigned_extensions = false")
         con.load_extension("spatial")
     except duckdb.Error as error:
         raise StudyError(
@@ -110,19 +122,59 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+#: The transactions that are open, by the connection's id: what failed in blocks within them.
+_failed_within: dict[int, list[BaseException]] = {}
+
+
 @contextmanager
 def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Run a block as one transaction: all of it is kept, or on any exception none."""
-    con.execute("BEGIN TRANSACTION")
+    """Run a block as one transaction: all of it is kept, or on any exception none.
+
+    A block within a block joins the outer transaction, which alone commits.
+
+    Raises
+    ------
+    StudyError
+        If a block within failed and its error was caught: nothing of the outer block is kept. Also if a transaction
+        was begun by hand.
+    """
+    key = id(con)
+    if key in _failed_within:
+        try:
+            yield
+        except BaseException as error:
+            _failed_within[key].append(error)
+            raise
+        return
+    _begin(con)
+    _failed_within[key] = []
     try:
         with translated():
             yield
+            for failed in _failed_within[key]:
+                raise StudyError(
+                    f"a step of this transaction failed, and its error was caught: {failed}; nothing was kept: let the "
+                    "error end the block, or run the step in a transaction of its own"
+                ) from failed
             con.execute("COMMIT")
     except BaseException:
         # A failed COMMIT has rolled back already; there is then nothing left to undo.
         with suppress(duckdb.Error):
             con.execute("ROLLBACK")
         raise
+    finally:
+        del _failed_within[key]
+
+
+def _begin(con: duckdb.DuckDBPyConnection) -> None:
+    """Begin a transaction."""
+    try:
+        con.execute("BEGIN TRANSACTION")
+    except duckdb.TransactionException as error:
+        raise StudyError(
+            "a transaction was begun by hand on this study's connection; end it with COMMIT or ROLLBACK first, or use "
+            "study.atomic()"
+        ) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from slideduck.betons import BetonWriter, check_beton, decode_jpeg, encode_jpeg
 from slideduck.betons.format import ALLOCATION, FIELD, HEADER, SAMPLE
 from slideduck.errors import BetonError
+from tests.campaign import cases
 from tests.small_betons import (
     AGAIN,
     edit,
@@ -91,7 +92,7 @@ def test_no_beton(tmp_path: Path) -> None:
 @example(bytes(5000))
 @example(b"\xff" * 5000)
 @example(b"\x89PNG\r\n\x1a\n" + bytes(100))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(100, 2000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "garbage.beton"
     path.write_bytes(content)
@@ -99,7 +100,7 @@ def test_garbage(tmp_path: Path, content: bytes) -> None:
 
 
 @given(header=st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 70_000), min_size=5, max_size=5))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(200, 4000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_header_with_any_numbers(tmp_path: Path, header: list[int]) -> None:
     path = tmp_path / "header.beton"
     numbers = (2, 3, header[0] & 0xFFFFFFFF, header[1], header[2])

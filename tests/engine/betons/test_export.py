@@ -27,6 +27,7 @@ from slideduck.betons.export import ExportReport
 from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError, SlideError, StudyError
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader
+from tests.campaign import cases
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load
@@ -696,8 +697,8 @@ def own(large: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("skip", "most"), [("skip", 50), ("no", 10)])
-def test_killed_at_fifty_random_moments(large: Path, tmp_path: Path, skip: str, most: int) -> None:
+@pytest.mark.parametrize(("skip", "most"), [("skip", cases(15, 300)), ("no", cases(5, 100))])
+def test_killed_at_random_moments(large: Path, tmp_path: Path, skip: str, most: int) -> None:
     study = large
     if skip == "skip":
         study = own(large, tmp_path)
@@ -711,7 +712,7 @@ def test_killed_at_fifty_random_moments(large: Path, tmp_path: Path, skip: str, 
     out = tmp_path / "tiles.beton"
     longest = min(max(0.7 * report.seconds, 0.2), 0.6)
     command = [sys.executable, "-c", KILLS, study, out, expected, longest, most, skip]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=20 * most + 100)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{most} ")
     assert [path.name for path in tmp_path.glob("tiles.*")] == []

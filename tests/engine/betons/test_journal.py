@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slideduck.betons import BetonWriter, WrittenBeton, check_beton
 from slideduck.betons.format import data_start
+from tests.campaign import cases
 from tests.small_betons import SAMPLES, SMALL_PAGE, contents, make_samples, write_beton
 
 
@@ -42,7 +43,7 @@ def write(
     stops=st.lists(st.integers(0, 119), max_size=4),
     together=st.integers(1, 50),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60, 1200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bytes_and_notes_do_not_depend_on_stops(
     tmp_path: Path, left_out: set[int], stops: list[int], together: int
 ) -> None:

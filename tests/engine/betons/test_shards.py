@@ -23,6 +23,7 @@ from slideduck.betons.export import ExportReport
 from slideduck.betons.shards import Shard
 from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
+from tests.campaign import cases
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load
@@ -224,7 +225,7 @@ print(kills)
 
 def killed(work: str, out: Path, longest: float, most: int, *rest: Path) -> int:
     command = [sys.executable, "-c", KILL, work, out, str(longest), str(most), *rest]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=20 * most + 100)
     assert (done.returncode, done.stderr) == (0, "")
     return int(done.stdout)
 
@@ -234,10 +235,10 @@ def test_killed_and_gone_on_with(large: Path, tmp_path: Path) -> None:
     export(large, out)
     expected = both(out)
     out.unlink()
-    assert killed("shards", out, 0.4, 6, large) == 6
+    assert killed("shards", out, 0.4, kills := cases(4, 60), large) == kills
     shards = sorted(tmp_path.glob("tiles-*.beton"))
     assert len(shards) == 3
-    assert killed("merge", out, 0.1, 12, *shards) == 12
+    assert killed("merge", out, 0.1, kills := cases(8, 200), *shards) == kills
     assert both(out) == expected
     assert not list(tmp_path.glob("*.part"))
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from slideduck.betons import BetonWriter, check_beton, encode_jpeg, page_size_for
 from slideduck.betons.format import data_start
 from slideduck.errors import BetonError, DiskFullError
+from tests.campaign import cases
 from tests.small_betons import (
     SAMPLES,
     SMALL_PAGE,
@@ -70,7 +71,7 @@ def test_bytes_are_those_of_the_stock_writer(tmp_path: Path) -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 @example(sizes=[0] * 4, page_size=1 << 12, seed=0)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60, 1200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read(tmp_path: Path, sizes: list[int], page_size: int, seed: int) -> None:
     """JPEGs of any size up to a whole page, padded behind their pixels, end at any place of a page."""
     jpeg = encode_jpeg(make_image(1), 90)
@@ -193,7 +194,7 @@ def test_part_of_another_export_is_started_anew_and_said(tmp_path: Path, change:
     ),
 )
 @example(stops=[22], damage=[("part", "flip", 0.21875)])  # between the tables and the first page
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60, 1200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bytes_do_not_depend_on_what_was_left(
     tmp_path: Path,
     stops: list[int],
@@ -281,14 +282,14 @@ def run(code: str, path: Path, *arguments: str) -> str:
     """Run code in a process of its own, and return what it prints."""
     path.with_suffix(".pickle").write_bytes(pickle.dumps(SAMPLES))
     command = [sys.executable, "-c", WRITE + code, str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=cases(100, 2000))
     assert not done.stderr, done.stderr
     assert done.returncode == 0
     path.with_suffix(".pickle").unlink()
     return done.stdout.rstrip("\n")
 
 
-@pytest.mark.parametrize(("pause", "longest", "rounds"), [(0.003, 0.1, 1), (0, 0.02, 20)])
+@pytest.mark.parametrize(("pause", "longest", "rounds"), [(0.003, 0.1, 1), (0, 0.02, cases(5, 100))])
 def test_killed_at_any_moment_and_gone_on_with(tmp_path: Path, pause: float, longest: float, rounds: int) -> None:
     path = tmp_path / "tiles.beton"
     assert int(run(KILL, path, str(pause), str(longest), str(rounds))) > 3

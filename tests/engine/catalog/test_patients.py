@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.errors import InputError
+from tests.campaign import cases
 
 NEEDS = "it needs the columns slide, patient (and may have site)"
 
@@ -99,7 +100,7 @@ def test_decimal_comma_where_the_delimiter_is_a_semicolon(tmp_path: Path) -> Non
     assert column(tmp_path, ["1,5", "2,"], ";").to_pylist() == ["1,5", "2,"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6)
     | st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=6)

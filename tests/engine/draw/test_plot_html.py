@@ -27,6 +27,7 @@ from slideduck.draw.page import page
 from slideduck.errors import StudyError
 from slideduck.palette import label_colours
 from slideduck.slides.reader import thumbnail
+from tests.campaign import cases
 from tests.rectangles import write_rois
 from tests.slides import write_slide
 
@@ -190,7 +191,7 @@ def test_page_of_a_real_slide_holds_its_tiles_and_rois(real_study: sd.Study, tmp
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
+@settings(max_examples=cases(15, 300))
 @given(
     rois=st.lists(
         st.tuples(

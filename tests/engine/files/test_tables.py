@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from slideduck.errors import InputError
 from slideduck.files.tables import Table, parse_numbers, read_table
+from tests.campaign import cases
 
 NEEDS = "it needs the columns name, x (and may have label)"
 
@@ -51,7 +52,7 @@ cell = st.text(
 table_rows = st.lists(st.tuples(cell.filter(bool), cell, cell), min_size=1, max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300, 6000), deadline=None)
 @given(
     rows=table_rows,
     delimiter=st.sampled_from(",;\t"),
@@ -166,7 +167,7 @@ def test_bad_numbers_are_reported_one_by_one(path: Path) -> None:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300, 6000), deadline=None)
 @given(st.lists(st.text("0123456789+-.eE_naif ", max_size=8), max_size=6))
 def test_fast_and_slow_reading_of_numbers_agree(texts: list[str]) -> None:
     texts = [text.strip() for text in texts]
@@ -179,7 +180,7 @@ def test_fast_and_slow_reading_of_numbers_agree(texts: list[str]) -> None:
             assert values[i] == alone[0] == strict[0] == float(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_numbers_keep_every_bit(numbers: list[float]) -> None:
     values, bad = parse_numbers([repr(number) for number in numbers])

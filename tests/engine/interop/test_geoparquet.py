@@ -21,6 +21,7 @@ from slideduck.errors import InputError
 from slideduck.rois.outlines import RoiOutline
 from slideduck.rois.read import RoiFile, parse_roi_file
 from slideduck.rois.wkb import polygons_from_wkb
+from tests.campaign import cases
 
 SQUARE = shapely.box(0, 0, 10, 10)
 TRIANGLE = shapely.Polygon([(20, 20), (30, 20), (30, 30)])
@@ -217,7 +218,7 @@ rings = st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=6)
 shape_lists = st.lists(st.lists(rings, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200, 4000), deadline=None)
 @given(shape_lists, st.booleans(), st.sampled_from([2, 3]), st.sampled_from(["iso", "extended"]), st.booleans())
 def test_polygons_of_every_dialect_are_read_as_shapely_reads_them(
     polygons: list[list[list[tuple[float, float]]]], is_multi: bool, dimensions: int, flavour: Any, is_little: bool
@@ -252,7 +253,7 @@ def opened(points: Sequence[Sequence[float]]) -> list[list[float]]:
     return ring
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300, 6000), deadline=None)
 @given(st.binary(max_size=40) | shape_lists.map(lambda p: shapely.to_wkb(shapely.Polygon(p[0][0]))), st.data())
 def test_damaged_bytes_are_refused(data: bytes, draw: st.DataObject) -> None:
     cut = data[: draw.draw(st.integers(0, len(data)))]

@@ -25,6 +25,7 @@ from slideduck.errors import InputError, StudyError
 from slideduck.interop.layout import joined_ring
 from slideduck.interop.rois import ROI_FORMATS, RoiExportReport
 from slideduck.palette import label_colours
+from tests.campaign import cases
 from tests.oracle import Region, repaired, without_nested_holes
 from tests.slides import write_slide
 
@@ -561,7 +562,11 @@ def effective(path: Path) -> dict[str, tuple[str | None, shapely.Geometry]]:
     return shapes
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=cases(60, 1200),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(content=drawings(), form=st.sampled_from(ROI_FORMATS), rule=st.sampled_from(["centre", "coverage"]))
 @pytest.mark.slow
 def test_any_rois_come_back_or_are_refused_by_name(pair: Pair, content: str, form: str, rule: str) -> None:
@@ -598,7 +603,7 @@ def test_any_rois_come_back_or_are_refused_by_name(pair: Pair, content: str, for
         assert union.symmetric_difference(shape).area <= 1e-6 * max(shape.area, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(polygons)
 def test_a_ring_that_crosses_itself_is_one_ring_again(points: list[tuple[float, float]]) -> None:
     assume(shapely.Polygon(points).is_simple or len(set(points)) >= 3)

@@ -24,6 +24,7 @@ from slideduck.interop.tiles import TileExportReport
 from slideduck.palette import label_colours
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
+from tests.campaign import cases
 from tests.slides import write_slide
 
 
@@ -212,7 +213,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sd.Study]:
         yield study
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(40, 800), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), which=st.sampled_from(["32", "21", "16"]))
 def test_merged_tiles_cover_what_the_tiles_cover(
     painted: sd.Study, data: st.DataObject, which: str, tmp_path_factory: pytest.TempPathFactory

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 import slideduck as sd
+from tests.campaign import cases
 
 SLIDES, ROIS, VERTICES = 28, 5, 500
 COLUMNS, TILE_PX = 40, 64
-KILLS = 50
+KILLS = cases(15, 300)
 
 #: Little memory makes many transactions of few slides each. What follows the name of the study comes once all is
 #: imported, so that one process can start while another works.

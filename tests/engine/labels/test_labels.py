@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.slides.grid import GridSpec, SlideGrid, lay
+from tests.campaign import cases
 from tests.oracle import Effective, Region, pairs, repaired, winner, without_nested_holes
 
 Points = list[tuple[float, float]]
@@ -103,7 +104,7 @@ RULES = [
 
 # 50 examples of ten slides each are 500 cases.
 @settings(
-    max_examples=50,
+    max_examples=cases(50, 1000),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
 )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import slideduck as sd
 from slideduck.errors import QueryError, SlideduckError, StudyError
 from slideduck.labels.query import COUNT_COLUMNS
+from tests.campaign import cases
 
 #: Slides of 60 × 60 base pixels in a grid of 6 × 6 tiles.
 LENGTH, SIDE, SLIDES = 60, 10, 3
@@ -201,7 +202,7 @@ def tiles_of(slide: int) -> list[str]:
 
 
 drawn_cases = settings(
-    max_examples=4,
+    max_examples=cases(4, 80),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

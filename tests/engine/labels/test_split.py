@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slideduck.errors import SplitError
 from slideduck.labels.balance import assign_sides, merge_by_site
+from tests.campaign import cases
 
 
 @st.composite
@@ -23,7 +24,7 @@ def cohorts(draw: st.DrawFn) -> tuple[list[str], np.ndarray]:
     return [f"p{i}" for i in rng.permutation(n)], tiles.astype(np.int64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60, 1200), deadline=None)
 @given(cohorts(), st.sampled_from([(0.7, 0.3), (0.5, 0.5), (0.25,) * 4]), st.integers(0, 5))
 def test_every_patient_has_one_side_and_no_side_is_empty(
     cohort: tuple[list[str], np.ndarray], fractions: tuple[float, ...], seed: int
@@ -32,7 +33,7 @@ def test_every_patient_has_one_side_and_no_side_is_empty(
     assert sorted(set(side.tolist())) == list(range(len(fractions)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40, 800), deadline=None)
 @given(cohorts(), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_order_of_the_rows_does_not_matter(cohort: tuple[list[str], np.ndarray], seed: int, random: object) -> None:
     names, tiles = cohort
@@ -51,7 +52,7 @@ def test_another_seed_gives_another_split() -> None:
     assert len(splits) == 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=cases(25, 500), deadline=None)
 @given(st.integers(0, 10_000))
 def test_balance_is_near_the_best_that_whole_patients_allow(seed: int) -> None:
     rng = np.random.default_rng(seed)

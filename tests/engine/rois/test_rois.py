@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from slideduck.errors import InputError
 from slideduck.rois.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
+from tests.campaign import cases
 
 SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
 TRIANGLE = [(1.0, 1.0), (5.0, 1.0), (3.0, 4.5)]
@@ -150,7 +151,7 @@ def as_array(points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
     return np.array(points, dtype=np.float64)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200, 4000), deadline=None)
 @given(st.lists(polygon_rings, min_size=1, max_size=3))
 def test_wkb_is_what_shapely_writes(parts: list[list[list[tuple[float, float]]]]) -> None:
     outline = RoiOutline("s", "r", None, tuple(tuple(map(as_array, part)) for part in parts), False, 1)
@@ -180,7 +181,7 @@ def check(rois: RoiFile, wanted: Rois) -> None:
         assert outline.slide == "slide"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150, 3000), deadline=None)
 @given(
     wanted=many_rois,
     order=st.permutations(["roi_name", "x_base", "y_base", "label"]),
@@ -213,7 +214,7 @@ def test_csv_round_trip(
     check(rois, wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(many_rois, st.booleans(), st.sampled_from([None, 2]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_geojson_round_trip(
     tmp_path_factory: pytest.TempPathFactory, wanted: Rois, as_list: bool, indent: int | None, encoding: str
@@ -229,7 +230,7 @@ def test_geojson_round_trip(
     check(rois, wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(many_rois, st.sampled_from(["utf-8", "utf-16", "us-ascii"]))
 def test_xml_round_trip(tmp_path_factory: pytest.TempPathFactory, wanted: Rois, encoding: str) -> None:
     root = ET.Element("Annotations")
@@ -664,7 +665,7 @@ PIECES = [
 damage = st.tuples(st.floats(0, 1), st.integers(0, 20), st.sampled_from(PIECES) | st.binary(max_size=3))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=cases(400, 8000), deadline=None)
 @given(st.sampled_from(WHOLE), st.lists(damage, min_size=1, max_size=5))
 def test_damaged_file_is_read_or_refused_with_its_name(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, damages: list[tuple[float, int, bytes]]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from slideduck.errors import BetonError
 from slideduck.slides.jpeg import decode_jpeg, encode_jpeg, jpeg_frame
+from tests.campaign import cases
 
 
 def decoded_by_ffcv(data: bytes, width: int, height: int) -> np.ndarray:
@@ -48,7 +49,7 @@ def test_real_tiles_decode_to_the_pixels_of_ffcv(real_tiles: list[np.ndarray], q
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 100), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 def test_any_image_decodes_to_the_pixels_of_ffcv(width: int, height: int, quality: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     data = encode_jpeg(image, quality)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from slideduck.errors import SlideError
 from slideduck.slides.grid import SlideGrid
 from slideduck.slides.reader import TileReader, thumbnail
+from tests.campaign import cases
 from tests.slides import synthetic_image, write_slide
 
 LEVEL_0 = SlideGrid(extract_px=64, stride=64, n_columns=1, n_rows=1, level=0, level_downsample=1.0, read_px=64)
@@ -56,7 +57,7 @@ def test_tile_of_its_own_size_is_copied(slide: Path, image: np.ndarray) -> None:
     tile_px=st.integers(1, 120),
     at=st.tuples(st.integers(0, 180), st.integers(0, 80)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60, 1200), deadline=None)
 def test_tile_is_averaged_when_shrunk_and_bilinear_when_enlarged(
     slide: Path, image: np.ndarray, read_px: int, tile_px: int, at: tuple[int, int]
 ) -> None:

@@ -33,6 +33,7 @@ from slideduck.slides.grid import GridSpec, SlideGrid, lay
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored import StoredLevel, find_stored_level
 from slideduck.slides.stored_reader import StoredReader, choose_reader
+from tests.campaign import cases
 from tests.slides import synthetic_image, write_slide
 from tests.small_betons import contents, load
 
@@ -486,7 +487,7 @@ def test_a_damaged_tile_is_read_by_openslide_or_refused(name: str, image: RGB, t
     value=st.integers(0, 255),
     length=st.integers(1, 40),
 )
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(120, 2400), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_never_gives_other_pixels(
     kind: str, part: float, value: int, length: int, image: RGB, tmp_path: Path
 ) -> None:
@@ -511,7 +512,7 @@ def test_damage_never_gives_other_pixels(
         assert found == expected or (isinstance(expected, str) and "Corrupt JPEG data: bad Huffman" in expected)
 
 
-DAMAGED_TIFFS = 80
+DAMAGED_TIFFS = cases(40, 1600)
 
 
 def try_damaged_tiffs(first: int, folder: Path) -> None:

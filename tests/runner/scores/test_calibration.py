@@ -22,6 +22,7 @@ from slideduck.runner.scores.calibration import (
     reliability,
     with_temperature,
 )
+from tests.campaign import cases
 
 
 def test_calibration_error_by_hand() -> None:
@@ -70,7 +71,7 @@ def test_a_temperature_stays_within_its_bounds() -> None:
     assert fit_temperature(np.array([[0.0, -np.inf], [0.0, -np.inf]]), np.array([0, 0])) > 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=cases(50, 1000))
 @given(st.integers(0, 2**32 - 1), st.integers(2, 80))
 def test_thresholds_are_the_best_of_all(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from sklearn import metrics as reference
 
 from slideduck.runner.scores.metrics import compute_metrics, ranked_scores
 from slideduck.runner.scores.predictions import ClassPredictions
+from tests.campaign import cases
 
 
 @st.composite
@@ -61,7 +62,7 @@ def compare(metrics: dict[str, object], prefix: str, labels: np.ndarray, scores:
         same("macro_auroc", float(np.mean(defined)) if defined else math.nan)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=cases(60, 1200))
 @given(predicted())
 def test_metrics_are_those_of_scikit_learn(case: tuple[ClassPredictions, np.ndarray, np.ndarray, int]) -> None:
     predictions, slides, patients, n_classes = case

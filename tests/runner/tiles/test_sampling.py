@@ -23,6 +23,7 @@ from slideduck.runner.tiles.open import open_data
 from slideduck.runner.tiles.rows import class_weights
 from slideduck.runner.tiles.sampling import Sampler, clipped_rows, group_tiles, make_sampler
 from slideduck.runner.training.train import train
+from tests.campaign import cases
 from tests.runner.betons import TileSpec, stripes, two_textures, write_beton
 
 BETON = Path("tiles.beton")
@@ -64,7 +65,7 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def drawn_cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 9999)))
     rows = rng.permutation(120)[: draw(st.integers(8, 120))]
     sample = draw(st.sampled_from(["natural", "label", "slide", "patient,slide", "slide,label", "site,label,grid_y"]))
@@ -74,8 +75,8 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(rows, {**chosen, "seed": draw(st.integers(0, 3))}, draw(st.integers(1, 8)), draw(st.integers(1, 4)))
 
 
-@settings(max_examples=150, deadline=None)
-@given(case=cases(), epoch=st.integers(0, 50))
+@settings(max_examples=cases(150, 3000), deadline=None)
+@given(case=drawn_cases(), epoch=st.integers(0, 50))
 def test_ranks_together_see_what_one_sees(sidecar: Sidecar, case: Case, epoch: int) -> None:
     try:
         chosen = sampler(sidecar, case.rows, **case.settings)
@@ -206,7 +207,7 @@ def test_what_cannot_be_sampled_is_refused(sidecar: Sidecar, settings: dict[str,
     assert str(error.value) == message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40, 800), deadline=None)
 @given(clip=st.integers(1, 60), seed=st.integers(0, 5))
 def test_clipping_leaves_exactly_the_number_that_was_given(sidecar: Sidecar, clip: int, seed: int) -> None:
     rows = np.arange(sidecar.samples)

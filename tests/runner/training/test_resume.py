@@ -16,6 +16,7 @@ from slideduck.errors import DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
+from tests.campaign import cases
 from tests.runner.training.test_train import assert_same_run
 
 # 240 training tiles: 7 steps of 32 an epoch. Batch norm and dropout have a state of their own.
@@ -58,7 +59,7 @@ def whole(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(cases(3, 60)))
 def test_stopped_at_random_steps_it_goes_on_to_the_same_curve(
     seed: int, beton: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

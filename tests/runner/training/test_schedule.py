@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slideduck.runner.training.schedule import lr_at, plateau_factor
+from tests.campaign import cases
 
 
 def test_by_hand() -> None:
@@ -24,7 +25,7 @@ def test_without_warmup_the_first_step_has_the_highest_rate() -> None:
     assert lr_at(0, lr=0.1, warmup_steps=0, total_steps=10) == pytest.approx(0.1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100, 2000), deadline=None)
 @given(
     warmup=st.integers(0, 50),
     decay=st.integers(1, 200),
