@@ -1,7 +1,8 @@
 """Every error that slideduck raises for the user's mistakes, in one tree under `SlideduckError`.
 
-A message names what was wrong and its value, where it stands, and what to do. The CLI prints it and
-exits with 1; anything else that escapes is a bug of ours and keeps its traceback.
+A message names what was wrong and its value, where it stands, and what to do: an argument as `grid` or
+`jpeg='auto'`, in whose place the CLI prints the option (see `slideduck.words`). The CLI exits with 1 then;
+anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -1,11 +1,29 @@
-"""How the program speaks: numbers with their nouns, a few names of many, and what it tells people on standard error."""
+"""How the program speaks: numbers with their nouns, a few names of many, and what it tells people on standard error.
+
+A text names an argument of the function that was called in backquotes, with its value where there is one: `grid`,
+`jpeg='auto'`, `overwrite=True`. That is for programs. Whoever ran a command wants its option, and while one runs
+`message` says that in its place; see `arguments_said_as`.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
 
-__all__ = ["counted", "listed", "message", "print_names", "some"]
+__all__ = ["Said", "arguments_said_as", "counted", "listed", "message", "print_names", "some"]
+
+#: Takes the name of an argument, and its value or None; returns what is said for both, such as ``--jpeg auto``, or
+#: None where the text is to stay as it is.
+Said: TypeAlias = Callable[[str, str | None], str | None]
+
+#: An argument that a text names, and its value, with quotes or without.
+_ARGUMENT = re.compile(r"`(\w+)(?:=(?:'([^'`]*)'|([^'`]+)))?`")
+
+#: What arguments are said as now; the last one holds.
+_said_as: list[Said] = []
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -24,8 +42,26 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
+@contextmanager
+def arguments_said_as(said: Said) -> Iterator[None]:
+    """Let `message` say something else for the arguments that texts name, while the block runs.
+
+    Parameters
+    ----------
+    said : callable
+        What is said for an argument; see `Said`.
+    """
+    _said_as.append(said)
+    try:
+        yield
+    finally:
+        _said_as.remove(said)
+
+
 def message(text: str) -> None:
     """Tell the user something that is not data, on standard error."""
+    if _said_as:
+        text = _ARGUMENT.sub(lambda found: _said_as[-1](found[1], found[2] or found[3]) or found[0], text)
     print(text, file=sys.stderr, flush=True)
 
 

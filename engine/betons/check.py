@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -28,11 +29,12 @@ from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
 from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.header import read_header
+from slideduck.work.ordered import in_order
 
 __all__ = ["BetonReport", "Problem", "verify_beton"]
 
-#: Tiles that a thread takes at a time.
-_BATCH = 64
+#: Tiles and pages in flight for each thread.
+_AHEAD = 64
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -405,12 +407,13 @@ class _Check:
         return os.pread(self.fd, min(count, max(size - offset, 0)), offset)
 
     def _each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Do some work in threads, and give the results in their order; batches bound what waits."""
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="slideduck-verify") as pool:
-            listed = list(items)
-            for first in range(0, len(listed), _BATCH * self.threads):
-                batch = listed[first : first + _BATCH * self.threads]
-                yield from pool.map(work, batch)
+        """Do some work in threads, and give the results in their order."""
+        with (
+            ThreadPoolExecutor(self.threads, thread_name_prefix="slideduck-verify") as pool,
+            closing(in_order(pool, work, items, ahead=_AHEAD * self.threads)) as running,
+        ):
+            for _, future in running:
+                yield future.result()
 
     def _add(self, row: int | None, problem: str, slide: str | None = None) -> None:
         """Note a problem, with the names of its tile where they are known."""

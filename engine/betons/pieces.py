@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from slideduck.betons.encode import TileMaker
 from slideduck.betons.plan import ExportPlan
 from slideduck.errors import SlideError
+from slideduck.work.ordered import in_order
 
 __all__ = ["EncodedRun", "Unread", "encoded_runs"]
 
@@ -104,8 +105,9 @@ def encoded_runs(
     are open are bounded. When the iterator is closed, or anything is raised, the threads have ended.
     """
     stop = threading.Event()
-    pending: deque[tuple[_Piece, Future[_Runs]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="slideduck-export")
+    #: A piece of each slide that may be open.
+    opened: dict[int, _Piece] = {}
 
     def pieces() -> Iterator[_Piece]:
         for slide in plan.slides_of(rows) if rows else ():
@@ -120,30 +122,22 @@ def encoded_runs(
             step = _tiles_of_piece(plan, slide)
             for row in range(of_slide.start, of_slide.stop, step):
                 end = min(row + step, of_slide.stop)
-                yield _Piece(slide, maker, range(row, end), end == of_slide.stop)
+                opened[slide] = _Piece(slide, maker, range(row, end), end == of_slide.stop)
+                yield opened[slide]
 
-    def work(piece: _Piece) -> _Runs:
-        return _encoded(plan, piece, stop, skip_errors)
-
-    def oldest() -> _Runs:
-        piece, future = pending[0]
-        runs = future.result()
-        pending.popleft()
-        if piece.ends_slide:
-            piece.close()
-        return runs
-
+    work = partial(_encoded, plan, stop=stop, skip_errors=skip_errors)
+    running = in_order(pool, work, pieces(), ahead=2 * threads + 2)
     try:
-        for piece in pieces():
-            pending.append((piece, pool.submit(work, piece)))
-            if len(pending) >= 2 * threads + 2:
-                yield from oldest()
-        while pending:
-            yield from oldest()
+        for piece, future in running:
+            runs = future.result()
+            if piece.ends_slide:
+                opened.pop(piece.slide, piece).close()
+            yield from runs
     finally:
         stop.set()
+        running.close()
         pool.shutdown(wait=True, cancel_futures=True)
-        for piece, _ in pending:
+        for piece in opened.values():
             piece.close()
 
 
@@ -155,7 +149,7 @@ def _tiles_of_piece(plan: ExportPlan, slide: int) -> int:
     return min(max(most_px // max(read_px, plan.tile_px) ** 2, 1), most_tiles)
 
 
-def _encoded(plan: ExportPlan, piece: _Piece, stop: threading.Event, skip_errors: bool) -> _Runs:
+def _encoded(plan: ExportPlan, piece: _Piece, *, stop: threading.Event, skip_errors: bool) -> _Runs:
     """Read and encode a piece."""
     try:
         maker = piece.maker.result()

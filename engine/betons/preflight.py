@@ -12,7 +12,7 @@ import numpy as np
 from slideduck.betons.format import PAGE_SIZE
 from slideduck.betons.plan import ExportPlan
 from slideduck.errors import DiskFullError, SlideError, StudyError
-from slideduck.slides.header import read_header
+from slideduck.slides.identity import require_added_file
 
 __all__ = ["check_passthrough", "check_space", "unusable_slides"]
 
@@ -35,27 +35,13 @@ def unusable_slides(plan: ExportPlan, rows: range) -> dict[int, str]:
 def _why_unusable(plan: ExportPlan, slide: int) -> str | None:
     info, (size, mtime) = plan.slides[slide], plan.files[slide]
     try:
-        now = os.stat(info.path)
-    except OSError as error:
-        return (
-            f"slide {info.slide!r}: {info.path} cannot be read: {error.strerror}; put the file back, "
-            "or add it from where it is now"
-        )
-    # A file that was copied has another time: then what is in it decides.
-    if now.st_size != size or (now.st_mtime != mtime and _fingerprint(info.path) != info.fingerprint):
-        return (
-            f"slide {info.slide!r} has changed: {info.path} is not the file that was added; "
-            "add it again, and label anew"
-        )
+        require_added_file(
+            info.slide, info.path, size=size, mtime=mtime, fingerprint=info.fingerprint,
+            remedy="add it again, and label anew",
+        )  # fmt: skip
+    except SlideError as error:
+        return str(error)
     return None
-
-
-def _fingerprint(path: str) -> str | None:
-    """Return the fingerprint of a slide, None if it does not open."""
-    try:
-        return read_header(Path(path), default_mpp=1.0).fingerprint
-    except SlideError:
-        return None
 
 
 def check_passthrough(

@@ -16,8 +16,9 @@ import click
 
 import slideduck
 from slideduck.cli.contents import MODULES, SECTIONS
+from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
-from slideduck.words import message
+from slideduck.words import arguments_said_as, message
 
 __all__ = ["cli"]
 
@@ -112,15 +113,16 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and end with the exit status of what it raises."""
-        try:
-            return super().invoke(ctx)
-        except SlideduckError as error:
-            message(f"error: {error}")
-            ctx.exit(1)
-        except BrokenPipeError:
-            # The reader, such as `head`, has what it wanted.
-            sys.stderr.close()
-            ctx.exit(0)
+        with arguments_said_as(lambda name, value: option_said(self, ctx.invoked_subcommand, name, value)):
+            try:
+                return super().invoke(ctx)
+            except SlideduckError as error:
+                message(f"error: {error}")
+                ctx.exit(1)
+            except BrokenPipeError:
+                # The reader, such as `head`, has what it wanted.
+                sys.stderr.close()
+                ctx.exit(0)
 
 
 @contextmanager

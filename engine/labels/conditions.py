@@ -48,11 +48,12 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
         If it needs what is not measured; see `refuse_unmeasured`.
     """
     with refusing(where, tiles.columns):
+        chosen = tiles.filter(where)
         problem = not_boolean(tiles, where)
         if problem is not None:
             raise bad_condition(where, tiles.columns, problem)
         refuse_unmeasured(handle, tiles, where)
-        return tiles.filter(where)
+        return chosen
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from slideduck.slides.grid import SlideGrid
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
+from slideduck.work.ordered import in_order
 
 __all__ = ["QcReport", "qc"]
 
@@ -222,11 +222,14 @@ class _Job:
 
     slide: QcSlide
     measurement: SlideMeasurement
-    at_work: int = 0
-    submitted: bool = False
     shown: int = 0
     error: SlideError | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def fail(self, error: SlideError) -> None:
+        """Keep the first error, and let the pieces that are left be passed over."""
+        self.error = self.error or error
+        self.stop.set()
 
 
 def _measured(
@@ -237,59 +240,52 @@ def _measured(
     Pieces of several slides are in flight at once, as many as keep the threads busy, so that small slides do not
     wait for each other, and memory and the number of open files are bounded.
     """
-    pending: deque[tuple[_Job, Piece, Future[list[Part]]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="slideduck-qc")
+    #: The slides that are not done with.
+    jobs: dict[int, _Job] = {}
 
-    def oldest() -> _Job:
-        job, piece, future = pending.popleft()
-        job.at_work -= 1
-        try:
-            parts = future.result()
-            if job.error is None:
-                job.measurement.add(parts)
-                job.shown += piece.tiles
-                advance(piece.tiles)
-        except SlideError as error:
-            job.error = job.error or error
-            job.stop.set()
-        return job
-
-    def ended(job: _Job) -> Iterator[tuple[QcSlide, SlideMeasurement | SlideError]]:
-        if not job.submitted or job.at_work:
-            return
-        job.measurement.close()
-        if job.slide.tiles > job.shown:
-            advance(job.slide.tiles - job.shown)
-        yield job.slide, job.error or job.measurement
-
-    try:
+    def pieces() -> Iterator[tuple[_Job, Piece | None]]:
+        """Yield the pieces of each slide, and None behind its last."""
         for item in todo:
             job = _Job(item.slide, SlideMeasurement(item.slide, item.measures, level))
+            jobs[id(job)] = job
             try:
                 for piece in job.measurement.pieces():
                     if job.stop.is_set():
                         break
-                    job.at_work += 1
-                    pending.append((job, piece, pool.submit(_work, piece, job.stop)))
-                    while len(pending) >= 2 * threads + 2:
-                        yield from ended(oldest())
+                    yield job, piece
             except SlideError as error:
-                job.error = job.error or error
-                job.stop.set()
-            job.submitted = True
-            yield from ended(job)
-        while pending:
-            yield from ended(oldest())
+                job.fail(error)
+            yield job, None
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="slideduck-qc")
+    running = in_order(pool, lambda item: _work(*item), pieces(), ahead=2 * threads + 2)
+    try:
+        for (job, piece), future in running:
+            if piece is None:
+                jobs.pop(id(job)).measurement.close()
+                if job.slide.tiles > job.shown:
+                    advance(job.slide.tiles - job.shown)
+                yield job.slide, job.error or job.measurement
+                continue
+            try:
+                parts = future.result()
+                if job.error is None:
+                    job.measurement.add(parts)
+                    job.shown += piece.tiles
+                    advance(piece.tiles)
+            except SlideError as error:
+                job.fail(error)
     finally:
-        for job, _, _ in pending:
+        for job in jobs.values():
             job.stop.set()
+        running.close()
         pool.shutdown(wait=True, cancel_futures=True)
-        for job, _, _ in pending:
+        for job in jobs.values():
             job.measurement.close()
 
 
-def _work(piece: Piece, stop: threading.Event) -> list[Part]:
-    return [] if stop.is_set() else piece.work()
+def _work(job: _Job, piece: Piece | None) -> list[Part]:
+    return [] if piece is None or job.stop.is_set() else piece.work()
 
 
 # -------------------------------------------------------------------------------------- keeping it

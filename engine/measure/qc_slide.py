@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,6 @@ import openslide
 import pyarrow as pa
 
 from slideduck import __version__
-from slideduck.errors import SlideError
 from slideduck.measure.qc_measures import (
     MEASURES,
     PIXEL_MEASURES,
@@ -29,7 +27,7 @@ from slideduck.measure.qc_measures import (
     tissue_mask,
 )
 from slideduck.slides.grid import SlideGrid
-from slideduck.slides.header import read_header
+from slideduck.slides.identity import require_added_file
 from slideduck.slides.reader import TileReader, resized, thumbnail
 from slideduck.slides.stored_reader import StoredReader, choose_reader
 
@@ -122,22 +120,10 @@ class QcSlide:
         SlideError
             If it is not, or cannot be read.
         """
-        try:
-            now = os.stat(self.path)
-        except OSError as error:
-            raise SlideError(
-                f"slide {self.slide!r}: {self.path} cannot be read: {error.strerror}; put the file back, or add it "
-                "from where it is now"
-            ) from error
-        # A file that was copied has another time: then what is in it decides.
-        if now.st_size == self.bytes and (
-            now.st_mtime == self.mtime or read_header(self.path, default_mpp=1.0).fingerprint == self.fingerprint
-        ):
-            return
-        raise SlideError(
-            f"slide {self.slide!r} has changed: {self.path} is not the file that was added; add it again, and lay "
-            "the grid anew"
-        )
+        require_added_file(
+            self.slide, self.path, size=self.bytes, mtime=self.mtime, fingerprint=self.fingerprint,
+            remedy="add it again, and lay the grid anew",
+        )  # fmt: skip
 
 
 def source(slide: QcSlide, measure: str, level: str) -> dict[str, Any]:

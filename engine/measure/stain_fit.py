@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,7 @@ from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import some
+from slideduck.work.ordered import in_order
 
 __all__ = [
     "StainReport",
@@ -112,18 +114,14 @@ def fit_stain(
     with (
         track("Fitting stains", len(todo), "slides", show=handle.progress) as advance,
         ThreadPoolExecutor(threads, thread_name_prefix="slideduck-stain") as pool,
+        closing(in_order(pool, lambda slide: fit_slide(slide, method), todo, ahead=2 * threads)) as running,
     ):
-        futures = [pool.submit(fit_slide, slide, method) for slide in todo]
-        try:
-            for slide, future in zip(todo, futures, strict=True):
-                try:
-                    _store(handle, slide, future.result())
-                except (SlideError, ResolutionError) as error:
-                    failed[slide.slide] = str(error)
-                advance(1)
-        finally:
-            for future in futures:
-                future.cancel()
+        for slide, future in running:
+            try:
+                _store(handle, slide, future.result())
+            except (SlideError, ResolutionError) as error:
+                failed[slide.slide] = str(error)
+            advance(1)
     names = {slide.slide for slide, _ in chosen} - set(failed)
     found = [(slide, fit) for slide, fit in list_stain_slides(handle, method) if slide.slide in names and fit]
     return StainReport(

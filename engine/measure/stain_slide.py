@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,7 +14,7 @@ from slideduck.errors import SlideError
 from slideduck.measure.qc_measures import TISSUE_UM_PER_PX, box_sums, is_pen, tissue_mask
 from slideduck.measure.stain import ALPHA, BETA, IO, MacenkoFit, ReinhardFit, StainFit, fit_to_json
 from slideduck.slides.grid import GridSpec, lay, tile_origin
-from slideduck.slides.header import read_header
+from slideduck.slides.identity import require_added_file
 from slideduck.slides.reader import TileReader, thumbnail
 
 __all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels"]
@@ -128,7 +126,7 @@ def fit_slide(slide: StainSlide, method: str) -> SlideFit:
     SlideError
         If it cannot be read, is not the file that was added, or has too little tissue, or no two stains.
     """
-    _check_file(slide)
+    require_added_file(slide.slide, slide.path, size=slide.bytes, mtime=slide.mtime, fingerprint=slide.fingerprint)
     pixels = tissue_pixels(slide)
     fit = _macenko(slide, pixels) if method == "macenko" else _reinhard(slide, pixels)
     return SlideFit(fit, len(pixels), f"torchstain {version('torchstain')}")
@@ -279,22 +277,3 @@ def _lab(rgb: RGB) -> npt.NDArray[np.float32]:
 def _leave_out(slide: StainSlide) -> str:
     quoted = slide.slide.replace("'", "''")
     return f"leave it out with --where \"slide <> '{quoted}'\""
-
-
-def _check_file(slide: StainSlide) -> None:
-    """Make sure that the file is the one that was added."""
-    try:
-        now = os.stat(slide.path)
-    except OSError as error:
-        raise SlideError(
-            f"slide {slide.slide!r}: {slide.path} cannot be read: {error.strerror}; put the file back, or add it from "
-            "where it is now"
-        ) from error
-    # A file that was copied has another time: then what is in it decides.
-    same = now.st_size == slide.bytes and (
-        now.st_mtime == slide.mtime or read_header(Path(slide.path), default_mpp=1.0).fingerprint == slide.fingerprint
-    )
-    if not same:
-        raise SlideError(
-            f"slide {slide.slide!r} has changed: {slide.path} is not the file that was added; add it again"
-        )

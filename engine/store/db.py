@@ -122,19 +122,59 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+#: The transactions that are open, by the connection's id: what failed in blocks within them.
+_failed_within: dict[int, list[BaseException]] = {}
+
+
 @contextmanager
 def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Run a block as one transaction: all of it is kept, or on any exception none."""
-    con.execute("BEGIN TRANSACTION")
+    """Run a block as one transaction: all of it is kept, or on any exception none.
+
+    A block within a block joins the outer transaction, which alone commits.
+
+    Raises
+    ------
+    StudyError
+        If a block within failed and its error was caught: nothing of the outer block is kept. Also if a transaction
+        was begun by hand.
+    """
+    key = id(con)
+    if key in _failed_within:
+        try:
+            yield
+        except BaseException as error:
+            _failed_within[key].append(error)
+            raise
+        return
+    _begin(con)
+    _failed_within[key] = []
     try:
         with translated():
             yield
+            for failed in _failed_within[key]:
+                raise StudyError(
+                    f"a step of this transaction failed, and its error was caught: {failed}; nothing was kept: let the "
+                    "error end the block, or run the step in a transaction of its own"
+                ) from failed
             con.execute("COMMIT")
     except BaseException:
         # A failed COMMIT has rolled back already; there is then nothing left to undo.
         with suppress(duckdb.Error):
             con.execute("ROLLBACK")
         raise
+    finally:
+        del _failed_within[key]
+
+
+def _begin(con: duckdb.DuckDBPyConnection) -> None:
+    """Begin a transaction."""
+    try:
+        con.execute("BEGIN TRANSACTION")
+    except duckdb.TransactionException as error:
+        raise StudyError(
+            "a transaction was begun by hand on this study's connection; end it with COMMIT or ROLLBACK first, or use "
+            "study.atomic()"
+        ) from error
 
 
 @contextmanager

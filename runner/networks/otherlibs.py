@@ -99,7 +99,7 @@ def build_timm(
             hub = encoder.hub if encoder else name.partition(":")[2]
             where = (
                 f"; nothing is fetched from the hub: get its weights with hf download {hub} --local-dir DIR (then "
-                "--weights DIR), or put HF_HUB_OFFLINE=0 before the command"
+                "`weights='DIR'`), or put HF_HUB_OFFLINE=0 before the command"
             )
         raise ConfigError(f"model {model!r} cannot be built: {type(error).__name__}: {error}{where}") from error
     fit = FitInput(input_px or (encoder.input_px if encoder else 0), patch_px)
@@ -165,7 +165,7 @@ def build_monai(
     except Exception as error:
         raise ConfigError(
             f"model {model!r} cannot be built: {type(error).__name__}: {error}; "
-            "for a network with further arguments write a function of your own: --model module:function"
+            "for a network with further arguments write a function of your own: `model='module:function'`"
         ) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model {model!r} is a {type(network).__name__}, not a network; such as DenseNet121")

@@ -139,8 +139,8 @@ def _of_hub(library: Any, name: str) -> HfSource:
             raise ConfigError(f"model 'hf:{name}' cannot be fetched: {_first(error)}") from error
         raise ConfigError(
             f"model 'hf:{name}' is not on this machine: there is no folder {name!r}, and the cache of the Hugging Face "
-            f"hub does not have it; fetch it with: hf download {name} --local-dir DIR (then --model hf:DIR), or put "
-            "HF_HUB_OFFLINE=0 before the command"
+            f"hub does not have it; fetch it with: hf download {name} --local-dir DIR (then `model='hf:DIR'`), or "
+            "put HF_HUB_OFFLINE=0 before the command"
         ) from error
     return HfSource(config, name, read_pixels(Path(preprocessor).parent) if preprocessor else None)
 

@@ -94,7 +94,7 @@ class FeatureFiles:
             if facts.get(name) != value:
                 raise RunError(
                     f"{path} is there, of {name} {facts.get(name)!r} in place of {value!r}; replace it with "
-                    "--overwrite, or name another folder"
+                    "`overwrite=True`, or name another folder"
                 )
         self.width = width
         return n_tiles == tiles.n_tiles
@@ -156,7 +156,7 @@ def _read_facts(path: Path) -> tuple[dict[str, str], int, int]:
             return {key: str(value) for key, value in file.attrs.items()}, width, n_tiles
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{path} is there, and is no file of features ({error}); replace it with --overwrite, or name another "
+            f"{path} is there, and is no file of features ({error}); replace it with `overwrite=True`, or name another "
             "folder"
         ) from error
 

@@ -68,7 +68,7 @@ class Passes:
         if self.mc_dropout and not dropout_layers(trained.network):
             raise RunError(
                 f"{trained.run}: model {trained.config.model!r} has no dropout layer with a rate above 0, and so no "
-                "MC dropout; train a network with dropout, or leave --mc-dropout out"
+                "MC dropout; train a network with dropout, or leave `mc_dropout` out"
             )
 
 

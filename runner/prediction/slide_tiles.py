@@ -5,9 +5,8 @@ They are made as an export makes them, by `slideduck.betons.encode`, and decoded
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +25,7 @@ from slideduck.slides.grid import SlideGrid
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 from slideduck.words import message
+from slideduck.work.ordered import in_order
 
 __all__ = ["GridSlide", "choose_grid", "choose_slides", "read_tiles"]
 
@@ -144,7 +144,7 @@ def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
         size = f"--tile-um {own['tile_um']:g}" if own["tile_um"] else f"--tile-um {own['magnification']:g}x"
         raise StudyError(
             f"{study.path.name} has no grid {wanted!r}{what}; it has {', '.join(names) or 'none'}: name one "
-            f"with --grid, or make it with: slideduck tile {study.path.name} "
+            f"with `grid`, or make it with: slideduck tile {study.path.name} "
             f"--tile-px {own['tile_px']} {size}"
         )
     row = study.con.execute("SELECT tile_px, tile_um, magnification FROM grids WHERE grid = $1", [wanted]).fetchone()
@@ -197,26 +197,15 @@ def _batches(
     pool: ThreadPoolExecutor,
 ) -> Generator[NDArray[np.uint8], None, None]:
     """Yield tiles in their order, read by the pool's threads a few batches ahead."""
-    firsts = iter(range(0, n_tiles, _PIECE_TILES))
+    pieces = ((first, min(first + _PIECE_TILES, n_tiles)) for first in range(0, n_tiles, _PIECE_TILES))
     ahead = 2 * threads + -(-2 * batch_size // _PIECE_TILES)
-    reading: deque[Future[list[NDArray[np.uint8]]]] = deque()
     ready: list[NDArray[np.uint8]] = []
-    try:
-        while True:
-            while len(reading) < ahead and (first := next(firsts, None)) is not None:
-                reading.append(pool.submit(read, first, min(first + _PIECE_TILES, n_tiles)))
-            if not reading:
-                break
-            ready.extend(reading.popleft().result())
+    # The reader is closed next: no thread may be reading then.
+    with closing(in_order(pool, lambda piece: read(*piece), pieces, ahead=ahead)) as running:
+        for _, future in running:
+            ready.extend(future.result())
             while len(ready) >= batch_size:
                 yield np.stack(ready[:batch_size])
                 del ready[:batch_size]
-        if ready:
-            yield np.stack(ready)
-    finally:
-        for future in reading:
-            future.cancel()
-        # The reader is closed next: no thread may be reading then.
-        for future in reading:
-            if not future.cancelled():
-                future.exception()
+    if ready:
+        yield np.stack(ready)

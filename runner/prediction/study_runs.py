@@ -47,7 +47,7 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
         what = "another checkpoint of run" if row[0] == str(trained.run) else f"the run {row[0]}, also called"
         raise RunError(
             f"{study.path.name} holds {'predictions' if has else 'features'} of {what} {name!r}; "
-            "replace all of them with --overwrite"
+            "replace all of them with `overwrite=True`"
             + ("" if row[0] == str(trained.run) else ", or rename the run folder")
         )
     passes = passes or Passes()
@@ -69,7 +69,7 @@ def _register_passes(study: Study, name: str, passes: Passes | None, *, has_pred
     if has_predictions and not overwrite:
         raise RunError(
             f"{study.path.name} holds predictions of run {name!r} with {held}, not {passes}; "
-            "replace all of them with --overwrite"
+            "replace all of them with `overwrite=True`"
         )
     with study.atomic():
         study.con.execute("DELETE FROM predictions WHERE run = $1", [name])

@@ -167,7 +167,7 @@ def _of_beton(
     warn_of_other_tiles(trained, sidecar, beton)
     own = str(sidecar.raw["grid"]["name"])
     if grid is not None and grid != own:
-        raise BetonError(f"{beton} has tiles of grid {own!r} alone; leave --grid out, or give the study")
+        raise BetonError(f"{beton} has tiles of grid {own!r} alone; leave `grid` out, or give the study")
     unknown = sorted(set(names or ()) - {slide.slide for slide in sidecar.slides})
     if unknown:
         raise BetonError(f"{beton} has no slide {', '.join(map(repr, unknown))}; its side-car lists those that it has")

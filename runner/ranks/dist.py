@@ -135,7 +135,7 @@ def joined(timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Place]:
     world_size = max(1, _environment_number("WORLD_SIZE", 1)) if joining else 1
     gpus = torch.cuda.device_count()
     if 0 < gpus <= local_rank:
-        raise ConfigError(f"LOCAL_RANK={local_rank} but {visible(gpus)}; start with --nproc {gpus}")
+        raise ConfigError(f"LOCAL_RANK={local_rank} but {visible(gpus)}; start with `nproc={gpus}`")
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     threads = max(1, cores() // local_world_size)
     torch.set_num_threads(threads)

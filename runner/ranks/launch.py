@@ -67,27 +67,27 @@ class Launch:
     def __post_init__(self) -> None:
         """Refuse what cannot be started."""
         if self.nnodes < 1:
-            raise ConfigError(f"--nnodes is {self.nnodes}; it must be a number of machines from 1")
+            raise ConfigError(f"`nnodes` is {self.nnodes}; it must be a number of machines from 1")
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigError(
-                f"--node-rank is {self.node_rank}; with --nnodes {self.nnodes} it must be from 0 to {self.nnodes - 1}, "
+                f"`node_rank` is {self.node_rank}; with `nnodes={self.nnodes}` it must be from 0 to {self.nnodes - 1}, "
                 "another on each machine"
             )
         if self.restarts < 0:
-            raise ConfigError(f"--restarts is {self.restarts}; it must be 0 or more")
+            raise ConfigError(f"`restarts` is {self.restarts}; it must be 0 or more")
         # So long a time is a slip, and torch cannot count it.
         if not 0 < self.timeout_minutes <= 60 * 24 * 7:
             raise ConfigError(
-                f"--timeout-minutes is {self.timeout_minutes:g}; it must be above 0, and a week (10080) at most"
+                f"`timeout_minutes` is {self.timeout_minutes:g}; it must be above 0, and a week (10080) at most"
             )
         if self.nnodes == 1:
             if self.rendezvous is not None:
-                raise ConfigError(f"--rendezvous is {self.rendezvous!r} but --nnodes is 1; give how many machines meet")
+                raise ConfigError(f"`rendezvous` is {self.rendezvous!r} but `nnodes` is 1; give how many machines meet")
             return
         host, colon, port = (self.rendezvous or "").rpartition(":")
         if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigError(
-                f"--rendezvous is {self.rendezvous!r}; with --nnodes {self.nnodes} it must be HOST:PORT of node 0, the "
+                f"`rendezvous` is {self.rendezvous!r}; with `nnodes={self.nnodes}` it must be HOST:PORT of node 0, the "
                 "same on each machine, such as 10.0.0.1:29500"
             )
 
@@ -108,9 +108,9 @@ def resolve_nproc(nproc: str | int) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise ConfigError(f"--nproc is {nproc!r}; it must be auto, or a number of processes from 1")
+        raise ConfigError(f"`nproc` is {nproc!r}; it must be auto, or a number of processes from 1")
     if 0 < gpus < count:
-        raise ConfigError(f"--nproc is {count} but {visible(gpus)}; start with --nproc {gpus}")
+        raise ConfigError(f"`nproc` is {count} but {visible(gpus)}; start with `nproc={gpus}`")
     return count
 
 
@@ -191,12 +191,12 @@ def _not_met(how: Launch, error: Exception) -> RunError:
     where, text = f"node {how.node_rank} of {how.nnodes}", str(error).lower()
     if "eaddrinuse" in text or "address already in use" in text:
         return RunError(
-            f"{where} cannot open {how.rendezvous}: the port is in use; give another --rendezvous on each machine"
+            f"{where} cannot open {how.rendezvous}: the port is in use; give another `rendezvous` on each machine"
         )
     others = "the others" if how.node_rank == 0 else "node 0"
     return RunError(
         f"{where} did not meet {others} at {how.rendezvous} within {how.timeout_minutes:g} minutes; start the same "
-        f"command on each machine, with --node-rank 0 on that of this address and up to {how.nnodes - 1} on the "
+        f"command on each machine, with `node_rank=0` on that of this address and up to {how.nnodes - 1} on the "
         "others, and let them reach its port"
     )
 
@@ -297,7 +297,7 @@ def _cause(folder: Path, rank: int, exit_code: int, how: Launch, first: int, npr
     if left and all(item.waited for item in left):
         who = " and ".join(f"rank {number}" for number in silent) or "a rank of another node"
         return (
-            f"{who} did not answer for {how.timeout_minutes:g} minutes (--timeout-minutes), and rank "
+            f"{who} did not answer for {how.timeout_minutes:g} minutes (`timeout_minutes`), and rank "
             f"{left[0].rank} waited for it; all ranks of this node were stopped"
         )
     own = [item for item in left if not (item.waited or item.lost)]
@@ -328,7 +328,7 @@ def _raise_failure(folder: Path, rank: int, exit_code: int, how: Launch, first: 
     if isinstance(cause, _Left):
         raise cause.error from None
     tried = f" (after {how.restarts} of {how.restarts} restarts)" if how.restarts else ""
-    again = "" if how.restarts else "; --restarts 3 would have started it again"
+    again = "" if how.restarts else "; `restarts=3` would have started it again"
     raise RunError(f"{cause}{tried}, and {_GOES_ON}{again}") from None
 
 

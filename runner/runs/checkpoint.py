@@ -160,5 +160,5 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another process is training in it; wait for it, or give another --run") from None
+            raise RunError(f"{folder}: another process is training in it; wait for it, or give another `run`") from None
         yield

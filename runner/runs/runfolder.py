@@ -87,7 +87,7 @@ class RunFolder:
         if self.config.exists():
             whole = self._merged(identity)
         elif self.path.exists() and any(not item.name.startswith(".") for item in self.path.iterdir()):
-            raise RunError(f"{self.path}: not a run folder (it has files, but no config.json); give another --run")
+            raise RunError(f"{self.path}: not a run folder (it has files, but no config.json); give another `run`")
         else:
             whole = {"format": _FORMAT, "version": 1, **identity}
         checkpoint.write_json(self.config, whole)
@@ -139,7 +139,7 @@ class RunFolder:
             before = _comparable(there)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{self.config}: not the config of a run ({type(error).__name__}: {error}); give another --run"
+                f"{self.config}: not the config of a run ({type(error).__name__}: {error}); give another `run`"
             ) from error
         now = _comparable(identity)
         if before["epochs"][0] < now["epochs"][0]:
@@ -155,7 +155,7 @@ class RunFolder:
             raise RunError(
                 f"{self.path}: this run was started with other settings:\n"
                 + "\n".join(different)
-                + "\ngive another --run, or the settings it was started with"
+                + "\ngive another `run`, or the settings it was started with"
             )
         for name in ("epochs", *_FREE_SETTINGS):
             there["settings"][name] = identity["settings"][name]

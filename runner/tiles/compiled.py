@@ -52,7 +52,9 @@ def decoder(parallel: bool) -> Callable[..., None]:
         `sizes`, int64 (batch,), the place of each tile in them.
     """
     options: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"}
-    decode_jpeg, copy, take_next = numba.njit(**options)(imdecode), numba.njit(**options)(memcpy), _take_next
+    decode_jpeg, copy = numba.njit(**options)(imdecode), numba.njit(**options)(memcpy)
+    # Within the loop numba gives the context itself.
+    take_next: Any = _take_next
     iterate = numba.prange if parallel else range
 
     def decode(data, starts, sizes, order, taken, is_jpeg, images, verdicts):  # type: ignore[no-untyped-def]

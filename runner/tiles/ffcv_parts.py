@@ -19,11 +19,11 @@ __all__ = ["EpochIterator", "AllocationQuery", "Reader", "allocate_query", "imde
 def _plain_dictionaries() -> Iterator[None]:
     """Let numba's typed dictionaries be Python's own, for what is imported in the block."""
     typed = numba.typed.Dict
-    numba.typed.Dict = dict  # type: ignore[misc, assignment]
+    numba.typed.Dict = dict
     try:
         yield
     finally:
-        numba.typed.Dict = typed  # type: ignore[misc]
+        numba.typed.Dict = typed
 
 
 with _plain_dictionaries():

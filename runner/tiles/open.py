@@ -133,7 +133,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
         raise ConfigError(
             f"{beton}: {sampler.tiles} training tiles for {place.world_size} processes with "
             f"batches of {config.batch_size_per_rank}; each process needs two tiles a step: "
-            "give fewer with --nproc, or a larger --batch-size"
+            "give fewer with `nproc`, or a larger `batch_size_per_rank`"
         )
     sampler = sampler.with_tiles(steps * batch_size * place.world_size)
     return TrainingData(beton, sidecar, targets.values, config.task, loader, rows, sampler, steps, batch_size)
@@ -146,7 +146,7 @@ def _refuse_one_class(targets: Targets, config: TrainConfig, beton: Path) -> Non
         return
     of_column = "" if config.target == "label" else f" of {config.target}"
     if not names:
-        hint = "" if of_column else "; to learn a value of the slides, give --target patient:COLUMN"
+        hint = "" if of_column else "; to learn a value of the slides, give `target='patient:COLUMN'`"
         raise ConfigError(f"{beton}: no tile has a {'value' if of_column else 'label'}{of_column}{hint}")
     raise ConfigError(f"{beton}: its only class{of_column} is {names[0]!r}; a network needs two or more")
 

@@ -137,9 +137,9 @@ def folds_of(sidecar: Sidecar, where: str | None, beton: Path) -> list[int]:
         chosen &= tiles_where(sidecar, where, beton)
     folds: list[int] = np.unique(sidecar.tile_fold[chosen]).tolist()
     if len(folds) < 2:
-        also = "" if where is None else f" that meet --where {where!r}"
+        also = "" if where is None else f" that meet `where` {where!r}"
         raise ConfigError(
-            f"{beton}: --folds needs labelled tiles of two folds or more{also}; it has {_counts(sidecar, 'fold')}; "
+            f"{beton}: `folds` needs labelled tiles of two folds or more{also}; it has {_counts(sidecar, 'fold')}; "
             "split the study into folds (slideduck split STUDY --folds 5, --preserve-site for sites) and export again"
         )
     return folds
@@ -189,7 +189,7 @@ def _refuse_leak(sidecar: Sidecar, rows: RunRows, config: TrainConfig) -> None:
         names = ", ".join(map(repr, both[:3]))
         remedy = "split by patient (slideduck split STUDY) and export again"
         if config.train_where is not None or config.val_where is not None:
-            remedy = "give --train-where and --val-where that keep whole patients apart"
+            remedy = "give `train_where` and `val_where` that keep whole patients apart"
         raise RunError(f"patient {names}{more}: tiles in training and in validation; {remedy}")
 
 
@@ -199,18 +199,18 @@ def _nothing(sidecar: Sidecar, config: TrainConfig, beton: Path, verb: str) -> s
     own = config.train_where if verb == "train" else config.val_where
     column = "split" if config.fold is None else "fold"
     if own is not None:
-        which, remedy = f"where {own}", f"choose others with --{side}-where"
+        which, remedy = f"where {own}", f"choose others with `{side}_where`"
     elif config.fold is None:
         split = config.train_split if verb == "train" else config.val_split
         which = f"in split {split!r}"
-        remedy = f"choose another with --{side}-split, or split the study (slideduck split STUDY) and export again"
+        remedy = f"choose another with `{side}_split`, or split the study (slideduck split STUDY) and export again"
     else:
         which = f"for fold {config.fold}"
         remedy = (
-            "choose another with --fold, or split the study into folds (slideduck split STUDY --folds 5) "
+            "choose another with `fold`, or split the study into folds (slideduck split STUDY --folds 5) "
             "and export again"
         )
-    also = "" if config.where is None else f" that meets --where {config.where!r}"
+    also = "" if config.where is None else f" that meets `where` {config.where!r}"
     return f"{beton}: no labelled tile to {verb} with {which}{also}; it has {_counts(sidecar, column)}; {remedy}"
 
 

@@ -190,7 +190,7 @@ def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path)
             limit = f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles"
         raise ConfigError(
             f"{beton}: epoch_tiles is {tiles} but {limit}, so that an epoch without repeats has {most:,} tiles at "
-            "most; give fewer with --epoch-tiles, or --replacement yes"
+            "most; give fewer with `epoch_tiles`, or `replacement='yes'`"
         )
     return Sampler(rows, config.seed, tiles, groups, with_replacement)
 

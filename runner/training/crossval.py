@@ -75,7 +75,7 @@ def runs_of(config: TrainConfig, folds: Sequence[int] | None, seeds: int | None)
         If the settings name a fold, or sides, beside the folds.
     """
     if folds is not None and config.fold is not None:
-        raise ConfigError(f"fold is {config.fold} but all folds are to validate in turn; give --fold or --folds")
+        raise ConfigError(f"fold is {config.fold} but all folds are to validate in turn; give `fold` or `folds`")
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds is {seeds}; it must be 1 or more")
     runs = []
@@ -89,7 +89,7 @@ def runs_of(config: TrainConfig, folds: Sequence[int] | None, seeds: int | None)
 
 def cross_validate(
     beton: Path | str,
-    folder: Path | str,
+    run: Path | str,
     config: TrainConfig | None = None,
     *,
     folds: bool = False,
@@ -104,8 +104,8 @@ def cross_validate(
     ----------
     beton : path
         The beton; with `folds`, of a study that was split into folds, by patient or by site.
-    folder : path
-        Gets a folder for each run, ``summary.json``, and ``predictions.parquet``: of each validation tile the
+    run : path
+        Folder that gets one for each run, ``summary.json``, and ``predictions.parquet``: of each validation tile the
         mean probabilities of the runs that did not train on its fold.
     config : TrainConfig, optional
         The settings of all runs.
@@ -132,43 +132,43 @@ def cross_validate(
     ConfigError
         If the beton has no two folds, or the settings do not go with folds.
     RunError
-        If `folder` is that of a single run, another process trains in it, or no run came to its end.
+        If `run` is the folder of a single run, another process trains in it, or no run came to its end.
     BetonError, QueryError
         If the beton or a condition of the settings cannot be used.
     """
-    beton, folder = Path(beton).absolute(), Path(folder).absolute()
+    beton, folder = Path(beton).absolute(), Path(run).absolute()
     config = config or TrainConfig()
     if dist.is_joining():
         raise ConfigError(
-            "--folds and --seeds train one run after the other and start the processes of each themselves; "
-            "start without torchrun, with --nproc"
+            "`folds` and `seeds` train one run after the other and start the processes of each themselves; "
+            "start without torchrun, with `nproc`"
         )
     if how is not None and how.nnodes > 1:
         raise ConfigError(
-            f"--nnodes is {how.nnodes}, but --folds and --seeds use one machine; "
-            "start each run by itself, with --fold and --seed"
+            f"`nnodes` is {how.nnodes}, but `folds` and `seeds` use one machine; "
+            "start each run by itself, with `fold` and `seed`"
         )
     sidecar = read_targets(read_sidecar(beton), config, beton).sidecar
     runs = runs_of(config, folds_of(sidecar, config.where, beton) if folds else None, seeds)
     if (folder / "config.json").exists():
-        raise RunError(f"{folder}: the folder of a single run; give another --run")
+        raise RunError(f"{folder}: the folder of a single run; give another `run`")
     finished: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     with lock_folder(folder):
-        for number, run in enumerate(runs, start=1):
+        for number, one in enumerate(runs, start=1):
             if progress:
-                message(f"{run.name}: run {number} of {len(runs)}")
+                message(f"{one.name}: run {number} of {len(runs)}")
             try:
-                finished[run.name] = train(
-                    beton, folder / run.name, run.config, nproc=nproc, how=how, progress=progress
+                finished[one.name] = train(
+                    beton, folder / one.name, one.config, nproc=nproc, how=how, progress=progress
                 )
             except Exception as error:
                 if not isinstance(error, SlideduckError):
                     traceback.print_exc()
-                failed[run.name] = (
+                failed[one.name] = (
                     str(error) if isinstance(error, SlideduckError) else f"{type(error).__name__}: {error}"
                 )
-                message(f"{run.name} failed: {failed[run.name]}")
+                message(f"{one.name} failed: {failed[one.name]}")
         if not finished:
             raise RunError(f"{folder}: none of {counted(len(runs), 'run')} came to its end; the reasons stand above")
         pooled = None
@@ -230,7 +230,7 @@ def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Pat
     row_of = {name: row for row, name in enumerate(sidecar.tile_id.tolist())}
     rows = np.array([row_of[name] for name in pooled["tile_id"].to_pylist()], np.int64)
     if len(np.unique(rows)) < len(rows):
-        raise RunError(f"{folder}: two folds have the same tile; give another --run")
+        raise RunError(f"{folder}: two folds have the same tile; give another `run`")
     # The facts of a single run, such as its epoch, are not those of all.
     facts = {
         key: value
@@ -255,7 +255,7 @@ def _mean_table(tables: Sequence[pa.Table], folder: Path) -> pa.Table:
     if len(tables) == 1:
         return first
     if any(not table["tile_id"].equals(first["tile_id"]) for table in tables):
-        raise RunError(f"{folder}: its runs predicted different tiles; give another --run")
+        raise RunError(f"{folder}: its runs predicted different tiles; give another `run`")
     names = [name for name in first.column_names if name.startswith("prob_")]
     mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in names}
     probabilities = np.stack(list(mean.values()), axis=1)

@@ -126,7 +126,7 @@ class Teller:
         """Return the message for a number that is not finite; `kept` says what is left of the run."""
         return (
             f"epoch {(error.step - 1) // self.steps + 1}, step {error.step}: the {error.what} is {error.number}; "
-            f"{kept}; start another run with a lower --lr (it is {self.config.lr:g}) or with --precision fp32"
+            f"{kept}; start another run with a lower `lr` (it is {self.config.lr:g}) or with `precision='fp32'`"
         )
 
     def advise(self, part: EpochPart, first: tuple[int, float, float], used: Usage) -> None:

@@ -137,8 +137,8 @@ def train_rank(
                 raise
             raise RunError(
                 f"{place.device} has no memory left for batches of {config.batch_size_per_rank}; give a smaller "
-                "--batch-size, and a larger --accumulate to train as before"
-                + (", or --shard fsdp if the network itself is too large" if place.world_size > 1 else "")
+                "`batch_size_per_rank`, and a larger `accumulate` to train as before"
+                + (", or `shard='fsdp'` if the network itself is too large" if place.world_size > 1 else "")
             ) from error
 
 
@@ -442,7 +442,7 @@ class _Training:
         if self.best["epoch"] != state["epoch"] or state["within_epoch"]:
             raise RunError(
                 f"{self.folder.best} or {self.folder.predictions.name} of epoch {self.best['epoch']} "
-                "is missing; put it back, or train again with another --run"
+                "is missing; put it back, or train again with another `run`"
             )
         predictions = self.learner.validate()
         if predictions is not None:

@@ -524,3 +524,67 @@ def test_hash_seed_threads_and_order_of_files_change_nothing(filled: sd.Study, s
     assert len(json.loads(outputs[0])) == 4 * 39 * 29
     assert outputs[0] == outputs[1]
     assert betons[0] == betons[1]
+
+
+# ---------------------------------------------------------------------------------------- transactions
+
+
+def test_all_steps_in_one_transaction_are_kept_together(study: sd.Study, slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "s0.csv").write_text(csv_of(("left", "tumour", "0,0 200,0 200,480 0,480")))
+    with study.atomic():
+        study.add_slides(slides)
+        study.add_rois(tmp_path / "s0.csv")
+        study.tile(32, tile_um=16)
+        study.label()
+        study.split(val_fraction=0.25)
+    with sd.open(study.path) as again:
+        assert again.labels("label = 'tumour'").aggregate("count(*)").fetchall() == [(6 * 15,)]
+        assert again.sql("SELECT count(*) FROM splits").fetchall() == [(4,)]
+
+
+def test_where_one_step_fails_none_is_kept(filled: sd.Study, slides: Path) -> None:
+    filled.label()
+    before = filled.labels().fetchall()
+
+    def fails() -> None:
+        with filled.atomic():
+            filled.remove_slides("s0")
+            filled.label(rule="coverage")
+            filled.remove_slides("s9")
+
+    with pytest.raises(StudyError, match="the study has no slide 's9'; nothing was removed"):
+        fails()
+    assert filled.labels().fetchall() == before
+    assert filled.sql("SELECT rule FROM label_rule").fetchall() == [("centre",)]
+
+
+def test_a_failed_step_whose_error_is_caught_lets_nothing_be_kept(filled: sd.Study, tmp_path: Path) -> None:
+    (tmp_path / "s2.csv").write_text(csv_of(("far", "tumour", "9000,0 9009,0 9009,9")))
+
+    def goes_on() -> None:
+        with filled.atomic():
+            filled.remove_slides("s0")
+            with pytest.raises(InputError):
+                filled.add_rois(tmp_path / "s2.csv", roi_set="other")
+
+    with pytest.raises(StudyError) as caught:
+        goes_on()
+    assert str(caught.value) == (
+        "a step of this transaction failed, and its error was caught: s2.csv:2: ROI 'far' lies wholly outside slide "
+        "'s2' (x 9000.0 to 9009.0, y 0.0 to 9.0; the slide is 640 x 480); coordinates must be level-0 pixels from the "
+        "slide's top left corner; nothing was kept: let the error end the block, or run the step in a transaction of "
+        "its own"
+    )
+    assert filled.sql("SELECT count(*) FROM slides").fetchall() == [(4,)]
+
+
+def test_a_transaction_that_was_begun_by_hand_is_named(filled: sd.Study, slides: Path) -> None:
+    filled.con.execute("BEGIN")
+    with pytest.raises(StudyError) as caught:
+        filled.remove_slides("s0")
+    assert str(caught.value) == (
+        "a transaction was begun by hand on this study's connection; end it with COMMIT or ROLLBACK first, or use "
+        "study.atomic()"
+    )
+    filled.con.execute("ROLLBACK")
+    assert filled.remove_slides("s0").slides == ("s0",)

@@ -124,6 +124,15 @@ def test_the_help_brings_in_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "imported: click"
 
 
+def test_no_public_name_of_the_engine_brings_in_what_is_for_a_terminal_or_for_training() -> None:
+    code = (
+        "import sys, slideduck; [getattr(slideduck, name) for name in slideduck.__all__]\n"
+        "print(*sorted({'torch', 'ffcv', 'transformers', 'click', 'rich', 'matplotlib', 'numba'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_a_setting_is_made_without_torch_and_a_function_brings_it() -> None:
     code = (
         "import sys; from slideduck.runner import TrainConfig; TrainConfig(epochs=3)\n"

@@ -355,7 +355,7 @@ def test_models_that_are_not_there_are_refused_with_how_to_get_them(
     assert refusal("phikon") == (
         "model 'hf:owkin/phikon' is not on this machine: there is no folder 'owkin/phikon', and the cache of the "
         "Hugging Face hub does not have it; fetch it with: hf download owkin/phikon --local-dir DIR "
-        "(then --model hf:DIR), or put HF_HUB_OFFLINE=0 before the command"
+        "(then `model='hf:DIR'`), or put HF_HUB_OFFLINE=0 before the command"
     )
     assert refusal(f"hf:{tmp_path}") == (
         f"model 'hf:{tmp_path}': the folder has no config.json; give one that transformers' save_pretrained wrote, "

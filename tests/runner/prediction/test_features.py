@@ -185,19 +185,19 @@ def test_features_of_another_checkpoint_are_not_mixed_in(folder: Path, study: sd
     with pytest.raises(RunError) as error:
         features(folder / "other", study, out)
     assert str(error.value) == (
-        f"{out / 'S0.parquet'} is there, of run 'run' in place of 'other'; replace it with --overwrite, "
+        f"{out / 'S0.parquet'} is there, of run 'run' in place of 'other'; replace it with `overwrite=True`, "
         "or name another folder"
     )
     with pytest.raises(RunError) as error:
         features(folder / "run", study, out, grid=HALF)
     assert str(error.value) == (
-        f"{out / 'S0.parquet'} is there, of grid '{GRID}' in place of '{HALF}'; replace it with --overwrite, "
+        f"{out / 'S0.parquet'} is there, of grid '{GRID}' in place of '{HALF}'; replace it with `overwrite=True`, "
         "or name another folder"
     )
     assert features(folder / "other", study, out, overwrite=True).computed == ("S0", "S1")
     (out / "S1.parquet").write_bytes(b"something else")
     with pytest.raises(
-        RunError, match=r"S1\.parquet is there, and is no file of features \(.*\); replace it with --over"
+        RunError, match=r"S1\.parquet is there, and is no file of features \(.*\); replace it with `over"
     ):
         features(folder / "other", study, out)
 
@@ -206,7 +206,7 @@ def test_features_of_another_checkpoint_are_not_mixed_in(folder: Path, study: sd
     with pytest.raises(RunError) as error:
         features(folder / "run", study)
     assert str(error.value) == (
-        "study.duckdb holds features of another checkpoint of run 'run'; replace all of them with --overwrite"
+        "study.duckdb holds features of another checkpoint of run 'run'; replace all of them with `overwrite=True`"
     )
     features(folder / "run", study, slides=["S0"], overwrite=True)
     assert study.sql("SELECT DISTINCT slide FROM features_16").fetchall() == [("S0",)]
@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused(folder: Path, study: sd.Study, tmp_path: Path
         assert str(error.value) == message
     with pytest.raises(BetonError) as damaged:
         features(folder / "run", beton, tmp_path / "out", grid=HALF)
-    assert str(damaged.value) == (f"{beton} has tiles of grid '{GRID}' alone; leave --grid out, or give the study")
+    assert str(damaged.value) == (f"{beton} has tiles of grid '{GRID}' alone; leave `grid` out, or give the study")
     with pytest.raises(BetonError) as damaged:
         features(folder / "run", beton, tmp_path / "out", slides=["T9"])
     assert str(damaged.value) == f"{beton} has no slide 'T9'; its side-car lists those that it has"

@@ -168,7 +168,7 @@ def test_the_table_says_how_uncertain_a_tile_is(folder: Path, study: sd.Study) -
         predict(folder / "drops", study, mc_dropout=4, tta="d4")
     assert str(error.value) == (
         "study.duckdb holds predictions of run 'drops' with tta none, mc_dropout 0, not tta d4, mc_dropout 4 (seed 0); "
-        "replace all of them with --overwrite"
+        "replace all of them with `overwrite=True`"
     )
     answers = []
     for batch_size in (7, 64):
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_refused(folder: Path, study: sd.Study) -> None:
         predict(folder / "plain", study, mc_dropout=10)
     assert str(error.value) == (
         f"{folder / 'plain'}: model 'networks:tiny' has no dropout layer with a rate above 0, and so no MC dropout; "
-        "train a network with dropout, or leave --mc-dropout out"
+        "train a network with dropout, or leave `mc_dropout` out"
     )
     for values, message in (
         ({"tta": "d8"}, "tta is 'd8'; it must be one of none, d4"),

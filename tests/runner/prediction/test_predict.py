@@ -168,7 +168,7 @@ def test_a_grid_or_slide_that_is_not_there_is_refused(folder: Path, study: sd.St
         predict(folder / "run", study, grid="64px_64um")
     assert str(error.value) == (
         "study.duckdb has no grid '64px_64um'; it has 32px_32um, 32px_32um_stride2, 32px_64um, 64px_32um: name one "
-        "with --grid, or make it with: slideduck tile study.duckdb --tile-px 32 --tile-um 32"
+        "with `grid`, or make it with: slideduck tile study.duckdb --tile-px 32 --tile-um 32"
     )
     with pytest.raises(StudyError) as error:
         predict(folder / "run", study, slides=["S0", "T9"])
@@ -178,7 +178,7 @@ def test_a_grid_or_slide_that_is_not_there_is_refused(folder: Path, study: sd.St
     with sd.open(tmp_path / "empty.duckdb") as empty, pytest.raises(StudyError) as error:
         predict(folder / "run", empty)
     assert str(error.value) == (
-        "empty.duckdb has no grid '32px_32um', which the network was trained on; it has none: name one with --grid, "
+        "empty.duckdb has no grid '32px_32um', which the network was trained on; it has none: name one with `grid`, "
         "or make it with: slideduck tile empty.duckdb --tile-px 32 --tile-um 32"
     )
     assert study.sql("SELECT count(*) FROM predictions").fetchall() == [(0,)]
@@ -192,7 +192,7 @@ def test_another_checkpoint_or_run_of_the_name_is_refused(folder: Path, study: s
     with pytest.raises(RunError) as error:
         predict(run, study, checkpoint="last")
     assert str(error.value) == (
-        "study.duckdb holds predictions of another checkpoint of run 'run'; replace all of them with --overwrite"
+        "study.duckdb holds predictions of another checkpoint of run 'run'; replace all of them with `overwrite=True`"
     )
     assert predict(run, study, slides=["S1"], checkpoint="last", overwrite=True).predicted == ("S1",)
     # Those of the other checkpoint are gone: the table has one checkpoint a run.
@@ -201,7 +201,7 @@ def test_another_checkpoint_or_run_of_the_name_is_refused(folder: Path, study: s
         predict(folder / "run", study)
     assert str(error.value) == (
         f"study.duckdb holds predictions of the run {run}, also called 'run'; "
-        "replace all of them with --overwrite, or rename the run folder"
+        "replace all of them with `overwrite=True`, or rename the run folder"
     )
 
 

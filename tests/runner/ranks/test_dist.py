@@ -149,7 +149,7 @@ def test_a_killed_rank_ends_all_within_a_minute(capfd: pytest.CaptureFixture[str
     assert time.monotonic() - started < 60
     assert str(error.value) == (
         "rank 1 was killed by SIGKILL; the system may have been out of memory; the other ranks were stopped, "
-        "and the same command goes on from the last checkpoint; --restarts 3 would have started it again"
+        "and the same command goes on from the last checkpoint; `restarts=3` would have started it again"
     )
     assert capfd.readouterr().err == ""
 
@@ -188,8 +188,8 @@ def test_a_rank_that_does_not_answer_ends_the_run_and_is_named(
     with pytest.raises(RunError) as error:
         train(odd_beton, run, config, nproc=2, how=how, progress=False)
     assert str(error.value) == (
-        "rank 1 did not answer for 0.4 minutes (--timeout-minutes), and rank 0 waited for it; all ranks of this node "
-        "were stopped, and the same command goes on from the last checkpoint; --restarts 3 would have started it again"
+        "rank 1 did not answer for 0.4 minutes (`timeout_minutes`), and rank 0 waited for it; all ranks of this node "
+        "were stopped, and the same command goes on from the last checkpoint; `restarts=3` would have started it again"
     )
     assert capfd.readouterr().err == ""
     assert checkpoint.load(run / "last.pt")["epoch"] == 1
@@ -206,7 +206,7 @@ def test_a_rank_that_ends_without_a_word_is_named() -> None:
         launch.launch(2, import_module("ranks").vanish)
     assert str(error.value) == (
         "rank 1 ended with exit code 3 and no message, and the same command goes on from the last checkpoint; "
-        "--restarts 3 would have started it again"
+        "`restarts=3` would have started it again"
     )
 
 
@@ -261,7 +261,7 @@ def test_torchrun_starts_the_same_command_and_starts_it_again(
 def test_nproc_that_is_no_number_of_processes_is_refused(nproc: str | int) -> None:
     with pytest.raises(ConfigError) as error:
         launch.resolve_nproc(nproc)
-    assert str(error.value) == f"--nproc is {nproc!r}; it must be auto, or a number of processes from 1"
+    assert str(error.value) == f"`nproc` is {nproc!r}; it must be auto, or a number of processes from 1"
 
 
 def test_nproc_auto_is_one_a_gpu_or_one() -> None:
@@ -325,7 +325,7 @@ def test_nodes_that_do_not_meet_are_told_what_to_do() -> None:
             launch.launch(1, import_module("ranks").talk, how=how)
         assert str(error.value) == (
             f"node {node_rank} of 2 did not meet {others} at localhost:{port} within 0.05 minutes; start the same "
-            "command on each machine, with --node-rank 0 on that of this address and up to 1 on the others, "
+            "command on each machine, with `node_rank=0` on that of this address and up to 1 on the others, "
             "and let them reach its port"
         )
 
@@ -338,29 +338,29 @@ def test_a_port_in_use_is_told() -> None:
         with pytest.raises(RunError) as error:
             launch.launch(1, import_module("ranks").talk, how=launch.Launch(2, 0, where, timeout_minutes=0.1))
     assert str(error.value) == (
-        f"node 0 of 2 cannot open {where}: the port is in use; give another --rendezvous on each machine"
+        f"node 0 of 2 cannot open {where}: the port is in use; give another `rendezvous` on each machine"
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nnodes": 0}, "--nnodes is 0; it must be a number of machines from 1"),
+        ({"nnodes": 0}, "`nnodes` is 0; it must be a number of machines from 1"),
         (
             {"nnodes": 2, "node_rank": 2, "rendezvous": "a:1"},
-            "--node-rank is 2; with --nnodes 2 it must be from 0 to 1, another on each machine",
+            "`node_rank` is 2; with `nnodes=2` it must be from 0 to 1, another on each machine",
         ),
         (
             {"nnodes": 2, "rendezvous": "a"},
-            "--rendezvous is 'a'; with --nnodes 2 it must be HOST:PORT of node 0, the same on each machine, "
+            "`rendezvous` is 'a'; with `nnodes=2` it must be HOST:PORT of node 0, the same on each machine, "
             "such as 10.0.0.1:29500",
         ),
-        ({"rendezvous": "a:1"}, "--rendezvous is 'a:1' but --nnodes is 1; give how many machines meet"),
-        ({"restarts": -1}, "--restarts is -1; it must be 0 or more"),
-        ({"timeout_minutes": 0}, "--timeout-minutes is 0; it must be above 0, and a week (10080) at most"),
+        ({"rendezvous": "a:1"}, "`rendezvous` is 'a:1' but `nnodes` is 1; give how many machines meet"),
+        ({"restarts": -1}, "`restarts` is -1; it must be 0 or more"),
+        ({"timeout_minutes": 0}, "`timeout_minutes` is 0; it must be above 0, and a week (10080) at most"),
         (
             {"timeout_minutes": float("nan")},
-            "--timeout-minutes is nan; it must be above 0, and a week (10080) at most",
+            "`timeout_minutes` is nan; it must be above 0, and a week (10080) at most",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_folder_is_locked_for_one_training(tmp_path: Path) -> None:
     with checkpoint.lock_folder(folder):
         with pytest.raises(RunError) as error, checkpoint.lock_folder(folder):
             pass
-        assert str(error.value) == (f"{folder}: another process is training in it; wait for it, or give another --run")
+        assert str(error.value) == (f"{folder}: another process is training in it; wait for it, or give another `run`")
     with checkpoint.lock_folder(folder):
         pass
     (tmp_path / "file").touch()

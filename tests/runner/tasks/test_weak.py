@@ -80,7 +80,7 @@ def test_a_beton_without_labels_says_how_it_can_be_learnt_from(study: Path, tmp_
     with pytest.raises(ConfigError) as error:
         train(study / "tiles.beton", tmp_path / "run", config(), progress=False)
     assert str(error.value) == (
-        f"{study / 'tiles.beton'}: no tile has a label; to learn a value of the slides, give --target patient:COLUMN"
+        f"{study / 'tiles.beton'}: no tile has a label; to learn a value of the slides, give `target='patient:COLUMN'`"
     )
 
 

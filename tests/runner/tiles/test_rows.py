@@ -52,7 +52,7 @@ def test_a_side_without_tiles_is_refused_with_what_there_is(sidecar_of) -> None:
         run_rows(sidecar, TrainConfig(), BETON)
     assert str(error.value) == (
         "tiles.beton: no labelled tile to validate with in split 'val'; it has split none: 1 tile, "
-        "split train: 8 tiles and 2 without a label; choose another with --val-split, or split the study "
+        "split train: 8 tiles and 2 without a label; choose another with `val_split`, or split the study "
         "(slideduck split STUDY) and export again"
     )
     with pytest.raises(ConfigError) as error:
@@ -62,7 +62,7 @@ def test_a_side_without_tiles_is_refused_with_what_there_is(sidecar_of) -> None:
         run_rows(sidecar, TrainConfig(fold=3), BETON)
     assert str(error.value) == (
         "tiles.beton: no labelled tile to train with for fold 3; it has fold none: 9 tiles and 2 without a label; "
-        "choose another with --fold, or split the study into folds (slideduck split STUDY --folds 5) "
+        "choose another with `fold`, or split the study into folds (slideduck split STUDY --folds 5) "
         "and export again"
     )
 
@@ -187,19 +187,19 @@ def test_conditions_that_share_a_patient_or_leave_no_tile_are_refused(sidecar_of
         run_rows(sidecar, TrainConfig(train_where="grid_x % 2 = 0", val_where="grid_x % 2 = 1"), BETON)
     assert str(leak.value) == (
         "patient 'A', 'B': tiles in training and in validation; "
-        "give --train-where and --val-where that keep whole patients apart"
+        "give `train_where` and `val_where` that keep whole patients apart"
     )
     with pytest.raises(ConfigError) as error:
         run_rows(sidecar, TrainConfig(val_where="site = 'Y'"), BETON)
     assert str(error.value) == (
         "tiles.beton: no labelled tile to validate with where site = 'Y'; it has split train: 5 tiles, "
-        "split val: 4 tiles and 2 without a label; choose others with --val-where"
+        "split val: 4 tiles and 2 without a label; choose others with `val_where`"
     )
     with pytest.raises(ConfigError) as error:
         run_rows(sidecar, TrainConfig(where="slide != 'A'"), BETON)
     assert str(error.value) == (
-        "tiles.beton: no labelled tile to train with in split 'train' that meets --where \"slide != 'A'\"; it has "
-        "split train: 5 tiles, split val: 4 tiles and 2 without a label; choose another with --train-split, or split "
+        "tiles.beton: no labelled tile to train with in split 'train' that meets `where` \"slide != 'A'\"; it has "
+        "split train: 5 tiles, split val: 4 tiles and 2 without a label; choose another with `train_split`, or split "
         "the study (slideduck split STUDY) and export again"
     )
     with pytest.raises(ConfigError) as error:

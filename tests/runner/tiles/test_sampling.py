@@ -192,12 +192,12 @@ def test_a_group_of_tiles_without_a_value_is_one_more_group(sidecar: Sidecar) ->
         (
             {"epoch_tiles": 121},
             "tiles.beton: epoch_tiles is 121 but 120 tiles train, so that an epoch without repeats has 120 tiles at "
-            "most; give fewer with --epoch-tiles, or --replacement yes",
+            "most; give fewer with `epoch_tiles`, or `replacement='yes'`",
         ),
         (
             {"sample": "label", "epoch_tiles": 49},
             "tiles.beton: epoch_tiles is 49 but label chequers has 24 tiles, so that an epoch without repeats has 48 "
-            "tiles at most; give fewer with --epoch-tiles, or --replacement yes",
+            "tiles at most; give fewer with `epoch_tiles`, or `replacement='yes'`",
         ),
     ],
 )
@@ -263,5 +263,5 @@ def test_a_balanced_run_trains_what_it_says_and_validates_every_tile(
         train(path, tmp_path / "new", replace(config, epoch_tiles=1), nproc=1)
     assert str(error.value) == (
         f"{path}: 1 training tiles for 1 processes with batches of 8; each process needs two tiles a step: "
-        "give fewer with --nproc, or a larger --batch-size"
+        "give fewer with `nproc`, or a larger `batch_size_per_rank`"
     )

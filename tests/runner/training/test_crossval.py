@@ -45,7 +45,7 @@ def test_folds_and_seeds_name_the_runs() -> None:
     assert [(r.name, r.config.fold) for r in runs_of(config, None, 1)] == [("seed-5", None)]
     with pytest.raises(ConfigError) as error:
         runs_of(TrainConfig(fold=1), [0, 1], None)
-    assert str(error.value) == "fold is 1 but all folds are to validate in turn; give --fold or --folds"
+    assert str(error.value) == "fold is 1 but all folds are to validate in turn; give `fold` or `folds`"
     with pytest.raises(ConfigError) as error:
         runs_of(TrainConfig(val_where="site = 'A'"), [0, 1], None)
     assert str(error.value) == "fold and val_where are both given; a fold says which tiles train and validate"
@@ -137,16 +137,16 @@ def test_a_failed_run_is_told_and_the_others_go_on(folded: Path, tmp_path: Path)
     (folder / "seed-1" / "notes.txt").write_text("mine")
     result = run("train", folded, "--run", folder, "--seeds", 3, *WORDS)
     assert result.exit_code == 1
-    reason = f"{folder / 'seed-1'}: not a run folder (it has files, but no config.json); give another --run"
+    reason = f"{folder / 'seed-1'}: not a run folder (it has files, but no config.json); give another "
     told = result.stderr.splitlines()
-    assert f"seed-1 failed: {reason}" in told
+    assert f"seed-1 failed: {reason}--run" in told
     assert told[-1] == (
         f"error: seed-1 failed, so that there is no {folder / 'predictions.parquet'}; mend what is said above, and the "
         "same command trains only what is missing"
     )
     summary = json.loads((folder / "summary.json").read_text())
     assert [run["name"] for run in summary["runs"]] == ["seed-0", "seed-2"]
-    assert summary["failed"] == {"seed-1": reason}
+    assert summary["failed"] == {"seed-1": f"{reason}`run`"}
     assert summary["pooled"] is None
     assert summary["metrics"]["accuracy"]["n"] == 2
 
@@ -182,22 +182,22 @@ def test_what_has_no_folds_or_is_a_single_run_is_refused(
     with pytest.raises(ConfigError) as error:
         cross_validate(folded, tmp_path / "cv", TrainConfig(where="fold = 1"), folds=True)
     assert str(error.value).startswith(
-        f"{folded}: --folds needs labelled tiles of two folds or more that meet --where 'fold = 1'; it has fold 0: 40 "
+        f"{folded}: `folds` needs labelled tiles of two folds or more that meet `where` 'fold = 1'; it has fold 0: 40 "
     )
     assert not (tmp_path / "cv").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(RunError) as refused:
         cross_validate(folded, tmp_path / "run", TINY, folds=True)
-    assert str(refused.value) == f"{tmp_path / 'run'}: the folder of a single run; give another --run"
+    assert str(refused.value) == f"{tmp_path / 'run'}: the folder of a single run; give another `run`"
     with pytest.raises(ConfigError) as nodes:
         cross_validate(folded, tmp_path / "cv", TINY, folds=True, how=Launch(2, 0, "a:1"))
     assert str(nodes.value) == (
-        "--nnodes is 2, but --folds and --seeds use one machine; start each run by itself, with --fold and --seed"
+        "`nnodes` is 2, but `folds` and `seeds` use one machine; start each run by itself, with `fold` and `seed`"
     )
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"^--folds and --seeds train one run after the other .* without torchrun"):
+    with pytest.raises(ConfigError, match=r"^`folds` and `seeds` train one run after the other .* without torchrun"):
         cross_validate(folded, tmp_path / "cv", TINY, folds=True)
 
 

@@ -251,7 +251,7 @@ def test_a_folder_of_another_run_is_refused_with_each_difference(beton: Path, tm
         "  batch size of all processes: 16 there, 8 here\n"
         "  classes: stripes, chequers there, stripes, tumour here\n"
         f"  beton: {beton} (side-car {there}) there, {other} (side-car {here}) here\n"
-        "give another --run, or the settings it was started with"
+        "give another `run`, or the settings it was started with"
     )
     assert (run / "last.pt").read_bytes() == before
 
@@ -268,7 +268,7 @@ def test_a_folder_that_is_no_run_is_refused(beton: Path, tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError) as error:
         train(beton, tmp_path, TINY, progress=False)
-    assert str(error.value) == (f"{tmp_path}: not a run folder (it has files, but no config.json); give another --run")
+    assert str(error.value) == (f"{tmp_path}: not a run folder (it has files, but no config.json); give another `run`")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_epoch(beton
         train(beton, run, config, progress=False)
     assert str(error.value) == (
         f"epoch 2, step 11: the loss is nan; epoch 1 is kept in {run / 'last.pt'}; "
-        "start another run with a lower --lr (it is 0.01) or with --precision fp32"
+        "start another run with a lower `lr` (it is 0.01) or with `precision='fp32'`"
     )
     assert checkpoint.load(run / "last.pt")["epoch"] == 1
     assert all(torch.isfinite(weight).all() for weight in weights_of(run).values())
@@ -303,8 +303,8 @@ def test_no_memory_on_the_device_is_told(
         train(beton, tmp_path / "run", replace(TINY, model="networks:lost"), nproc=1, progress=False)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     assert str(error.value) == (
-        f"{device} has no memory left for batches of 16; give a smaller --batch-size, and a larger --accumulate to "
-        "train as before"
+        f"{device} has no memory left for batches of 16; give a smaller `batch_size_per_rank`, and a larger "
+        "`accumulate` to train as before"
     )
 
 
@@ -313,7 +313,7 @@ def test_a_gradient_that_is_not_a_number_ends_the_run(beton: Path, tmp_path: Pat
         train(beton, tmp_path / "run", replace(TINY, model="networks:without_gradient"), progress=False)
     assert str(error.value) == (
         "epoch 1, step 1: the norm of the gradient is nan; no checkpoint is written yet; "
-        "start another run with a lower --lr (it is 0.01) or with --precision fp32"
+        "start another run with a lower `lr` (it is 0.01) or with `precision='fp32'`"
     )
 
 
@@ -393,7 +393,7 @@ def test_one_class_and_too_few_tiles_are_refused(tmp_path: Path) -> None:
         train(path, tmp_path / "run", TINY, progress=False)
     assert str(error.value) == (
         f"{path}: 1 training tiles for 1 processes with batches of 16; each process needs two tiles a step: "
-        "give fewer with --nproc, or a larger --batch-size"
+        "give fewer with `nproc`, or a larger `batch_size_per_rank`"
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,50 @@
+"""The options of a command, for messages that name the argument of a function behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+__all__ = ["option_said"]
+
+
+def option_said(command: click.Command, name: str | None, argument: str, value: str | None) -> str | None:
+    """Return what a command calls an argument: ``--jpeg auto``, or ``RUN`` for one without an option.
+
+    Parameters
+    ----------
+    command : click.Group
+        The group.
+    name : str or None
+        Name of its command that is running; None if none is.
+    argument : str
+        Name of the argument.
+    value : str or None
+        Its value, if one is named too.
+
+    Returns
+    -------
+    str or None
+        None if the command has no such argument.
+    """
+    context = click.Context(command)
+    running = command.get_command(context, name) if isinstance(command, click.Group) and name else None
+    for parameter in _parameters(running) if running else ():
+        if parameter.name != argument:
+            continue
+        if not isinstance(parameter, click.Option):
+            return parameter.human_readable_name
+        option = next(word for word in parameter.opts if word.startswith("--"))
+        return option if value is None or parameter.is_flag else f"{option} {value}"
+    return None
+
+
+def _parameters(command: click.Command) -> Iterator[click.Parameter]:
+    """Yield the parameters of a command, and of the commands under it."""
+    yield from command.params
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            under = command.get_command(click.Context(command), name)
+            if under is not None:
+                yield from _parameters(under)

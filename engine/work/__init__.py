@@ -1,0 +1,1 @@
+"""Work in threads: bounded, and given in its order."""
