@@ -32,7 +32,7 @@ FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class SlideduckError(Exception):
-    """What every error of slideduck is an instance of."""
+    """The base of all errors of slideduck."""
 
 
 class InputError(SlideduckError):
@@ -98,8 +98,8 @@ class RunError(SlideduckError):
 
 
 class DiskFullError(SlideduckError):
-    """No space left where something was to be written."""
+    """No space left to write a file."""
 
 
 class MissingPackageError(SlideduckError, ImportError):
-    """A package that something beside the engine needs and that is not installed, with what to install."""
+    """A package of an extra that is not installed, with what to install."""

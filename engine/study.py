@@ -115,7 +115,7 @@ class Study:
 
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The connection, with the spatial extension loaded, for whatever the methods do not offer."""
+        """The connection, with the spatial extension loaded, for all that no method does."""
         return self.handle.con
 
     @property
@@ -244,7 +244,7 @@ class Study:
     def qc_overlay(
         self, slide: str, out: str | Path, filters: Sequence[str] | None = None, *, grid: str | None = None
     ) -> Path:
-        """Draw a slide with the tiles that filters drop; see `slideduck.labels.filters.qc_overlay`."""
+        """Draw a slide with the tiles that filters drop; see `slideduck.draw.filters.qc_overlay`."""
         return qc_overlay(self.handle, slide, out, filters, grid=grid)
 
     def fit_stain(
@@ -302,7 +302,7 @@ class Study:
         preserve_site: bool = False,
         column: str | None = None,
     ) -> pa.Table:
-        """Split the patients into sides, in place of the split of before; see `slideduck.labels.split.split`."""
+        """Split the patients into sides, replacing any earlier split; see `slideduck.labels.split.split`."""
         return split(
             self.handle,
             val_fraction=val_fraction,

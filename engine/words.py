@@ -1,8 +1,8 @@
-"""How the program speaks: numbers with their nouns, a few names of many, and what it tells people on standard error.
+"""Words that messages share: numbers with their nouns, a few names of many, and writing to standard error.
 
 A text names an argument of the function that was called in backquotes, with its value where there is one: `grid`,
-`jpeg='auto'`, `overwrite=True`. That is for programs. Whoever ran a command wants its option, and while one runs
-`message` says that in its place; see `arguments_said_as`.
+`jpeg='auto'`, `overwrite=True`. That is for programs. People who run a command want its option; while one runs,
+`message` says that instead; see `arguments_said_as`.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def arguments_said_as(said: Said) -> Iterator[None]:
 
 
 def message(text: str) -> None:
-    """Tell the user something that is not data, on standard error."""
+    """Write a message to standard error; standard output is for data."""
     if _said_as:
         text = _ARGUMENT.sub(lambda found: _said_as[-1](found[1], found[2] or found[3]) or found[0], text)
     print(text, file=sys.stderr, flush=True)
 
 
 def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
-    """Print names under a title, where there are any, on standard error; how many more where there are many."""
+    """Write names under a title to standard error, the first of them where there are many; nothing without names."""
     if names:
         message(title)
         for name in names[:most]:

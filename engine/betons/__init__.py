@@ -1,8 +1,8 @@
 """Betons: FFCV files of tiles with a side-car that says what the tiles are.
 
-What other modules use of them is gathered here: `slideduck.betons.format` has the file format and its check,
+The names that other modules use are gathered here: `slideduck.betons.format` has the file format and its check,
 `slideduck.betons.writer` the writer, `slideduck.betons.sidecar` the side-car, `slideduck.slides.jpeg` the images,
-`slideduck.betons.merge` what makes one of shards, and `slideduck.betons.check` the check against side-car and slides.
+`slideduck.betons.merge` merges shards, and `slideduck.betons.check` compares a beton with its side-car and slides.
 """
 
 from __future__ import annotations

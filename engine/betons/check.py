@@ -1,4 +1,4 @@
-"""Checks a beton against all that is known of it: its format, its side-car, its checksums, its JPEGs, its slides."""
+"""Checks a beton: its format, its side-car, its checksums, its JPEGs, and its tiles against their slides."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a beton.
+    """A problem of a beton.
 
     Attributes
     ----------
@@ -348,7 +348,7 @@ class _Check:
         assert self.sidecar is not None
         info, entry = self.sidecar.slides[number], self.raw["slides"][number]
         grid, image = self.raw["grid"], self.raw["beton"]["image"]
-        # How many tiles there are across and down is of no account to a reader.
+        # A reader does not use the numbers of columns and rows.
         on_slide = SlideGrid(
             **{f.name: getattr(info, f.name) for f in fields(SlideGrid) if hasattr(info, f.name)}, n_columns=0, n_rows=0
         )
@@ -385,7 +385,7 @@ class _Check:
                     self._add(row, problem + self._other_versions())
 
     def _other_versions(self) -> str:
-        """Say which versions are not those of the export, where that may be why bytes differ."""
+        """Return which versions differ from those of the export, where that may be why bytes differ."""
         now = {"imagecodecs": imagecodecs.__version__, "openslide": openslide.__library_version__}
         then = self.raw["versions"]
         other = [
@@ -407,7 +407,7 @@ class _Check:
         return os.pread(self.fd, min(count, max(size - offset, 0)), offset)
 
     def _each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Do some work in threads, and give the results in their order."""
+        """Do some work in threads, and yield the results in their order."""
         with (
             ThreadPoolExecutor(self.threads, thread_name_prefix="slideduck-verify") as pool,
             closing(in_order(pool, work, items, ahead=_AHEAD * self.threads)) as running,

@@ -78,7 +78,7 @@ class Encoding:
         most_bytes : int
             The most that a tile may have.
         """
-        # Betons of before stored JPEGs could be taken have no word of it.
+        # Betons written before stored JPEGs could be copied do not say so.
         return cls(image["quality"] if image["mode"] == "jpg" else None, image.get("jpeg", "reencode"), most_bytes)
 
     @property
@@ -96,7 +96,7 @@ class TileMaking:
     path : path-like
         The slide.
     slide_grid : SlideGrid
-        How the grid lies on it; how many tiles there are across and down is of no account.
+        How the grid lies on it; its numbers of columns and rows are not used.
     tile_px : int
         Side of a tile, pixels.
     background : str
@@ -127,7 +127,7 @@ class TileMaking:
         Raises
         ------
         SlideError
-            If the slide does not open, or ``tiff`` is asked for and cannot be had.
+            If the slide does not open, or ``tiff`` is asked for and cannot read it.
         """
         reference = self._reference()
         try:

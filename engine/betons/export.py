@@ -162,7 +162,7 @@ def export(handle: Handle, out: str | os.PathLike[str], settings: ExportSettings
 
 
 def _stain_notes(plan: ExportPlan, jpeg: str) -> tuple[str, ...]:
-    """Say what becomes of the stains, and of stored JPEGs."""
+    """Return what the user should know of stains and stored JPEGs."""
     if plan.stain is None:
         return ()
     name = plan.stain.name if plan.stain.name == REFERENCE else f"slide {plan.stain.name}"
@@ -171,7 +171,7 @@ def _stain_notes(plan: ExportPlan, jpeg: str) -> tuple[str, ...]:
 
 
 def _output(out: str | os.PathLike[str]) -> Path:
-    """Check where the files are to go, before any work."""
+    """Check the path of the output, before any work."""
     path = Path(out).expanduser().absolute()
     sidecar_path(path)
     if not path.parent.is_dir():
@@ -218,7 +218,7 @@ class _Job:
         return range(self.plan.samples) if self.shard is None else self.shard.rows(self.plan.samples)
 
     def finished(self) -> _Part | None:
-        """Return what is there of a shard that was written whole before; None if anything of it would differ."""
+        """Return the shard that an earlier call wrote whole; None if a new one would differ from it."""
         if self.shard is None:
             return None
         try:
@@ -314,7 +314,7 @@ class _Job:
 
 
 class _Log:
-    """What the journal has beside the tiles: which reader each slide has, and what was left out and why."""
+    """The notes of the journal: which reader each slide has, and which tiles were left out and why."""
 
     def __init__(self, writer: BetonWriter, plan: ExportPlan) -> None:
         self._writer = writer

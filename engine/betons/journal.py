@@ -1,7 +1,7 @@
 """The journal of a beton that is being written: a record of each whole page, with checksums.
 
 A record has what the tables at the end will say of the page's samples, how many samples were left out before them,
-and notes of whoever writes. It counts only where it is whole and its page has the checksum that it names.
+and notes of the writer. It counts only if it is whole and its page has the checksum that it names.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def checksum(data: bytes | bytearray) -> int:
 
 
 def journal_head(plan: str, samples: int, page_size: int) -> bytes:
-    """Return what a journal begins with: pages are gone on with only under the same head."""
+    """Return the head of a journal; a writer resumes only a journal with the same head."""
     return json.dumps([_FORMAT, plan, samples, page_size]).encode() + b"\n"
 
 
 @dataclass(frozen=True, eq=False)
 class PageRecord:
-    """What a journal has of a page.
+    """The record of a page.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class PageRecord:
     page_crc: int
 
     def to_bytes(self) -> bytes:
-        """Return the record as it stands in the journal."""
+        """Return the record as bytes of the journal."""
         notes = json.dumps(self.notes).encode() if self.notes else b""
         body = self.metadata.tobytes() + self.sizes.tobytes() + notes
         head = np.array([(_MAGIC, len(self.metadata), self.left_out, len(notes), self.page_crc, 0)], _RECORD)

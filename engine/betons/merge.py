@@ -282,7 +282,7 @@ def _merged_sidecar(path: Path, sources: Sequence[_Source]) -> dict[str, Any]:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    """Make sure that the beton can fit where it is to go."""
+    """Make sure that the disk has room for the beton."""
     if not path.parent.is_dir():
         raise BetonError(f"no folder {path.parent} to put {path.name} in; make the folder first")
     part = path.with_name(path.name + ".part")

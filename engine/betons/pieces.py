@@ -1,4 +1,4 @@
-"""The work of an export's threads: tiles read and encoded piece by piece, and given in their order."""
+"""The threads of an export: they read and encode tiles piece by piece; pieces are yielded in their order."""
 
 from __future__ import annotations
 

@@ -160,13 +160,13 @@ class ExportPlan:
         return range(int(self.slide[rows.start]), int(self.slide[rows.stop - 1]) + 1)
 
     def rows_of(self, slide: int, rows: range) -> range:
-        """Return those of some rows that are of a slide."""
+        """Return which of some rows are of a slide."""
         first, end = int(self._first_row[slide]), int(self._first_row[slide + 1])
         return range(max(first, rows.start), min(end, rows.stop))
 
     @cached_property
     def chosen(self) -> dict[int, tuple[str, str | None]]:
-        """The readers that were chosen so far, by slide, and why not another; a choice that is there holds."""
+        """The readers chosen so far, by slide, with the reason; a choice is not made twice."""
         return {}
 
     def maker(self, slide: int) -> TileMaker:
@@ -374,7 +374,7 @@ def _select(handle: Handle, grid: str, where: str | None) -> pa.Table:
 
 
 def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
-    """Say what there is to export where a condition leaves nothing."""
+    """Return what could be exported, where a condition leaves nothing."""
     rows = _rows(handle, read_query("count_exportable"), {"grid": grid})
     if not rows:
         return f"grid {grid!r} has no tile that is kept; choose another method with slideduck label"

@@ -47,7 +47,7 @@ def _why_unusable(plan: ExportPlan, slide: int) -> str | None:
 def check_passthrough(
     plan: ExportPlan, rows: range, *, except_slides: frozenset[int], skip_errors: bool
 ) -> dict[int, str]:
-    """Make sure that every tile is a stored JPEG, where that is what is asked for.
+    """Make sure that every tile is a stored JPEG, if the settings ask for that.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def check_passthrough(
 
 
 def check_space(plan: ExportPlan, rows: range, path: Path, *, except_slides: frozenset[int], skip_errors: bool) -> None:
-    """Make sure that tiles can fit where they are to go, judged by a few of them.
+    """Make sure that the disk has room for the tiles, judged by a few of them.
 
     Parameters
     ----------

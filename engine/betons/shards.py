@@ -1,4 +1,4 @@
-"""Shards: betons that each hold a run of the tiles of one export, and what tells whose they are."""
+"""Shards: betons that each hold a part of the tiles of one export, and the digests that identify it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Side-cars of betons: ``OUT.json`` beside ``OUT.beton`` says what each tile is.
 
 Labels, slides, patients, splits, the grid, the rules and the versions: all that the runner needs, or
-whoever reads the file years later.
+a reader of the file years later.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SlideInfo:
     background : str
         Colour behind transparent pixels, RRGGBB.
     patient_columns : mapping
-        The further columns of the patients' table by name: numbers, text or None. Betons of before have none.
+        The further columns of the patients' table by name: numbers, text or None. Older betons have none.
     """
 
     slide: str
@@ -285,7 +285,7 @@ def _sidecar_from_json(path: Path, raw: dict[str, Any], sha256: str) -> Sidecar:
     """Build a side-car, or raise KeyError, TypeError or ValueError."""
     tiles = raw["tiles"]
     names = [item.name for item in fields(SlideInfo)]
-    # Side-cars of before know no further columns of patients.
+    # Older side-cars have no further columns of patients.
     slides = tuple(
         SlideInfo(**{name: entry[name] for name in names if name != "patient_columns" or name in entry})
         for entry in raw["slides"]

@@ -1,4 +1,4 @@
-"""Writes the pages of a beton, so that a writer that was killed can be gone on with.
+"""Writes the pages of a beton, so that a killed export can be resumed.
 
 While it is written the file is called ``OUT.beton.part``; beside it ``OUT.beton.journal`` has a record
 of each whole page, with checksums. The next writer of the same plan goes on after the last of them.
@@ -155,7 +155,7 @@ class BetonWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files; what is not published stays, to be gone on with."""
+        """Close the files; those that are not published stay, so that they can be resumed."""
         for fd in (self._part_fd, self._journal_fd):
             if fd >= 0:
                 os.close(fd)
@@ -254,7 +254,7 @@ class BetonWriter:
             self.add_note(note)
 
     def add_note(self, note: str) -> None:
-        """Note something that a writer that goes on should know, once the page in hand is written."""
+        """Keep a note for a writer that resumes; it is stored with the current page."""
         self.notes.append(note)
 
     def finish(self, identity: str | None = None) -> WrittenBeton:
@@ -302,7 +302,7 @@ class BetonWriter:
         )
 
     def publish(self) -> None:
-        """Give the finished file its name, in place of what had it before, and drop the journal."""
+        """Rename the finished file, replacing an older one, and delete the journal."""
         if not self._finished:
             raise ValueError("publish comes after finish")
         with self._writing():
@@ -320,7 +320,7 @@ class BetonWriter:
         self.close()
 
     def start_anew(self) -> None:
-        """Drop all that was written, and begin with the first row."""
+        """Delete all that was written, and begin with the first row."""
         with self._writing():
             self._clear()
         self.rows = self.left_out = self.resumed = self._used = 0
@@ -329,7 +329,7 @@ class BetonWriter:
         self._recorded = (0, 0, 0)
 
     def _flush(self) -> None:
-        """Write the page in hand to the file, and its record to the journal."""
+        """Write the current page to the file, and its record to the journal."""
         self._page[self._used :] = bytes(self.page_size - self._used)
         rows, left_out, notes = self._recorded
         record = PageRecord(

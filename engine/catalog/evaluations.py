@@ -1,4 +1,4 @@
-"""Brings what a run said of labelled tiles into a study, so that each error can be looked at in SQL."""
+"""Loads a run's predictions of labelled tiles into a study, so that its errors can be queried in SQL."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
 
 
 def _problem(table: pa.Table, classes: Sequence[str]) -> str | None:
-    """Return what is wrong with a table, or None."""
+    """Return why a table cannot be used, or None."""
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         return f"it lacks the column {', '.join(missing)}"
@@ -215,7 +215,7 @@ def _key(file: PredictionFile) -> tuple[str, str]:
 
 
 def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -> None:
-    """Refuse what is not of this study, or would mix two runs."""
+    """Refuse predictions of tiles that are not of this study, or that would mix two runs."""
     grids = [name for (name,) in handle.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
     grid = file.facts["grid"]
     if grid not in grids:
@@ -245,7 +245,7 @@ def _others(handle: Handle, file: PredictionFile, run: str) -> list[str]:
 
 
 def _remove_others(handle: Handle, file: PredictionFile, run: str) -> None:
-    """Take out evaluations of another folder of the same name; inside a transaction."""
+    """Delete evaluations of another folder of the same name; inside a transaction."""
     if _others(handle, file, run):
         handle.con.execute("DELETE FROM evaluated_tiles WHERE run = $run", {"run": run})
         handle.con.execute("DELETE FROM evaluations WHERE run = $run", {"run": run})

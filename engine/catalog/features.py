@@ -15,7 +15,7 @@ __all__ = ["delete_features", "feature_tables", "make_feature_table"]
 
 
 def make_feature_table(handle: Handle, width: int) -> str:
-    """Return the name of the table of features of a width; it is made where it is not there.
+    """Return the name of the table of features of a width, and make it if it is missing.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def require_grid(handle: Handle, grid: str) -> None:
 
 
 def only_grid(handle: Handle, grid: str | None = None) -> str:
-    """Return the grid that is meant: the one named, or the only one there is.
+    """Return the grid that was named, or the study's only one.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def _insert_tiles(handle: Handle, spec: GridSpec, laid: Sequence[dict[str, Any]]
 
 
 def _grid_id(handle: Handle, spec: GridSpec) -> int:
-    """Return the key of a grid, which is put into the table ``grids`` where it is not there yet."""
+    """Return the key of a grid, and insert it into the table ``grids`` if it is missing."""
     handle.con.execute(
         "INSERT INTO grids (grid, tile_px, tile_um, magnification, stride_div, origin_x, origin_y) "
         "VALUES ($name, $tile_px, $tile_um, $magnification, $stride_div, $origin_x, $origin_y) "
@@ -198,7 +198,7 @@ def _grid_id(handle: Handle, spec: GridSpec) -> int:
 
 
 def runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Cut a sequence into runs whose sizes sum to at most a number, where a single one is not more."""
+    """Cut a sequence into runs whose sizes sum to at most a number, but for single items that exceed it."""
     first = total = 0
     for i, size in enumerate(sizes):
         if i > first and total + size > most:

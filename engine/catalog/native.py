@@ -41,7 +41,7 @@ class NativeGrid:
 
 
 def find_native_grid(handle: Handle, slide: str | None = None, *, level: int = 0) -> NativeGrid:
-    """Find the grid that matches the stored JPEG tiles of a slide, or of as many slides as can be.
+    """Find the grid that matches the stored JPEG tiles of a slide, or of as many slides as possible.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class _Stored:
         return GridSpec(self.tile_px, _microns(self.extract_px, self.mpp))
 
     def problem(self, tile_height: int) -> str | None:
-        """Return why no grid has these tiles, None if one has."""
+        """Return why no grid matches these tiles, None if one does."""
         downsample = self.downsamples[self.level]
         if self.tile_px != tile_height:
             return f"its tiles are {self.tile_px} x {tile_height} px, not square"
@@ -155,7 +155,7 @@ class _Stored:
         return None
 
     def matches(self, spec: GridSpec) -> bool:
-        """Return whether the tiles of a grid are these."""
+        """Return whether the tiles of a grid are the stored ones."""
         if spec.tile_px != self.tile_px or int((spec.tile_um or 0) / self.mpp) != self.extract_px:
             return False
         laid = lay(spec, "", self.width, self.height, self.mpp, self.downsamples)

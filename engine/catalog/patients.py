@@ -107,7 +107,7 @@ def parse_patients(path: str | os.PathLike[str]) -> PatientTable:
 def _check_keys(
     file: str, slides: Sequence[str | None], patients: Sequence[str | None], rows: NDArray[np.int64]
 ) -> list[Problem]:
-    """Return what is wrong with slides and patients."""
+    """Return the problems of slides and patients."""
     problems: list[Problem] = []
     first_row: dict[str, int] = {}
     for slide, patient, row in zip(slides, patients, rows.tolist(), strict=True):

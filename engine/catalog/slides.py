@@ -276,7 +276,7 @@ def _delete_rows(handle: Handle, slides: Sequence[str], tables: Sequence[str]) -
 
 
 def add_patients(handle: Handle, path: str | Path) -> PatientsReport:
-    """Read a table of patients into the table ``patients``; its slides replace those of before.
+    """Read a table of patients into the table ``patients``; its rows replace earlier rows of the same slides.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is drawn over the picture of a slide: its ROIs and the states of its tiles."""
+"""The data that is drawn over the picture of a slide: its ROIs and the states of its tiles."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class DrawnSlide:
 
 
 def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bool = True) -> DrawnSlide:
-    """Read what is drawn over the picture of a slide.
+    """Read the ROIs and tiles that are drawn over the picture of a slide.
 
     Parameters
     ----------

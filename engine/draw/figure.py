@@ -1,4 +1,4 @@
-"""Figures: the style, the frame of a slide with its scale bar and legend, and writing them whole."""
+"""Figures: their style, a slide's frame with scale bar and legend, and whole files of them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
 
 @contextmanager
 def own_style(words: str) -> Iterator[None]:
-    """Draw in matplotlib's own style, whatever the user's settings; they are theirs again afterwards.
+    """Draw in matplotlib's own style within a block; the user's settings are restored afterwards.
 
     `words` are all that will be written: other fonts are taken for characters that matplotlib's own lacks.
     """
@@ -144,7 +144,7 @@ def _letters(font: FT2Font) -> set[str]:
 
 
 def check_picture(out: Path, dpi: int | None) -> None:
-    """Refuse what no picture can be, before the slide is read."""
+    """Refuse a file or resolution that no picture can have, before the slide is read."""
     suffix = out.suffix.lower()
     if suffix not in PICTURE_METADATA:
         raise StudyError(suffix_problem(out, tuple(PICTURE_METADATA)))
@@ -155,7 +155,7 @@ def check_picture(out: Path, dpi: int | None) -> None:
 
 
 def suffix_problem(out: Path, suffixes: Sequence[str]) -> str:
-    """Return that a file has another suffix, and the names that it could have."""
+    """Return the message for a file with another suffix: the names that it could have."""
     has = f"has the suffix {out.suffix}" if out.suffix else "has no suffix"
     *others, last = (out.stem + suffix for suffix in suffixes)
     return f"{out.name} {has}; name it {', '.join(others)} or {last}"
@@ -203,7 +203,7 @@ def slide_figure(drawn: DrawnSlide, picture: npt.NDArray[np.uint8], interpolatio
 
 
 def draw_legend(figure: Figure, axes: Axes, drawn: DrawnSlide, *, rois: bool) -> None:
-    """Say what each colour means, and how many tiles and ROIs there are of it, where there is room."""
+    """Draw the legend: each colour, its label, and how many tiles and ROIs have it, if there is room."""
     entries = _legend_entries(drawn, rois=rois)
     if not entries:
         return

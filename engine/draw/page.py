@@ -145,7 +145,7 @@ def _policy_hash(template: str, tag: str) -> str:
 
 
 def _data(drawn: DrawnSlide) -> str:
-    """Return what the page's script reads, as JSON that may stand within a script element."""
+    """Return the data for the page's script, as JSON that is safe within a script element."""
     values: dict[str, Any] = {
         "slide": drawn.slide,
         "width": drawn.width,
@@ -206,7 +206,7 @@ def _outline(number: int, roi: DrawnRoi, drawn: DrawnSlide) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a coordinate with two places of decimals at most: a hundredth of a base pixel is below any pen."""
+    """Return a coordinate with two decimals at most: a hundredth of a base pixel is finer than any line."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 

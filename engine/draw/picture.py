@@ -1,4 +1,4 @@
-"""Draws what a study knows over the picture of a slide, for people to check and to publish."""
+"""Draws ROIs and labels of tiles over the picture of a slide, to be checked and published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws slides before and after the normalisation of their stains, for the eye to judge."""
+"""Draws slides before and after the normalisation of their stains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PANEL, _ABOVE, _TOP = 2.2, 0.2, 0.25
 
 @dataclass(frozen=True)
 class _Row:
-    """What is drawn of a slide: pairs of pictures, before and after."""
+    """The pictures of a slide: pairs, before and after."""
 
     slide: StainSlide
     fit: StainFit

@@ -1,4 +1,4 @@
-"""Files that the user names: finding them, reading them whole, and quoting what is in them."""
+"""Files that the user names: finds them, reads them whole, and quotes values from them."""
 
 from __future__ import annotations
 

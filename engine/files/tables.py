@@ -50,8 +50,8 @@ class Table:
     rows : (n,) int64
         For each row the line of the file on which it begins, from 1.
     problems : tuple of Problem
-        Rows that were left out because they cannot be read, each with its message. Whoever reads the
-        table raises them with what is found wrong in the other rows.
+        Rows that were left out because they cannot be read, each with its message. The caller raises
+        them together with the problems of the other rows.
     """
 
     path: Path
@@ -113,7 +113,7 @@ class Table:
 
 
 def _what_is_wrong(text: str, number: str) -> str:
-    """Say why a cell holds no finite number."""
+    """Return why a cell holds no finite number."""
     if not text:
         return "empty"
     if _NUMBER.fullmatch(number) or text.lstrip("+-").lower() in ("nan", "inf", "infinity"):

@@ -24,7 +24,7 @@ def explained(
     kind: type[SlideduckError] = StudyError,
     place: str = "another place for it",
 ) -> Iterator[None]:
-    """Turn what the operating system says against writing a file into errors of ours.
+    """Turn errors of the operating system while a file is written into errors of ours.
 
     Parameters
     ----------
@@ -90,9 +90,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that, whatever happens, its name holds either the old or the new content.
+    """Write a file so that its name always holds either the old or the new content.
 
-    The content goes to a temporary name beside it, then to the disk, and is renamed last; the rename is flushed too.
+    The content is written under a temporary name beside it and flushed, the file renamed, and the folder flushed.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 class _Sink:
-    """A file that remembers what ended a write: a full disk, or Ctrl-C."""
+    """A file that keeps the error that ended a write: a full disk, or Ctrl-C."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -146,7 +146,7 @@ class _Sink:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, so that a rename in it outlives a power cut."""
+    """Flush a folder to the disk, so that a rename in it survives a power cut."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

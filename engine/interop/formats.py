@@ -42,13 +42,13 @@ _NO_COLOUR = "#4D4D4D"
 
 
 def unwritable(text: str | None, form: str) -> str:
-    """Return the first character of a text that a form of file cannot hold; empty if it holds all."""
+    """Return the first character of a text that a file format cannot hold; empty if it can hold all."""
     found = _UNWRITABLE[form].search(text or "") if form in _UNWRITABLE else None
     return found[0] if found else ""
 
 
 def id_space(*what: str | None) -> uuid.UUID:
-    """Return the space that the ids of objects of a kind are made in; it depends on nothing but what they are."""
+    """Return the UUID namespace of the ids of a kind of objects; it depends only on their names."""
     return uuid.uuid5(_NAMESPACE, compact_json(what))
 
 

@@ -1,4 +1,4 @@
-"""Writes ROIs as GeoParquet 1.1, in base pixels, for GeoPandas and whatever else knows it."""
+"""Writes ROIs as GeoParquet 1.1, in base pixels, for GeoPandas and other programs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def geoparquet_table(rois: Sequence[StudyRoi], roi_set: str) -> pa.Table:
 
 
 def _described(geometries: Sequence[bytes]) -> dict[str, Any]:
-    """Return what GeoParquet says of a column of geometries."""
+    """Return GeoParquet's metadata of a column of geometries."""
     read = [polygons_from_wkb(wkb) for wkb in geometries]
     # No coordinate reference system: without the key they would be degrees.
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted({kind for kind, _ in read}), "crs": None}

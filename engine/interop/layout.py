@@ -1,4 +1,4 @@
-"""Decides how the ROIs of a study stand in a file, whose form may know single rings alone."""
+"""Lays the ROIs of a study out for a file, whose format may have only single rings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StudyRoi:
 
 @dataclass(eq=False)
 class Layout:
-    """What stands in the file of one slide.
+    """The content of the file of one slide.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Layout:
 
 
 def lay_out(rois: Sequence[StudyRoi], *, single_rings: bool, cut: Collection[str] = ()) -> Layout:
-    """Decide how the ROIs of one slide stand in a file.
+    """Lay the ROIs of one slide out for a file.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def lay_out(rois: Sequence[StudyRoi], *, single_rings: bool, cut: Collection[str
 def _pieces(
     roi: StudyRoi, polygons: Sequence[Polygon], taken: set[str], layout: Layout
 ) -> Iterator[tuple[str, tuple[Polygon, ...], bool]]:
-    """Yield the single rings that an ROI is drawn with: their names, and whether each is an inner ring."""
+    """Yield the rings of an ROI, with their names and whether each is an inner ring."""
     ring = joined_ring(polygons)
     if ring is not None:
         yield roi.roi_name, ((ring,),), False
@@ -129,7 +129,7 @@ def _pieces(
 
 
 def _fresh(stem: str, number: int, taken: set[str]) -> str:
-    """Return a name that no ROI of the slide has, and take it: the stem alone for 1, then ``STEM_2`` and so on."""
+    """Return a name that no ROI of the slide has, and reserve it: the stem for 1, then ``STEM_2`` and so on."""
     while (name := stem if number == 1 else f"{stem}_{number}") in taken:
         number += 1
     taken.add(name)

@@ -1,4 +1,4 @@
-"""Proves that ROI files say what a study says, by adding them to a study of their own and comparing."""
+"""Proves that ROI files hold a study's ROIs: adds them to a study in memory and compares."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _EXPORTED, _OWN = "exported", "own"
 
 @dataclass(frozen=True)
 class Returned:
-    """What has become of an ROI once its file is read again.
+    """What an ROI is once its file has been read again.
 
     Attributes
     ----------
     slide, root : str
         The ROI; it is no hole.
     n_parts : int
-        ROIs that stand for it now.
+        ROIs that it is now.
     swallowed, swallowed_by : str or None
         What of it, itself or a part, has become a hole of another ROI, and that ROI.
     is_same : bool
@@ -74,7 +74,7 @@ class RoiProof:
     def returned(
         self, files: Sequence[Path], rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]
     ) -> list[Returned]:
-        """Read files, and say what has become of the ROIs that were written into them.
+        """Read files, and return what the ROIs that were written into them are now.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class RoiProof:
         return int(tiles), self._scratch.execute(read_query("find_relabelled_tiles")).fetchall()
 
     def _add_own(self, rois: Sequence[StudyRoi]) -> None:
-        """Put the study's ROIs beside those that were read again, as they are."""
+        """Add the study's own ROIs beside those that were read again."""
         self._scratch.execute(
             "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, '', '', '', '')", [_OWN]
         )

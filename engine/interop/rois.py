@@ -1,7 +1,6 @@
-"""Writes the ROIs of a study as files for other programs, and proves that they say the same.
+"""Writes the ROIs of a study as files for other programs, and proves that they hold the same ROIs.
 
-Before a file appears it has been added to a study of its own, and what that study holds has been compared
-with this one.
+Before a file appears, it is added to a study in memory, and the two studies are compared.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ class RoiExportReport:
         ROIs that the files have and the study has not: parts of ROIs that are of several polygons, where the
         form knows single polygons alone.
     inner_rings : tuple of str
-        The same for inner rings, which stand in the files as holes.
+        The same for inner rings, which the files have as holes.
     left_out : tuple of str
-        Holes that stand in the files without a name of their own: taken out of the ROI that they belong to.
+        Holes that the files have without a name: they are cut out of the ROI that they belong to.
     tiles : int
         Tiles whose labels were compared, because of the parts; none of them gets another label.
     """
@@ -208,7 +207,7 @@ class _RoiExport:
         self._proof = proof
         self._of_slide = {name: list(group) for name, group in groupby(rois, key=lambda roi: roi.slide)}
         self._cut: set[_Key] = set()
-        #: What stands in the file of each slide; nothing for GeoParquet, which has the rows of the study.
+        #: The content of the file of each slide; nothing for GeoParquet, which has the rows of the study.
         self.layouts: dict[str, Layout] = {}
         labels = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
         self._colours = label_colours(label for (label,) in labels)
@@ -255,7 +254,7 @@ class _RoiExport:
             raise self._refused(reasons)
 
     def _refuse_empty(self, slides: Sequence[str]) -> None:
-        """Raise if nothing is left of an ROI without its holes, and the form has no other way to write them."""
+        """Raise if an ROI is empty without its holes, and the format has no other way to write it."""
         if self._form == "xml":
             return
         empty = [roi for slide in slides for roi in self._of_slide[slide] if not roi.labelled]
@@ -284,7 +283,7 @@ class _RoiExport:
         return self._prove_parts({(one.slide, one.root): one.n_parts for one in returned if one.n_parts > 1})
 
     def _read_again(self, paths: Sequence[Path] | None = None) -> list[Returned]:
-        """Read files again, all if none are named, and say what has become of every ROI."""
+        """Read files again, all if none are named, and return what every ROI is now."""
         if self._form == "geoparquet":
             root = {(roi.slide, roi.roi_name): roi.parent or roi.roi_name for roi in self._rois}
         else:
@@ -322,7 +321,7 @@ class _RoiExport:
         return tiles
 
     def _refused(self, reasons: Mapping[_Key, str]) -> StudyError:
-        """Return the error that names each ROI which the form cannot say."""
+        """Return the error that names each ROI that the format cannot hold."""
         lines = [f"  {slide}: {name!r}: {why}" for (slide, name), why in sorted(reasons.items())]
         return StudyError(
             f"{counted(len(lines), 'ROI')} cannot be written as {self._form}; write {_BETTER[self._form]} instead:\n"
@@ -331,7 +330,7 @@ class _RoiExport:
 
 
 def _why_lost(lost: Sequence[Returned]) -> Iterator[tuple[_Key, str]]:
-    """Yield why ROIs would not come back as they are."""
+    """Yield why ROIs would be read back differently."""
     explained = {(one.slide, one.swallowed_by) for one in lost}
     for one in lost:
         if one.swallowed_by is not None:

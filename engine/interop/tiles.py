@@ -150,7 +150,7 @@ def export_tiles(
 
 
 def _where_to(handle: Handle, grid: str | None, run: str | None, slides: Sequence[str] | None) -> tuple[str, list[str]]:
-    """Return the grid and the slides that are meant."""
+    """Return the grid and the slides to export."""
     if run is not None:
         runs = [name for (name,) in handle.con.execute("SELECT run FROM runs ORDER BY run").fetchall()]
         if run not in runs:
@@ -188,7 +188,7 @@ def _tiles(handle: Handle, grid: str, run: str | None, where: str | None) -> duc
 
 
 def _why_nothing(grid: str, run: str | None, where: str | None) -> str:
-    """Say that there is nothing to write, and why."""
+    """Return the message for an export without tiles, with the reason."""
     of_run = "" if run is None else f" that the run {run!r} predicted"
     condition = f" meets the condition {where!r}" if where else (" has a label" if run is None else " is there")
     return f"no tile of grid {grid!r} on the slides named{of_run}{condition}; there is nothing to export"

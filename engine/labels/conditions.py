@@ -1,4 +1,4 @@
-"""Conditions that users write in SQL: taken where they are one, refused in one way where they are none.
+"""Conditions that users write in SQL: checked, and refused, in one way.
 
 A condition is an expression on the columns of a relation: the view ``labels``, or the tiles of a beton. It is put to
 DuckDB's relation API, which takes one expression and nothing else, whatever the text holds.
@@ -58,7 +58,7 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
 
 @contextmanager
 def refusing(where: str, columns: Sequence[str]) -> Iterator[None]:
-    """Turn what DuckDB says against a condition, for the length of a block, into its refusal.
+    """Turn DuckDB's errors about a condition, within a block, into its refusal.
 
     Raises
     ------

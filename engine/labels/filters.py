@@ -1,4 +1,4 @@
-"""Filters of tiles: which condition drops how many."""
+"""Filters of tiles: how many tiles each condition drops."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def _count(handle: Handle, batch: dict[str, Any]) -> None:
 
 
 def _set_rule(handle: Handle, rule: LabelRule) -> None:
-    """Put a rule in force; nothing is written where it is so already."""
+    """Store the rule in force, unless it is stored already."""
     columns = asdict(rule)
     row = tuple(list(value) if isinstance(value, tuple) else value for value in columns.values())
     if handle.con.execute(f"SELECT {', '.join(columns)} FROM label_rule").fetchall() == [row]:

@@ -1,7 +1,7 @@
-"""What is asked of labels: counts, overlaps, neighbours, areas, and how far two readers agree.
+"""Questions about labels: counts, overlaps, neighbours, areas, and how far two readers agree.
 
 Each question is a view or a table macro of ``sql/``, so that ``FROM agreement('reader_a', 'reader_b')`` works in any
-query too. What is here checks the question and names what is wrong with it. Answers follow the rule in force, and are
+query too. This module checks the arguments and names those that are wrong. Answers follow the rule in force, and are
 refused while labels are missing or out of date.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
 #: What tiles are counted by.
 COUNT_COLUMNS = ("label", "slide", "patient", "site", "split", "fold", "grid", "roi_name")
 
-#: What areas are told apart by, beside the label.
+#: Columns by which areas are grouped, beside the label.
 AREA_COLUMNS = ("slide", "patient", "site")
 
 #: More bins than this tell nothing that the coverages themselves do not.
@@ -437,7 +437,7 @@ def _is(column: str, value: str) -> duckdb.Expression:
 
 
 def _columns(by: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
-    """Check the columns that rows are told apart by."""
+    """Check the columns by which rows are grouped."""
     names = (by,) if isinstance(by, str) else tuple(by)
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,4 +1,4 @@
-"""The split of a study: which patients train and which validate, and that none is on both sides."""
+"""The split of a study: which patients train and which validate; no patient is on both sides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split(
     preserve_site: bool = False,
     column: str | None = None,
 ) -> pa.Table:
-    """Split the patients into sides, in place of the split of before.
+    """Split the patients into sides, replacing any earlier split.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def split(
     ------
     SplitError
         If there are too few patients, or a patient, a site or a slide file would be on two sides;
-        the split of before stays then.
+        the earlier split stays then.
     """
     _check_split(val_fraction, folds, val_fold, preserve_site, column)
     require_labels(handle)
@@ -76,7 +76,7 @@ def split(
 
 
 def _keep(handle: Handle, sides: Mapping[str, tuple[str, int | None]], rule: Sequence[object]) -> None:
-    """Put a split in the place of the one of before, unless something would be on two sides."""
+    """Store a split in place of the earlier one, unless a patient, a site or a file would be on two sides."""
     table = pa.table(
         {
             "patient": pa.array(list(sides), pa.string()),
@@ -176,7 +176,7 @@ def _check_split(
 
 
 def _leak(kind: str, name: str, sides: str, slides: str) -> str:
-    """Say what is on two sides of a split."""
+    """Return the message for what is on two sides of a split."""
     if kind == "slide file":
         return (
             f"slides {slides} are the same file under two names, and would be on the sides {sides}; "

@@ -105,7 +105,7 @@ _NAMES = pa.schema([("grid", pa.string()), ("slide", pa.string())])
 def _drawn_slides(
     laid: list[tuple[int, int, str, str, int]], rng: np.random.Generator
 ) -> list[tuple[int, int, str, str, int]]:
-    """Draw some slides of each grid."""
+    """Choose some slides of each grid at random."""
     chosen = []
     for grid_id in sorted({row[0] for row in laid}):
         rows = [row for row in laid if row[0] == grid_id]
@@ -117,7 +117,7 @@ def _drawn_slides(
 def _drawn_places(
     handle: Handle, keys: dict[str, int], n_tiles: int, share: int, rng: np.random.Generator
 ) -> list[int]:
-    """Draw tiles of a slide: half where an edge runs through them, as far as there are, and the rest anywhere."""
+    """Choose tiles of a slide at random: half of them where an edge runs through, if there are as many."""
     rows = handle.con.execute(
         "SELECT DISTINCT grid_y::BIGINT * n_columns + grid_x AS place FROM tile_rois "
         "JOIN grid_slides USING (grid_id, slide_id) WHERE grid_id = $grid_id AND slide_id = $slide_id "

@@ -173,7 +173,7 @@ class _Todo:
 def _todo(
     handle: Handle, grid: str, measures: Sequence[str], slides: Sequence[str] | None, level: str | None
 ) -> list[_Todo]:
-    """Return the slides of a grid that are meant, in the order of their names."""
+    """Return the chosen slides of a grid, in the order of their names."""
     rows: list[dict[str, Any]] = (
         handle.con.execute(read_query("list_qc_slides"), {"grid": grid}).to_arrow_table().to_pylist()
     )
@@ -195,7 +195,7 @@ def _todo(
 
 
 def _enough(measure: str, level: str | None) -> set[tuple[str, str]]:
-    """Return the ways of taking a measure that make it unnecessary to take it now."""
+    """Return the stored ways of taking a measure that are good enough not to take it again."""
     if measure in PIXEL_MEASURES:
         return {(measure, at) for at in (LEVELS if level is None else (level,))}
     return {(measure, "tile"), (measure, "picture")}
@@ -292,7 +292,7 @@ def _work(job: _Job, piece: Piece | None) -> list[Part]:
 
 
 def _store(handle: Handle, slide: QcSlide, measures: Sequence[str], table: pa.Table, level: str) -> None:
-    """Keep the measures of one slide beside those that it has, in one transaction."""
+    """Store the measures of one slide beside those that it has, in one transaction."""
     key = {"grid_id": slide.grid_id, "slide_id": slide.slide_id}
     rows = [{**key, **source(slide, measure, level)} for measure in measures]
     with atomic(handle.con):

@@ -1,4 +1,4 @@
-"""What is measured of the pixels of tiles, each with its definition and where it comes from; no input or output.
+"""The measures of the pixels of tiles, each with its definition and source; no input or output.
 
 All arrays are (height, width) and images (height, width, 3) uint8 RGB.
 """
@@ -63,7 +63,7 @@ _BLACK_INK = (100, 15)
 
 
 def settings(measure: str) -> str:
-    """Return what decides the numbers of a measure, as text that is equal for equal definitions alone."""
+    """Return the definition of a measure as text, which differs if the numbers would."""
     own: dict[str, object] = {
         "white_fraction": {"above": WHITE_ABOVE},
         "grey_fraction": {"below": GREY_BELOW},
@@ -74,7 +74,7 @@ def settings(measure: str) -> str:
 
 
 def pixel_values(rgb: RGB, measure: str) -> Plane:
-    """Return what a measure says of each pixel; that of a tile is the average.
+    """Return the measure of each pixel; that of a tile is the mean.
 
     Parameters
     ----------
@@ -223,8 +223,8 @@ def tissue_mask(rgb: RGB) -> npt.NDArray[np.uint8]:
     Notes
     -----
     HSV saturation, a median filter of 7 × 7 pixels, and the threshold of N. Otsu, A threshold selection method
-    from gray-level histograms, IEEE Trans. Syst. Man Cybern. 9 (1979) 62–66, as Slideflow 3.0.2's ``qc.Otsu``. A
-    threshold of the slide parts what is there in two: ink is tissue, and may part the slide in its place.
+    from gray-level histograms, IEEE Trans. Syst. Man Cybern. 9 (1979) 62–66, as Slideflow 3.0.2's ``qc.Otsu``. Otsu's
+    threshold cuts any slide in two: ink counts as tissue, and on a slide with much ink it may be all that does.
     """
     saturation = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1]
     smooth = cv2.medianBlur(np.ascontiguousarray(saturation), _MEDIAN_PX)

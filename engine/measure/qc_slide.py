@@ -1,4 +1,4 @@
-"""Measures the tiles of one slide, in pieces that threads do in any order and that are added up in theirs."""
+"""Measures the tiles of one slide piece by piece; threads take pieces in any order, and sums are in theirs."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class QcSlide:
 
 
 def source(slide: QcSlide, measure: str, level: str) -> dict[str, Any]:
-    """Return where and how a measure is taken on a slide, as the table ``qc_slides`` has it."""
+    """Return where and how a slide is measured, as a row of the table ``qc_slides``."""
     if measure == "tissue":
         at, number, downsample = "picture", None, TISSUE_UM_PER_PX / slide.mpp
     elif measure == "blur":
@@ -174,7 +174,7 @@ class Piece:
 
 
 class SlideMeasurement:
-    """Measures some measures of all tiles of a slide.
+    """Takes some measures of all tiles of a slide.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ class SlideMeasurement:
             yield from self._tile_pieces()
 
     def add(self, parts: Sequence[Part]) -> None:
-        """Add what a piece gave."""
+        """Add the sums of a piece."""
         for part in parts:
             sums = self._sums[part.measure]
             if isinstance(part.at, slice):
@@ -231,7 +231,7 @@ class SlideMeasurement:
                 sums[part.at] += part.sums
 
     def close(self) -> None:
-        """Close the file; no thread may be at work."""
+        """Close the file; no thread may be reading."""
         for reader in self._readers:
             reader.close()
         self._readers.clear()

@@ -1,4 +1,4 @@
-"""Stain normalisation: what is known of the stains of a slide, and tiles in the stains of another.
+"""Stain normalisation: the fit of a slide's stains, and tiles changed to the stains of another.
 
 A fit is a slide's: every tile of it is changed in the same way, so that a tile without tissue, or of one colour, is
 changed as its slide is, and white stays white. Fits are those of the library torchstain; to apply one, what the
@@ -118,7 +118,7 @@ _REFERENCES: dict[str, StainFit] = {
 
 @dataclass(frozen=True)
 class StainTarget:
-    """What slides are normalised to.
+    """The stains that slides are normalised to.
 
     Attributes
     ----------
@@ -133,12 +133,12 @@ class StainTarget:
 
 
 def reference_target(method: str) -> StainTarget:
-    """Return what slides are normalised to by default."""
+    """Return the stains that slides are normalised to by default."""
     return StainTarget(REFERENCE, _REFERENCES[method])
 
 
 def stain_settings(method: str) -> str:
-    """Return what decides fits and pixels beside the fit, as text that is equal for equal definitions alone."""
+    """Return the definition of fits and of normalised pixels as text, which differs if these would."""
     own: dict[str, object] = {"io": IO, "alpha": ALPHA, "beta": BETA} if method == "macenko" else {"pale": PALE}
     return json.dumps({"definition": 1, **own}, separators=(",", ":"))
 
@@ -149,7 +149,7 @@ def fit_to_json(fit: StainFit) -> dict[str, list[float]]:
 
 
 def fit_from_json(method: str, numbers: Mapping[str, Any]) -> StainFit:
-    """Return the fit that `fit_to_json` gave the numbers of.
+    """Return the fit whose numbers `fit_to_json` returned.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def fit_from_json(method: str, numbers: Mapping[str, Any]) -> StainFit:
 
 
 def stain_to_json(target: StainTarget) -> dict[str, Any]:
-    """Return what a side-car says of the normalisation of its tiles."""
+    """Return the normalisation of tiles as a side-car's entry."""
     return {
         "method": target.fit.method,
         "settings": json.loads(stain_settings(target.fit.method)),
@@ -174,7 +174,7 @@ def stain_to_json(target: StainTarget) -> dict[str, Any]:
 
 
 def stain_from_json(entry: Mapping[str, Any]) -> StainTarget:
-    """Return what tiles were normalised to, from what `stain_to_json` gave.
+    """Return the target of normalisation from an entry that `stain_to_json` made.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Finds the stains of the slides of a study, each once, and keeps them."""
+"""Fits the stains of the slides of a study, each once, and stores them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def fit_stain(
     anew: bool = False,
     threads: int | None = None,
 ) -> StainReport:
-    """Find the stains of the slides that lack them, and keep them in the study.
+    """Fit the stains of the slides that lack a fit, and store the fits in the study.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def fit_stain(
 
 
 def check_method(method: str) -> None:
-    """Refuse a method that there is not."""
+    """Refuse an unknown method."""
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; give one of {', '.join(METHODS)}")
 
@@ -185,7 +185,7 @@ def require_fits(handle: Handle, method: str, slides: Iterable[str]) -> dict[str
 
 
 def ensure_fit(handle: Handle, slide: str, method: str) -> SlideFit:
-    """Return the fit of a slide; where it has none it is fitted, and kept if the study can be written.
+    """Return the fit of a slide; without one it is fitted now, and stored if the study can be written.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def ensure_fit(handle: Handle, slide: str, method: str) -> SlideFit:
 
 
 def stain_target(handle: Handle, method: str, slide: str | None) -> StainTarget:
-    """Return what slides are normalised to: the reference, or the stains of a slide of the study.
+    """Return the target of normalisation: the reference, or the stains of a slide of the study.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def _chosen(
 
 
 def _store(handle: Handle, slide: StainSlide, found: SlideFit) -> None:
-    """Keep a fit, in place of one by the same method."""
+    """Store a fit, replacing one by the same method."""
     method = found.fit.method
     row = {
         "slide_id": slide.slide_id,

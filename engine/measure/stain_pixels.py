@@ -71,7 +71,7 @@ _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 @numba.njit(inline="always")
 def _between(table: npt.NDArray[np.float32], at: np.float32) -> np.float32:
-    """Return what a table has at a place between its entries."""
+    """Return the value of a table between two of its entries, interpolated."""
     entry = np.uint32(at)
     low: np.float32 = table[entry]
     between: np.float32 = low + (table[entry + np.uint32(1)] - low) * (at - np.float32(entry))

@@ -1,4 +1,4 @@
-"""Finds the stains of one slide, from its tissue."""
+"""Fits the stains of one slide, from its tissue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _LEAST_DEVIATION = 1.0
 
 @dataclass(frozen=True)
 class StainSlide:
-    """A slide, as it is fitted.
+    """A slide whose stains are to be fitted.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class SlideFit:
     library: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a side-car says of it."""
+        """Return the fit as a side-car's entry."""
         return {**fit_to_json(self.fit), "pixels": self.pixels, "library": self.library}
 
 

@@ -21,7 +21,7 @@ _NOT_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString", "GeometryC
 
 
 class _RefusedError(Exception):
-    """What is wrong with one feature, a message for each thing."""
+    """The problems of one feature, a message for each."""
 
 
 def parse_geojson(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
@@ -161,7 +161,7 @@ def _polygons(geometry: dict[str, Any] | None) -> tuple[Polygon, ...]:
 
 
 def _ring(points: Any, part: str, wrong: list[str]) -> Ring:
-    """Return a ring, z coordinates left out; what is wrong with it goes onto a list."""
+    """Return a ring without z coordinates; its problems are appended to a list."""
     if not isinstance(points, list):
         wrong.append(f"its {part} is {quoted(points)}, not a list of points; draw it again")
         return np.empty((0, 2))

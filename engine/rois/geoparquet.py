@@ -152,7 +152,7 @@ def _geometries(file: str, table: pa.Table, name: str) -> list[bytes | None]:
 
 
 def _wrong_rings(called: str, polygons: Sequence[Polygon]) -> list[str]:
-    """Say what is wrong with the rings of an ROI."""
+    """Return the problem of the rings of an ROI."""
     if not polygons:
         return [f"the geometry of {called} is empty; draw it again or remove it"]
     wrong = []
@@ -171,7 +171,7 @@ def _wrong_rings(called: str, polygons: Sequence[Polygon]) -> list[str]:
 def _edited(
     file: str, texts: dict[str, list[str]], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
 ) -> list[Problem]:
-    """Return the rows whose geometry and outline contradict each other: it is not told which of them is meant."""
+    """Return the rows whose geometry and outline contradict each other: nothing says which of them is meant."""
     if not any(drawn):
         return []
     both = pa.table(

@@ -27,7 +27,7 @@ _ELLIPSE_POINTS = 128
 
 @dataclass
 class _Region:
-    """A region as it is being read."""
+    """A region while it is read."""
 
     line: int
     label: str | None
@@ -93,7 +93,7 @@ def parse_imagescope(path: Path, data: bytes) -> tuple[list[RoiOutline], list[st
 
 
 def _ring(region: _Region, called: str, name: str, problems: list[Problem]) -> Ring:
-    """Return the outline of a region; what is wrong with it goes onto a list."""
+    """Return the outline of a region; its problems are appended to a list."""
     x, bad_x = parse_numbers(region.x)
     y, bad_y = parse_numbers(region.y)
     for axis, texts, bad in (("X", region.x, bad_x), ("Y", region.y, bad_y)):

@@ -83,9 +83,9 @@ class RoiFile:
     path : Path
         The file, absolute.
     format : {"csv", "geojson", "xml", "geoparquet"}
-        Its form, told by its content.
+        Its format, recognised by its content.
     holes : {"nested", "explicit"}
-        How holes are told.
+        How holes are recognised.
     sha256 : str
         SHA-256 of its bytes, hexadecimal.
     outlines : tuple of RoiOutline
@@ -102,7 +102,7 @@ class RoiFile:
     skipped: tuple[str, ...]
 
     def place(self, outline: RoiOutline) -> str:
-        """Return where an ROI stands, as messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""
+        """Return the place of an ROI, with which messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""
         return f"{self.path.name}:{'feature ' if self.format == 'geojson' else ''}{outline.row}"
 
 

@@ -1,6 +1,6 @@
 """Reads and checks ROI files: Slideflow's CSV, QuPath's GeoJSON, ImageScope's XML and GeoParquet, told by content.
 
-What needs no slide is checked here; area, crossings and the slide's bounds are checked in the database.
+Checks that need no slide are made here; area, crossings and the slide's bounds are checked in the database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["HOLES", "ROI_SUFFIXES", "RoiFile", "RoiOutline", "find_roi_files", "
 #: Suffixes of the files that a folder is searched for. Parquet is not: it holds tables of all kinds, and is named.
 ROI_SUFFIXES = (".csv", ".geojson", ".json", ".xml")
 
-#: How holes are told: as drawn inside another ROI, as marked in the file, or by what is usual for its form.
+#: How holes are recognised: as drawn inside another ROI, as marked in the file, or as is usual for the format.
 HOLES = ("auto", "nested", "explicit")
 
 _PARSERS = {"csv": parse_csv, "geojson": parse_geojson, "xml": parse_imagescope, "geoparquet": parse_geoparquet}
@@ -59,7 +59,7 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     path : path-like
         Slideflow CSV, QuPath GeoJSON, ImageScope XML or GeoParquet.
     holes : {"auto", "nested", "explicit"}
-        How holes are told; ``"auto"`` is nested for CSV and explicit for the others.
+        How holes are recognised; ``"auto"`` is nested for CSV and explicit for the others.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
 
 
 def _tell_form(data: bytes) -> Literal["csv", "geojson", "xml", "geoparquet"]:
-    """Tell the form of a file by its first character, that of Parquet by its mark."""
+    """Return the format of a file, by its first character or by the mark of Parquet."""
     if data.startswith(b"PAR1"):
         return "geoparquet"
     # The zeros are those of UTF-16, whose mark comes first.

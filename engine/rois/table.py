@@ -67,7 +67,7 @@ def add_rois(
         Files, folders and globs; the format of each is told by its content. GeoParquet is named file by file: other
         tables have its suffix too.
     holes : {"auto", "nested", "explicit"}
-        How holes are told: ``nested`` by lying within an ROI of the same label, ``explicit`` by the file's
+        How holes are recognised: ``nested`` by lying within an ROI of the same label, ``explicit`` by the file's
         own marks; ``auto`` takes nested for CSV and explicit for GeoJSON and XML.
     roi_set : str
         Set of ROIs to add to, such as a reader's.
@@ -197,7 +197,7 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
 
 
 def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
-    """Put the ROIs of files in the place of those that other files gave, inside a transaction."""
+    """Replace the ROIs that these files gave before, inside a transaction."""
     with (
         registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
         registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
@@ -257,7 +257,7 @@ def _outlines(files: Sequence[RoiFile], roi_set: str) -> pa.Table:
 
 
 def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other: str | None) -> str:
-    """Say what is wrong with an ROI, in the user's words."""
+    """Return the message for an ROI that is refused."""
     match kind:
         case "unknown_slide":
             return (
@@ -281,7 +281,7 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other:
 
 
 def _orphan_problem(place: str, roi_name: str, label: str | None) -> str:
-    """Say that a hole lies in nothing."""
+    """Return the message for a hole that lies in no ROI."""
     of = "without a label" if label is None else f"labelled {label!r}"
     return (
         f"{place}: hole {roi_name!r} overlaps no ROI {of}; "

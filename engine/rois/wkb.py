@@ -1,4 +1,4 @@
-"""Reads well-known binary, the form in which outlines leave the database and stand in GeoParquet."""
+"""Reads well-known binary (WKB), the form of outlines from the database and in GeoParquet."""
 
 from __future__ import annotations
 

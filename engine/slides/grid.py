@@ -105,7 +105,7 @@ class SlideGrid:
 
 
 def parse_tile_um(text: str | float) -> tuple[float | None, float | None]:
-    """Tell microns from a magnification.
+    """Return a tile size as microns or as a magnification, whichever it is.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ _FINGERPRINT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class SlideHeader:
-    """What the header of a slide says.
+    """The header of a slide.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ def find_slides(paths: Paths) -> list[Path]:
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths lead to one file, as through a link."""
+    """Return whether two paths lead to one file, as through a link."""
     try:
         return one.samefile(other)
     except OSError:
@@ -318,7 +318,7 @@ def _read_mpp(
 
 
 def _is_mpp(value: object) -> bool:
-    """Tell whether a value is a positive, finite number."""
+    """Return whether a value is a positive, finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 

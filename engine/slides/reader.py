@@ -132,11 +132,11 @@ class TileReader:
                 ) from error
 
     def stored_jpeg(self, base_x: int, base_y: int) -> bytes | None:
-        """Return None: OpenSlide gives pixels alone."""
+        """Return None: OpenSlide gives only pixels."""
         return None
 
     def is_stored(self, base_x: int, base_y: int) -> bool:
-        """Return False: OpenSlide gives pixels alone."""
+        """Return False: OpenSlide gives only pixels."""
         return False
 
     def level_size(self) -> tuple[int, int]:
@@ -251,7 +251,7 @@ def _open_slide(path: Path) -> openslide.OpenSlide:
 
 
 def _cache_bytes(slide: openslide.OpenSlide, level: int, read_px: int) -> int:
-    """Return a cache that holds the stored tiles under one row of the grid.
+    """Return the bytes of a cache that holds the stored tiles under one row of the grid.
 
     Tiles are read row by row. A stored tile that is taller than a tile of the grid is needed again in
     the next row, and by then OpenSlide's default cache has dropped it where the slide is wide.
@@ -288,7 +288,7 @@ def _on_background(rgba: RGB, background: RGB) -> RGB:
 
 
 def resized(rgb: RGB, tile_px: int) -> RGB:
-    """Bring a square to ``tile_px`` pixels: by averaging areas, or bilinearly where it has to grow."""
+    """Resize a square to ``tile_px`` pixels: by averaging areas, or bilinearly where it grows."""
     if rgb.shape[0] == tile_px:
         return rgb
     how = cv2.INTER_AREA if rgb.shape[0] > tile_px else cv2.INTER_LINEAR

@@ -1,4 +1,4 @@
-"""Finds the JPEG tiles that a TIFF stores, and hands them out whole: as bytes, or decoded.
+"""Finds the JPEG tiles that a TIFF stores, and returns them whole, as bytes or decoded.
 
 Aperio's SVS and most pyramids keep each level as tiles of JPEG. Such a tile, with the tables that the file keeps
 once for all of them, is a JPEG of its own.
@@ -74,7 +74,7 @@ class StoredLevel:
     counts: npt.NDArray[np.int64]
 
     def is_stored(self, column: int, row: int) -> bool:
-        """Return whether the file has a tile there: sparse ones have no bytes."""
+        """Return whether the file stores a tile at this place; sparse files leave some out."""
         return bool(self.counts[row * self.n_columns + column] > 0)
 
     def jpeg(self, fd: int, column: int, row: int) -> bytes:

@@ -1,8 +1,8 @@
 """Reads tiles of a grid from the JPEG tiles that a TIFF stores, several times as fast as OpenSlide does.
 
-OpenSlide is the reference: a slide is read in this way only after it gave OpenSlide's pixels bit for bit, and
-whatever a stored tile cannot give (one that is missing or damaged, a place between two pixels of its level) is
-OpenSlide's, or OpenSlide's error.
+OpenSlide is the reference: a slide is read in this way only after some tiles equalled OpenSlide's bit for bit. Tiles
+that stored ones cannot make up (one is missing or damaged, or a corner lies between two pixels of the level) are read
+by OpenSlide, and fail with its error.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class StoredReader:
         self.close_file()
 
     def close_file(self) -> None:
-        """Close the file of stored tiles alone, and leave OpenSlide's handle to whoever reads on by it."""
+        """Close the file of stored tiles; OpenSlide's handle stays open for further reads."""
         with self._lock:
             self._decoded.clear()
             if self._fd >= 0:
@@ -263,7 +263,7 @@ def choose_reader(
     Raises
     ------
     SlideError
-        If the slide does not open, or ``tiff`` is asked for and cannot be had.
+        If the slide does not open, or ``tiff`` is asked for and cannot read it.
     """
     if reader == "openslide":
         return reference, None
@@ -285,7 +285,7 @@ def choose_reader(
 
 
 def _difference(stored: StoredReader, base_x: npt.NDArray[np.int64], base_y: npt.NDArray[np.int64]) -> str | None:
-    """Return why a reader is not to be trusted, None where its pixels are OpenSlide's."""
+    """Return how the pixels of stored tiles differ from OpenSlide's; None where they are equal."""
     if not len(base_x):
         return "there is no tile to compare"
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Tells a TIFF that was cut short from a whole one, by its headers alone; no pixels are read."""
+"""Finds TIFFs that were cut short, from their headers; no pixels are read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Tiff:
         return struct.unpack(form, self._bytes(at, struct.calcsize(form)))
 
     def needed(self) -> int:
-        """Return the greatest end of anything that the pages point to."""
+        """Return the end of the last byte that any page points to."""
         needed = 0
         (page,) = self._numbers(self._at_first_page, self._pointer)
         seen: set[int] = set()

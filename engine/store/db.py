@@ -76,7 +76,7 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
 
 
 def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
-    """Say why a file did not open, in the user's words."""
+    """Return the error that says why a file did not open."""
     text = str(error)
     holder = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
     if holder:
@@ -179,7 +179,7 @@ def _begin(con: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
-    """Make an Arrow table readable in SQL under a name, for the length of a block."""
+    """Make an Arrow table readable in SQL under a name, within a block."""
     con.register(name, table)
     try:
         yield
@@ -189,7 +189,7 @@ def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> It
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what the operating system does to DuckDB into errors of ours."""
+    """Turn DuckDB's errors of a full disk or an interrupt into ours, within a block."""
     try:
         yield
     except (duckdb.InterruptException, RuntimeError) as error:
@@ -208,7 +208,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = None) -> Iterator[int]:
-    """Bound the memory of DuckDB for the length of a block; what does not fit goes to temporary files.
+    """Bound DuckDB's memory within a block; data that does not fit goes to temporary files.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How everything below `slideduck.study.Study` holds a study: the connection, the file, whether to show progress."""
+"""How code below `slideduck.study` holds a study: the connection, the file, and whether to show progress."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> N
 
 
 def is_outdated(con: duckdb.DuckDBPyConnection) -> bool:
-    """Return whether a study of ours has tables or views of an older release."""
+    """Return whether a study has tables or views of an older release."""
     tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     if "meta" not in tables:
         return False

@@ -1,4 +1,4 @@
-"""A command of the runner: the engine's installation lists it, and it says what to install where that is missing."""
+"""Commands of the runner: an installation of the engine lists them, and they say what to install."""
 
 from __future__ import annotations
 

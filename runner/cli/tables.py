@@ -1,4 +1,4 @@
-"""Prints what runs, evaluations and several runs together say, as tables for people."""
+"""Prints metrics of runs, of evaluations and of several runs together, as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slideduck.cli.printing import Output, print_rows
 __all__ = ["print_by", "print_metrics", "print_summary", "print_thresholds"]
 
 _LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
-#: Columns of the tables by site and the like; the JSON has every metric.
+#: Columns of the tables of `--by`; the JSON has every metric.
 _BY_METRICS = (
     "tiles", "slide/slides", "patient/patients", "loss", "accuracy", "balanced_accuracy", "macro_f1", "kappa",
     "macro_auroc", "ece",
@@ -72,7 +72,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
 
 
 def print_thresholds(thresholds: Mapping[str, Any], title: str) -> None:
-    """Print thresholds by level and class, with what they do."""
+    """Print thresholds by level and class, with their scores."""
     rows = [
         {"of": level, "class": name, "rule": rule, **values}
         for level, classes in thresholds.items()

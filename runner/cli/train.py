@@ -155,7 +155,7 @@ def train(
 
 
 def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, **how: Any) -> None:
-    """Train several runs and print what they say together; fail if one of them did."""
+    """Train several runs and print their summary; fail if one of them did."""
     from slideduck.runner.cli.tables import print_summary
     from slideduck.runner.training.crossval import cross_validate
 

@@ -1,1 +1,1 @@
-"""A cohort that is made, and the whole job on it."""
+"""The demo: a small cohort is painted, and the whole job runs on it."""

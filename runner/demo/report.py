@@ -1,4 +1,4 @@
-"""What a demo reports: each step, each thing that it made, and how well the network does."""
+"""The report of a demo: its steps, the files that it made, and the scores of the network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demo made, and how well the network does.
+    """The files that a demo made, and the scores of the network.
 
     Parameters
     ----------

@@ -97,7 +97,7 @@ def run_demo(
 
 
 def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder a demo's, or check that it is this demo's.
+    """Make the folder for a demo, or check that it is of this demo.
 
     Raises
     ------
@@ -254,7 +254,7 @@ class _Demo:
         return split
 
     def look(self, study: sd.Study) -> None:
-        """Predict every slide, and draw a validation slide with what the network says."""
+        """Predict every slide, and draw a validation slide with its predictions."""
         path, run = _shown(self.study), _shown(self.run_folder)
         slide, heatmap_png = _validation_slide(study), self.directory / "heatmap.png"
         self.step(
@@ -271,7 +271,7 @@ class _Demo:
         )
 
     def step(self, title: str, command: str | None, do: Callable[[], Any], tell: Callable[[Any], str]) -> Any:
-        """Do one step, tell it before and after, and return what it gave."""
+        """Do one step, report it before and after, and return its result."""
         number = len(self.steps) + 1
         command = None if command is None else f"slideduck {command}"
         if self.progress:
@@ -307,7 +307,7 @@ def _shown(path: Path) -> str:
 
 
 def _tell_cohort(cohort: Cohort) -> str:
-    """Say what the cohort is."""
+    """Return a line about the cohort."""
     return f"{len(cohort.slides)} slides " + ("painted" if cohort.made else "were there already")
 
 

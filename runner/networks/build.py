@@ -1,4 +1,4 @@
-"""Networks by name or from the user's own function, and what they start from."""
+"""Networks by name or from the user's own function, with their first weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Built", "build_model", "build_network", "parameter_groups"]
 
 @dataclass(frozen=True)
 class Built:
-    """A network, and what a run keeps and tells of it.
+    """A network, and what a run records of it.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Built:
     pixels : dict or None
         ``mean`` and ``std``, 0 to 255, of the input that its weights were trained on, where that is known.
     told : tuple of str
-        What the user is to know of its weights.
+        What the user should know of its weights.
     """
 
     network: nn.Module
@@ -73,7 +73,7 @@ def build_network(
 ) -> Built:
     """Build the network of a run.
 
-    What is random in its weights depends on the seed alone.
+    Random weights depend on the seed alone.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def build_network(
 
 
 def _resolve(model: str) -> tuple[str, str, Encoder | None]:
-    """Return the library, the name that it knows, and what is published of a pathology encoder."""
+    """Return the library, its own name of the model, and the entry of a pathology encoder."""
     if model in MODELS or model in BUILT_IN:
         return "hf", model, None
     encoder = ENCODERS.get(model)
@@ -165,7 +165,7 @@ def _hf_source(name: str, architecture: Mapping[str, Any] | None) -> HfSource:
 
 
 def _own_model(name: str, num_classes: int) -> nn.Module:
-    """Return what the user's ``module:function`` makes."""
+    """Return the network that the user's ``module:function`` builds."""
     module_name, _, function_name = name.partition(":")
     # As with python -m: a module beside the user is found.
     if str(Path.cwd()) not in sys.path:

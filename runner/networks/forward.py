@@ -1,4 +1,4 @@
-"""A network's way from tiles to outputs: standardised, in its precision, without dropout or gradients."""
+"""From tiles to outputs: tiles standardised, the network in its precision, without dropout or gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Forward", "Standard", "evaluating", "logits_of", "precision_context"
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """Return the logits, (batch, classes), of what a network returned."""
+    """Return the logits, (batch, classes), from the value that a network returned."""
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits
 
@@ -73,7 +73,7 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch off dropout and gradients, and put the model back as it was."""
+    """Switch off dropout and gradients within a block, and restore the model afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What is put around a network of a library: tiles of any size go in, and a head gives the outputs."""
+"""Wraps a library's network, so that it takes tiles of any size and a head gives the outputs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class FitInput:
 
     @property
     def changes(self) -> bool:
-        """True unless every tile goes in as it is."""
+        """True if any tile is changed."""
         return self.input_px > 0 or self.patch_px > 1 or self.least_px > 0 or self.interpolates
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -189,7 +189,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _keep_frozen_in_evaluation(network: nn.Module) -> None:
-    """Put modules of which nothing trains into evaluation mode for good."""
+    """Keep modules in evaluation mode in which nothing trains."""
     for child in network.children():
         parameters = list(child.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -201,7 +201,7 @@ def _keep_frozen_in_evaluation(network: nn.Module) -> None:
 
 
 class _StayInEvaluation:
-    """Stands for ``train`` of a module that does not train; a class, so that a network can be copied."""
+    """Replaces ``train`` of a module that does not train; a class, so that a network can be copied."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""Networks of timm and MONAI, where these are installed."""
+"""Networks of timm and MONAI, if these are installed."""
 
 from __future__ import annotations
 

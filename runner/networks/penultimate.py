@@ -1,4 +1,4 @@
-"""The penultimate layer of a network: what its last linear layer, the one that makes the logits, is given."""
+"""The penultimate layer of a network: the input of the last linear layer, which makes the logits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["penultimate"]
 
 
 class _Heads:
-    """The linear layers that ran in one call of a network, in their order, with what went into them."""
+    """The linear layers that ran in one call of a network, in their order, with their inputs."""
 
     def __init__(self) -> None:
         self.ran: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def hook(self, _layer: nn.Module, given: tuple[Any, ...], made: torch.Tensor) -> None:
-        """Keep what could be the last layer: one vector a tile; layers within a network have a grid or tokens."""
+        """Keep inputs of one vector a tile: only the last layers have those; others have a grid or tokens."""
         if given and isinstance(given[0], torch.Tensor) and given[0].ndim == 2:
             self.ran.append((given[0], made))
 
 
 @contextmanager
 def _watching(network: nn.Module) -> Iterator[_Heads]:
-    """Watch the linear layers of a network for the length of a block."""
+    """Watch the linear layers of a network within a block."""
     heads = _Heads()
     handles = [layer.register_forward_hook(heads.hook) for layer in network.modules() if isinstance(layer, nn.Linear)]
     try:
@@ -40,7 +40,7 @@ def _watching(network: nn.Module) -> Iterator[_Heads]:
 
 
 def penultimate(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the activations that the last linear layer of a network is given.
+    """Return the input of the last linear layer of a network.
 
     Parameters
     ----------

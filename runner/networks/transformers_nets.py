@@ -1,4 +1,4 @@
-"""Networks of transformers: from a configuration, a folder, or what is already on this machine of the hub."""
+"""Networks of transformers: from a configuration, a folder, or the hub's cache on this machine."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def transformers() -> Any:
 
 
 def find_hf(name: str) -> HfSource:
-    """Find what a name means: a built-in one, an architecture, a folder, or a name on the hub.
+    """Find the network of a name: a built-in one, an architecture, a folder, or a name on the hub.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def find_hf(name: str) -> HfSource:
 
 
 def _of_folder(library: Any, name: str, folder: Path) -> HfSource:
-    """Return what a folder with config.json holds."""
+    """Return the source of a folder with config.json."""
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"model 'hf:{name}': the folder has no config.json; give one that transformers' save_pretrained wrote, "
@@ -120,7 +120,7 @@ def _of_folder(library: Any, name: str, folder: Path) -> HfSource:
 
 
 def _of_hub(library: Any, name: str) -> HfSource:
-    """Return what is on this machine of a model of the hub, or fetch it where that is allowed."""
+    """Return a model of the hub from this machine, or download it if that is allowed."""
     local = not may_download()
     try:
         config = library.AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)

@@ -162,7 +162,7 @@ def load_pretrained(network: nn.Module, folder: str, model: str) -> list[str]:
 
 
 def _load_hf(network: nn.Module, **source: Any) -> dict[str, list[str]]:
-    """Load weights by transformers, and return what was wrong under the names of the whole network."""
+    """Load weights by transformers, and return its problems under the names of the whole network."""
     report = load_hf(network, **source)
     if inner_hf(network) is network:
         return report
@@ -174,7 +174,7 @@ def _load_hf(network: nn.Module, **source: Any) -> dict[str, list[str]]:
 def _judge(
     network: nn.Module, source: str, model: str, missing: list[str], unexpected: list[str], mismatched: list[str]
 ) -> list[str]:
-    """Return what is to be told of weights that were loaded, or refuse them."""
+    """Return what the user should know of weights that were loaded, or refuse them."""
     head = head_of(network)
     names = list(network.state_dict())
     body = [name for name in names if not _is_of(name, head)]

@@ -170,7 +170,7 @@ def _figure(history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_e
 
 
 def _draw_classes(figure: Figure, auroc: Any, classes: Sequence[str]) -> None:
-    """Say which line is of which class: in the panel, or beside all of them where that would hide lines."""
+    """Draw the legend of the classes: in the panel, or beside all panels if it would hide lines."""
     lines = auroc.lines[: len(classes) + 1]
     names = ["\n".join(textwrap.wrap(name, 24)) or name for name in (*classes, "chance")]
     beside = len(classes) > 4 or max(map(len, classes)) > 24

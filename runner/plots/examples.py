@@ -1,4 +1,4 @@
-"""A picture of augmented tiles, to be looked at before a run has cost anything."""
+"""A picture of augmented tiles, to look at before a long run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> Non
 
 
 def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:
-    """Return tiles as a picture takes them."""
+    """Return tiles as uint8 arrays for a picture."""
     rounded = images_BCHW if images_BCHW.dtype == torch.uint8 else images_BCHW.round().to(torch.uint8)
     array: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).numpy()
     return array
@@ -74,5 +74,5 @@ def _draw(before: NDArray[np.uint8], after: NDArray[np.uint8], names: list[str],
 
 
 def _framed(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a tile in a grey line, without which glass is lost on white paper."""
+    """Return a tile with a grey frame, without which glass cannot be seen on white paper."""
     return np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=_GREY)

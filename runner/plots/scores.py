@@ -1,4 +1,4 @@
-"""Draws what predictions are worth: ROC and precision-recall curves, confusion, reliability."""
+"""Draws the scores of predictions: ROC and precision-recall curves, confusion, reliability."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAME_CHARACTERS = 26
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn of predictions, at one level.
+    """Predictions to be drawn, at one level, with their scores.
 
     Attributes
     ----------
@@ -68,14 +68,14 @@ class Drawn:
 
     @property
     def note(self) -> str:
-        """What the numbers in parentheses are, or why there are none."""
+        """What the numbers in parentheses mean, or why there are none."""
         if "ci95/resamples" not in self.metrics:
             return str(self.metrics.get("ci95/note", ""))
         return f"in parentheses: 95 % intervals, resampling {self.metrics['ci95/patients']:,} patients"
 
 
 def read_drawn(source: Path | str, level: str, *, resamples: int = RESAMPLES) -> Drawn:
-    """Read predictions and compute what is drawn of them.
+    """Read predictions and compute the scores that are drawn.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def plot_reliability(
     per_class: bool = False,
     dpi: int | None = None,
 ) -> Path:
-    """Draw how often what is said with a probability comes true, over that probability; see `read_drawn`.
+    """Draw the frequency of a class over the predicted probability; see `read_drawn`.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def _rates(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[ND
 def _precision(
     scores: NDArray[np.float64], positive: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return recall and precision, from the lowest recall on, without thresholds that win nothing."""
+    """Return recall and precision, from the lowest recall on, without thresholds that gain no recall."""
     hits, misses = _steps(scores, positive)
     won = np.diff(hits, prepend=0) > 0
     recall, precision = hits[won] / hits[-1], hits[won] / (hits + misses)[won]
@@ -326,7 +326,7 @@ def _confusion_figure(drawn: Drawn) -> tuple[Figure, Axes]:
 def _reliability_figure(
     drawn: Drawn, panels: Sequence[tuple[str, NDArray[np.float64], NDArray[np.bool_], str]]
 ) -> Figure:
-    """Return a figure of reliability diagrams, each over a histogram of what is said."""
+    """Return a figure of reliability diagrams, each over a histogram of the probabilities."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -373,7 +373,7 @@ def _reliability_figure(
 
 
 def _tidy(axes: Axes) -> None:
-    """Take away what says nothing."""
+    """Remove lines that show no data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=_LIGHT, lw=0.6)
     axes.set_axisbelow(True)

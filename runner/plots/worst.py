@@ -1,4 +1,4 @@
-"""Draws the tiles that a network gets most wrong, and those that it is right about, with their pixels."""
+"""Draws the tiles with the greatest loss, and tiles that the network got right, with their pixels."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def plot_worst(
 
 
 def choose_sections(found: PredictedTiles, tiles: int, right: int, per_slide: int | None) -> list[Section]:
-    """Return what is on the sheet, from the top.
+    """Return the sections of the sheet, from the top.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def _sheet(found: PredictedTiles, sections: Sequence[Section], pictures: dict[in
 
 
 def _write_under(axes: Any, found: PredictedTiles, tile: int, colours: dict[str, str]) -> None:
-    """Write under a tile what it is, what it was taken for, how sure that was, and its name."""
+    """Write under a tile its label, its predicted class with the probability, and its name."""
     predictions = found.predictions
     label, predicted = predictions.labels[tile], predictions.predicted[tile]
     probability = np.exp(predictions.log_probabilities[tile])

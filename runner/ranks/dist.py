@@ -1,4 +1,4 @@
-"""Processes of a run: where this one stands, and how they talk. `slideduck.runner.ranks.launch` starts them.
+"""Processes of a run: the rank of this one, and the collectives. `slideduck.runner.ranks.launch` starts them.
 
 Every rank runs the same collectives in the same order; only rank 0 writes files. Tensors on a GPU
 travel by NCCL, all others by gloo.
@@ -40,13 +40,13 @@ __all__ = [
     "visible",
 ]
 
-#: Longest wait of a rank for another, minutes, where nothing else is said.
+#: Longest wait of a rank for another by default, minutes.
 TIMEOUT_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those of the run.
+    """The rank of this process, the number of processes, and the device.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ def cores() -> int:
 
 
 def visible(gpus: int) -> str:
-    """Return ``"4 GPUs are visible"``, in the right number."""
+    """Return ``"4 GPUs are visible"``, or ``"1 GPU is visible"``."""
     return f"{gpus} GPU is visible" if gpus == 1 else f"{gpus} GPUs are visible"
 
 
@@ -173,7 +173,7 @@ def average(tensor: torch.Tensor, place: Place) -> torch.Tensor:
 
 
 def agreed(wish: bool, place: Place) -> bool:
-    """Return what rank 0 wishes, on every rank; the device is not waited for."""
+    """Return rank 0's decision, on every rank, without waiting for the device."""
     if place.world_size == 1:
         return wish
     box = torch.tensor([wish])

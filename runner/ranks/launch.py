@@ -1,4 +1,4 @@
-"""How the processes of a run are started, on one node or on several, and what is told when one is lost."""
+"""Starts the processes of a run, on one node or on several, and reports those that are lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RUN_ID = "slideduck"
 
 @dataclass(frozen=True)
 class Launch:
-    """How the processes of a run are started and when they are given up.
+    """How the processes of a run are started, and when a run is given up.
 
     None of it changes what a run computes, so that a run may go on under another.
 
@@ -65,7 +65,7 @@ class Launch:
     timeout_minutes: float = TIMEOUT_MINUTES
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be started."""
+        """Refuse impossible settings."""
         if self.nnodes < 1:
             raise ConfigError(f"`nnodes` is {self.nnodes}; it must be a number of machines from 1")
         if not 0 <= self.node_rank < self.nnodes:
@@ -203,7 +203,7 @@ def _not_met(how: Launch, error: Exception) -> RunError:
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Put the signal handlers back that torch's launcher replaces and leaves behind."""
+    """Restore the signal handlers that torch's launcher replaces and does not restore."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -222,7 +222,7 @@ def _own_signal_handlers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Left:
-    """What a rank that failed leaves for the launcher.
+    """The error of a rank that failed, in a file for the launcher.
 
     Attributes
     ----------
@@ -276,7 +276,7 @@ def _guarded(folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -
 
 
 def _leave(folder: str, left: _Left) -> None:
-    """Write a rank's error where the launcher looks for it, whole or not at all."""
+    """Write a rank's error for the launcher, whole or not at all."""
     path = Path(folder, f"error_{left.rank}.pickle")
     path.with_suffix(".tmp").write_bytes(pickle.dumps(left))
     path.with_suffix(".tmp").rename(path)
@@ -286,12 +286,12 @@ def _leave(folder: str, left: _Left) -> None:
 
 
 def _left(folder: Path) -> list[_Left]:
-    """Return what ranks of this node left."""
+    """Return the errors that ranks of this node wrote."""
     return [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("error_*.pickle"))]
 
 
 def _cause(folder: Path, rank: int, exit_code: int, how: Launch, first: int, nproc: int) -> str | _Left:
-    """Return what ended the run, as words or as the error that a rank left."""
+    """Return the cause of the end of the run: words, or the error that a rank wrote."""
     left = _left(folder)
     silent = sorted(set(range(first, first + nproc)) - {item.rank for item in left})
     if left and all(item.waited for item in left):
@@ -321,7 +321,7 @@ def _cause(folder: Path, rank: int, exit_code: int, how: Launch, first: int, npr
 
 
 def _raise_failure(folder: Path, rank: int, exit_code: int, how: Launch, first: int, nproc: int) -> NoReturn:
-    """Raise the error that ended the run, or one that says how it ended."""
+    """Raise the error that ended the run, or one that describes its end."""
     if exit_code == 130:
         raise KeyboardInterrupt from None
     cause = _cause(folder, rank, exit_code, how, first, nproc)
@@ -333,14 +333,14 @@ def _raise_failure(folder: Path, rank: int, exit_code: int, how: Launch, first: 
 
 
 class _Restarts(logging.Handler):
-    """Tells of each rank that is lost and started again, by what torch's launcher logs."""
+    """Reports each rank that is lost and started again, from the log of torch's launcher."""
 
     def __init__(self, folder: Path, nproc: int, how: Launch) -> None:
         super().__init__(logging.ERROR)
         self.folder, self.nproc, self.how, self.done = folder, nproc, how, 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell, and take away what the ranks left, so that it is not told of the next failure."""
+        """Report a failure, and delete the ranks' errors, so that the next failure does not report them."""
         if not str(record.msg).startswith("failed (exitcode: %s)") or not isinstance(record.args, tuple):
             return
         exit_code, local_rank = int(str(record.args[0])), int(str(record.args[1]))
@@ -357,7 +357,7 @@ class _Restarts(logging.Handler):
 
 @contextmanager
 def _telling_restarts(folder: Path, nproc: int, how: Launch) -> Iterator[None]:
-    """Tell of restarts while the block runs."""
+    """Report restarts while the block runs."""
     if how.restarts == 0:
         yield
         return

@@ -1,7 +1,7 @@
 """Networks that do not fit one device: FSDP2 cuts weights, gradients and the optimizer's state across ranks.
 
-What is kept of a sharded network is what is kept of any other: whole tensors under the same names, so that a
-checkpoint goes on with any number of ranks, sharded or not, and predicts.
+A checkpoint of a sharded network is as that of any other: whole tensors under the same names. So a run resumes with
+any number of ranks, sharded or not, and its network predicts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor whole, on its device; every rank is to call it for a part of a sharded one."""
+    """Return a tensor whole, on its device; for a part of a sharded one, every rank must call this."""
     from torch.distributed.tensor import DTensor
 
     return value.full_tensor() if isinstance(value, DTensor) else value
@@ -87,7 +87,7 @@ def whole_state(state: Any, place: Place) -> Any:
 
 @contextmanager
 def gradients_stay(network: nn.Module) -> Iterator[None]:
-    """Send no gradients of what is computed in the block: they add up to those of the next call."""
+    """Send no gradients within the block: they are added to those of the next call."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(network, FSDPModule):
@@ -104,7 +104,7 @@ def gradients_stay(network: nn.Module) -> Iterator[None]:
 
 
 def sharded_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return a whole state dict of an optimizer with the part of each tensor that this rank's weights are.
+    """Cut a whole state dict of an optimizer to this rank's part of each tensor, and return it.
 
     Where weights are not sharded, it is as it was.
 

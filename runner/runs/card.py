@@ -20,7 +20,7 @@ from slideduck.words import counted, listed
 
 __all__ = ["card_text", "write_card"]
 
-#: Metrics that are told as they are stored elsewhere, not in the table.
+#: Metrics that the card shows elsewhere, not in the table.
 _NOT_IN_TABLE = ("confusion", "tiles", "slides", "patients")
 
 
@@ -98,7 +98,7 @@ def card_text(
 
 
 def _task(state: Mapping[str, Any]) -> type[Task[Any]]:
-    """Return what was learnt; checkpoints have not always said it, and were of classes then."""
+    """Return the task; older checkpoints do not name it, and are of classes."""
     return task_class(state["config"].get("task", "classification"))
 
 
@@ -113,7 +113,7 @@ def _front_matter(run: str, classes: Sequence[str]) -> str:
 
 
 def _data(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
-    """Return what was trained on, in a list."""
+    """Return the training data, as a list."""
     beton, raw, config = state["beton"], sidecar.raw, state["config"]
     lines = [
         f"Beton: `{Path(beton['path']).name}`, {beton['samples']:,} tiles, side-car {beton['sidecar_sha256'][:12]}",
@@ -232,7 +232,7 @@ def _use(run: str) -> str:
 
 
 def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
-    """Return what the network cannot do, in a list."""
+    """Return the limits of the network, as a list."""
     classes = state["classes"]
     lines = [
         "It is for research. It is not a medical device, and nobody has shown that it is safe or useful to decide "

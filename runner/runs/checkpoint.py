@@ -37,7 +37,7 @@ VERSION = 1
 
 
 def explained(path: Path) -> AbstractContextManager[None]:
-    """Turn what the operating system says against writing a file of a run into errors of ours.
+    """Turn errors of the operating system while a file of a run is written into errors of ours.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def write_whole(path: Path, content: Callable[[IO[bytes]], object]) -> None:
 
 
 def append_line(path: Path, line: str, *, durable: bool = True) -> None:
-    """Append a line to a file and, if it is to be durable, bring it to the disk.
+    """Append a line to a file and, if it is to be durable, flush it to the disk.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def file_sha256(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+    """Make a folder and those above it, if they are missing.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a run folder to one training at a time; the lock ends with the process, however it ends.
+    """Lock a run folder for one training at a time; the lock ends with the process, even a killed one.
 
     Raises
     ------

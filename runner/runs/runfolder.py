@@ -1,6 +1,6 @@
-"""A run's folder: what it holds, whether a command fits it, and how it is put right after a kill.
+"""A run's folder: its files, whether a command fits it, and how it is repaired after a kill.
 
-The newest checkpoint is the one truth: ``last.pt`` after each epoch, and those of ``checkpoints`` within
+The newest checkpoint decides: ``last.pt`` after each epoch, and those of ``checkpoints`` within
 one. It holds the metrics of every epoch so far, and an epoch counts once ``last.pt`` is in place.
 Everything else is written after it and made again from it.
 """
@@ -28,14 +28,14 @@ _FORMAT = "slideduck run"
 #: Checkpoints within an epoch that are kept.
 STEP_CHECKPOINTS = 3
 
-#: Settings that decide what is kept and told, but no number: a run may go on with others.
+#: Settings that change files and messages, but no number: a run may resume with others.
 _FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps", "shard", "track")
 #: Settings that count by what they multiply to, the global batch.
 _PARTS_OF_BATCH = ("batch_size_per_rank", "accumulate")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a run's numbers depend on."""
+    """Return the versions of the packages that a run's numbers depend on."""
     packages = ("slideduck", "torch", "ffcv", "numpy", "transformers")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
@@ -107,7 +107,7 @@ class RunFolder:
         return sorted(found, reverse=True)
 
     def _newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest checkpoint that can be read, and what is wrong with newer ones."""
+        """Return the newest checkpoint that can be read, and the problems of newer ones."""
         state: dict[str, Any] | None = None
         errors: list[RunError] = []
         damaged: list[Path] = []
@@ -163,7 +163,7 @@ class RunFolder:
         return there
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Save the last checkpoint: from here on its epoch counts."""
+        """Save the last checkpoint: from now on its epoch counts."""
         checkpoint.save(self.last, state)
 
     def commit_step(self, state: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def write_best(self, state: Mapping[str, Any]) -> None:
-        """Save the best checkpoint, without what only resuming needs."""
+        """Save the best checkpoint, without the state that only resuming needs."""
         resuming = ("optimizer", "trained", "buffers_of_ranks")
         checkpoint.save(self.best, {name: value for name, value in state.items() if name not in resuming})
 
@@ -186,17 +186,17 @@ class RunFolder:
         checkpoint.append_line(self.metrics, _json_line(line))
 
     def restore_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Make metrics.jsonl what the last checkpoint says, where a kill left it otherwise."""
+        """Write metrics.jsonl anew from the last checkpoint, if a kill left it different."""
         text = "".join(_json_line(line) + "\n" for line in history).encode()
         if not self.metrics.exists() or self.metrics.read_bytes() != text:
             checkpoint.write_whole(self.metrics, lambda file: file.write(text))
 
     def add_step(self, line: Mapping[str, Any]) -> None:
-        """Append a line to steps.jsonl; it need not outlive a power cut."""
+        """Append a line to steps.jsonl; it need not survive a power cut."""
         checkpoint.append_line(self.steps, _json_line(line), durable=False)
 
     def restore_steps(self, step: int) -> None:
-        """Leave out of steps.jsonl what is after a step, or was half-written, when a kill came."""
+        """Remove lines after a step, and a half-written one, from steps.jsonl after a kill."""
         if not self.steps.exists():
             return
         text = self.steps.read_bytes()
@@ -205,18 +205,18 @@ class RunFolder:
             checkpoint.write_whole(self.steps, lambda file: file.write(kept))
 
     def best_beyond(self, epoch: int) -> dict[str, Any] | None:
-        """Return what ``best.pt`` says of itself, if it is of an epoch that the run is to do again."""
+        """Return the facts of ``best.pt``, if it is of an epoch that the run will do again."""
         if not (self.best.exists() and self.predictions.exists()):
             return None
         state = checkpoint.load(self.best)
         return dict(state["best"]) if state["epoch"] > epoch else None
 
     def write_validation(self, values: Mapping[str, Any]) -> None:
-        """Write what the validation tiles say of the best epoch."""
+        """Write the assessment of the best epoch on the validation tiles."""
         checkpoint.write_json(self.validation, values)
 
     def read_validation(self) -> dict[str, Any]:
-        """Return what `write_validation` wrote; nothing where there is no such file, or it is damaged."""
+        """Return what `write_validation` wrote; nothing if the file is missing or damaged."""
         try:
             values = json.loads(self.validation.read_text(encoding="utf-8"))
         except (OSError, ValueError):

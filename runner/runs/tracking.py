@@ -1,6 +1,6 @@
-"""Where a run can be watched: TensorBoard, MLflow and Weights & Biases, from the same lines as the run folder's.
+"""Trackers of a run: TensorBoard, MLflow and Weights & Biases get the same lines as the run folder.
 
-Only rank 0 tracks. Nothing here decides how a run goes on: a tracker that fails is told once and left out.
+Only rank 0 tracks. Nothing here changes a run: a tracker that fails is reported once and dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Tracker", "Tracking"]
 
 
 class Tracker(Protocol):
-    """What the numbers of a run are given to."""
+    """Receives the numbers of a run."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take numbers by name, which belong to a step of the run, counted from 1 over all epochs."""
@@ -32,7 +32,7 @@ class Tracker(Protocol):
         """Take a PNG."""
 
     def finish(self, whole: bool) -> None:
-        """End: everything is to be kept. A run that is not whole was stopped, or failed."""
+        """Flush everything and close. A run that is not whole was stopped, or failed."""
 
 
 class Tracking:
@@ -78,7 +78,7 @@ class Tracking:
         self._each(lambda tracker: tracker.log(numbers, line["step"]))
 
     def picture(self, path: Path, step: int) -> None:
-        """Track a PNG of the run folder, where it is there."""
+        """Track a PNG of the run folder, if it exists."""
         if path.exists():
             self._each(lambda tracker: tracker.picture(path.stem, path, step))
 
@@ -87,7 +87,7 @@ class Tracking:
         self._each(lambda tracker: tracker.finish(whole))
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        """Call every tracker, and leave out those that fail."""
+        """Call every tracker, and drop those that fail."""
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
@@ -97,13 +97,13 @@ class Tracking:
 
 
 def _tell(what: str, error: Exception) -> None:
-    """Say that a tracker failed."""
+    """Report that a tracker failed."""
     first = (str(error).splitlines() or [""])[0]
     message(f"warning: {what} ({type(error).__name__}: {first}); training goes on")
 
 
 def _numbers(items: Iterable[tuple[str, Any]]) -> dict[str, float]:
-    """Return what is a finite number; what is not defined, a matrix or a text is left out."""
+    """Return the finite numbers; undefined values, matrices and text are left out."""
     return {
         name: float(value)
         for name, value in items
@@ -126,7 +126,7 @@ def _keep(folder: Path, tracker: str, identity: str) -> None:
 
 
 class _TensorBoard:
-    """Events in the run folder; a run that goes on takes back what was told of the steps it does again."""
+    """Events in the run folder; a run that resumes replaces the events of steps that it does again."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -160,7 +160,7 @@ class _MLflow:
     """A run of MLflow: on the server that the environment names, else in a file of the run folder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        # A server that does not answer shall not hold the training up for minutes.
+        # A server that does not answer must not delay the training by minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow.entities import Metric

@@ -66,12 +66,12 @@ class TrainedModel:
 
     @property
     def precision(self) -> str:
-        """Precision to predict in: what trained in bf16 still runs where there is none."""
+        """Precision to predict in: a network that trained in bf16 also runs on devices without it."""
         return "fp32" if self.config.precision == "fp32" else "auto"
 
     @property
     def forward(self) -> Forward:
-        """What gives the outputs of tiles; call it inside `evaluating`."""
+        """The network from tiles to outputs; call it inside `evaluating`."""
         return Forward(self.network, self.standard, self.precision, self.device)
 
     def images(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
@@ -85,7 +85,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
     def features(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what the last linear layer is given, (n, features), of RGB tiles, (n, tile_px, tile_px, 3)."""
+        """Return the input of the last linear layer, (n, features), for RGB tiles, (n, tile_px, tile_px, 3)."""
         with evaluating(self.network), precision_context(self.precision, self.device):
             result = penultimate(self.network, self.standard(self.images(tiles)))
         return result.cpu().numpy()
@@ -146,7 +146,7 @@ def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = Fals
 
 
 def warn_of_other_tiles(trained: TrainedModel, sidecar: Sidecar, beton: Path) -> None:
-    """Say where the beton's tiles are unlike those of the training."""
+    """Warn if the beton's tiles differ from those of the training."""
     there, here = trained.beton["grid"], sidecar.raw["grid"]
     if any(there[name] != here[name] for name in ("tile_px", "tile_um", "magnification")):
         message(f"warning: {beton.name} has tiles of {here['name']}; the network learnt on {there['name']}")
@@ -162,6 +162,6 @@ def _image(image: dict[str, Any]) -> str:
     stained = "" if stain is None else f", stains by {stain['method']} to {stain['target']['name']}"
     if image["mode"] != "jpg":
         return f"raw pixels{stained}"
-    # Betons have not always said so: then every tile was encoded.
+    # Older betons do not say so: every tile of theirs was encoded.
     takes_stored = image.get("jpeg", "reencode") != "reencode"
     return f"JPEG quality {image['quality']}" + (", stored tiles untouched" if takes_stored else "") + stained

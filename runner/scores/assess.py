@@ -1,4 +1,4 @@
-"""All that is said of a network's predictions: metrics with intervals, calibration, thresholds, tables by column."""
+"""The assessment of predictions: metrics with intervals, calibration, thresholds, tables by column."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def assess(
     resamples: int = RESAMPLES,
     thresholds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return all that is said of predictions, as JSON takes it.
+    """Return the assessment of predictions, as JSON takes it.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def patient_numbers(sidecar: Sidecar, rows: Ints) -> Ints:
 
 
 def assess_file(path: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return what `assess` says of predictions that were written, with their ``epoch`` and ``classes``."""
+    """Return the assessment of predictions in a file, with their ``epoch`` and ``classes``."""
     tiles = read_predictions(path)
     slides, patients = numbers_of(tiles.slide), numbers_of(tiles.patient)
     return {

@@ -180,7 +180,7 @@ _walk = cast(Callable[..., None], numba.njit(nogil=True)(_walk_ranks))
 
 
 def _scores(counts: Ints, units: Units, patient: Ints, classes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return what is the same for tiles, slides and patients, in each resample."""
+    """Return the scores that tiles, slides and patients share, in each resample."""
     n_patients, n_classes = counts.shape[1], len(classes)
     cell = (patient * n_classes + units.labels) * n_classes + units.predicted
     tables = np.bincount(cell, minlength=n_patients * n_classes**2).reshape(n_patients, -1)
@@ -210,7 +210,7 @@ def _mean(counts: Ints, values: NDArray[np.float64], patient: Ints) -> NDArray[n
 
 
 def _interval(values: NDArray[np.float64]) -> list[float] | None:
-    """Return the percentiles of what is defined, or None where that is too little."""
+    """Return the percentiles of the defined values, or None if too few are."""
     defined = values[np.isfinite(values)]
     if len(defined) < _DEFINED * len(values):
         return None

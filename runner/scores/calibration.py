@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, which thresholds to take, and a temperature that mends them."""
+"""Calibration: how far probabilities are frequencies, which thresholds to take, and which temperature."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def classwise_calibration_error(probabilities: Floats, labels: Ints) -> float:
 
 
 def reliability(confidence: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return the table of a reliability diagram: what is said, and what comes true.
+    """Return the table of a reliability diagram: mean probability and frequency in each bin.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def fit_temperature(log_probabilities: Floats, labels: Ints) -> float:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A probability from which on units are taken to be of a class, and what comes of it.
+    """A probability from which on units are taken to be of a class, with its scores.
 
     Attributes
     ----------
@@ -202,7 +202,7 @@ def choose_thresholds(
 
 
 def judge_threshold(scores: Floats, positive: NDArray[np.bool_], threshold: float) -> Threshold:
-    """Return what a threshold does to units."""
+    """Return a threshold with its scores on some units."""
     found = scores >= threshold
     hits, n_positive = int(np.count_nonzero(found & positive)), int(np.count_nonzero(positive))
     n_found, n_negative = int(np.count_nonzero(found)), len(positive) - n_positive
@@ -218,7 +218,7 @@ def judge_threshold(scores: Floats, positive: NDArray[np.bool_], threshold: floa
 def apply_thresholds(
     probabilities: Floats, labels: Ints, classes: Sequence[str], thresholds: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return what thresholds that were chosen on other units do to these, in the same form."""
+    """Return thresholds that were chosen on other units with their scores on these."""
     return {
         name: {
             rule: asdict(judge_threshold(probabilities[:, number], labels == number, value["threshold"]))

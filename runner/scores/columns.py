@@ -100,7 +100,7 @@ def _means(values: Doubles, number: NDArray[np.int64]) -> Doubles:
 
 
 def _label_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
-    """Return what is the same of labels at each level."""
+    """Return the scores of labels, the same at each level."""
     # Here, not above: the library takes seconds, and most runs are of classes.
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_f1_score
 
@@ -116,7 +116,7 @@ def _label_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict
 
 
 def _number_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
-    """Return what is the same of numbers at each level."""
+    """Return the scores of numbers, the same at each level."""
     from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
 
     scores: dict[str, Any] = {}

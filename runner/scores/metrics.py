@@ -38,7 +38,7 @@ LEVELS = {"tiles": "", "slides": "slide/", "patients": "patient/"}
 
 @dataclass(frozen=True)
 class Units:
-    """What metrics are counted over: tiles, slides or patients.
+    """The units that metrics count: tiles, slides or patients.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ def scores_of_confusion(confusion: NDArray[Any]) -> dict[str, NDArray[np.float64
 
 
 def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the last axis of what is a number there; NaN where nothing is."""
+    """Return the mean over the last axis without NaN; NaN if all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, values, 0).sum(-1) / known.sum(-1))
@@ -204,7 +204,7 @@ def ranked_scores(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, f
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics as JSON takes them: NaN and infinity become None, in what they hold as well."""
+    """Return metrics as JSON takes them: NaN and infinity become None, also within lists and tables."""
     return {name: _plain(value) for name, value in values.items()}
 
 
@@ -225,7 +225,7 @@ def _fractions(group: Ints, numbers: Ints, n_classes: int) -> NDArray[np.float64
 
 
 def _scores(units: Units, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what is the same for tiles, slides and patients."""
+    """Return the scores that tiles, slides and patients share."""
     confusion = confusion_of(units.labels, units.predicted, len(classes))
     scores: dict[str, Any] = {name: float(value) for name, value in scores_of_confusion(confusion).items()}
     ranked = [ranked_scores(units.probabilities[:, k], units.labels == k) for k in range(len(classes))]

@@ -1,4 +1,4 @@
-"""What networks say of tiles: of their class, of several labels, of numbers."""
+"""Predictions of tiles: of their class, of several labels, of numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of tiles, in order of their rows in the beton.
+    """Predictions of tiles, in order of their rows in the beton.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Whether what the runner needs beside the engine is installed: the extra ``slideduck[train]``."""
+"""Whether the packages of the extra ``slideduck[train]``, which the runner needs, are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRAIN_MODULES = ("torch", "ffcv", "torchmetrics", "scipy", "transformers", "safe
 
 
 def require_train(what: str) -> None:
-    """Raise unless all that the runner needs is there; nothing is imported.
+    """Raise unless the packages that the runner needs are installed; nothing is imported.
 
     Parameters
     ----------

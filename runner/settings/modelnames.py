@@ -1,4 +1,4 @@
-"""Names of models: which there are, and the pathology encoders with what is published of them.
+"""Names of models, and the pathology encoders as their authors publish them.
 
 Nothing here needs torch: the settings are checked with it before torch is imported.
 """
@@ -129,7 +129,7 @@ def model_names() -> str:
 
 
 def check_model(name: str) -> str | None:
-    """Return what a model must be where this is no name of one, else None."""
+    """Return which names a model may have if this is none of them, else None."""
     if name in MODELS or name in BUILT_IN or name in ENCODERS:
         return None
     before, colon, after = name.partition(":")

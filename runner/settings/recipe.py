@@ -1,4 +1,4 @@
-"""How tiles are augmented in training, as one line says it: a preset, or a list such as ``d4,stain:0.1``."""
+"""How tiles are augmented in training, from one line: a preset, or a list such as ``d4,stain:0.1``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to tiles, in the order of the fields; each tile has numbers of its own.
+    """The steps of augmentation, in the order of the fields; each tile has random numbers of its own.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ _FORMS = (
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Return what a line says is done to tiles.
+    """Return the augmentation that a line describes.
 
     Parameters
     ----------

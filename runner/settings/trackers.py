@@ -1,4 +1,4 @@
-"""The trackers that ``--track`` may name, and whether their packages are there."""
+"""The trackers that ``--track`` may name, and whether their packages are installed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tracker_names(track: str) -> tuple[str, ...]:
 
 
 def require_trackers(track: str) -> None:
-    """Raise unless the packages of the trackers are there; TensorBoard's may be missing.
+    """Raise unless the packages of the trackers are installed; TensorBoard's may be missing.
 
     Raises
     ------

@@ -184,7 +184,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
+        """Refuse impossible settings."""
         for item in fields(self):
             self._check_type(item.name, getattr(self, item.name), str(item.type))
             choices = item.metadata["choices"]
@@ -232,7 +232,7 @@ class TrainConfig:
             raise ConfigError(f"train_split and val_split are both {self.train_split!r}; they must be different splits")
 
     def _check_model(self) -> None:
-        """Refuse a model, and what trains of it, that cannot be."""
+        """Refuse impossible models, and impossible choices of which layers train."""
         wrong = check_model(self.model)
         if wrong:
             raise ConfigError(f"model is {self.model!r}; {wrong}")
@@ -247,14 +247,14 @@ class TrainConfig:
         self._check_range("drop_path", 0, 0.99)
 
     def _check_shard(self) -> None:
-        """Raise for what a sharded network does not do."""
+        """Refuse settings that a sharded network does not support."""
         for name, off in (("ema_decay", 0), ("compile", "off")):
             value = getattr(self, name)
             if self.shard == "fsdp" and value != off:
                 raise ConfigError(f"shard is 'fsdp' and {name} is {value!r}; with a sharded network it must be {off!r}")
 
     def _check_objective(self) -> None:
-        """Refuse a target and a loss that the task has no use for."""
+        """Refuse targets and losses that do not suit the task."""
         kind, colon, columns = self.target.partition(":")
         names = columns.split(",")
         if self.target != "label" and not (kind == "patient" and colon and all(names)):

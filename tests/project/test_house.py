@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pictures import wings
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"engine": "slideduck", "runner": "slideduck.runner"}
 WINGS = sorted(path.parent for folder in PACKAGES for path in (ROOT / folder).glob("*/__init__.py"))
@@ -48,6 +50,12 @@ def test_what_is_written_for_engineers_names_files_that_are_there(path: str) -> 
     assert [name for name in names if not (ROOT / name).exists()] == []
     if path.startswith("sql"):
         assert missing_files(text, ROOT / "sql") == []
+
+
+def test_the_picture_of_the_wings_is_drawn_from_the_contracts_as_they_are() -> None:
+    # Where it is not: python tests/pictures/wings.py, and look at it.
+    assert wings.OUT.read_text(encoding="utf-8") == wings.drawn()
+    assert wings.OUT.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def missing_files(text: str, folder: Path) -> list[str]:
