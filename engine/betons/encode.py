@@ -236,7 +236,7 @@ class TileMaker:
                 path = self.reader.path
                 raise SlideError(
                     f"slide {path.stem!r}: the tile at base pixel ({base_x}, {base_y}) has no whole JPEG of "
-                    f"its own in {path} that could be taken as it is; use --jpeg auto, or leave the tile out"
+                    f"its own in {path} that could be taken as it is; use `jpeg='auto'`, or leave the tile out"
                 )
         return self._encoded(self.reader, base_x, base_y), False
 

@@ -96,7 +96,7 @@ def check_passthrough(
     if others:
         raise StudyError(
             f"{len(others):,} of {len(rows):,} tiles are not stored as JPEG in their slides (the first is "
-            f"{others[0]}); lay a grid that matches with: slideduck tile STUDY --native, or use --jpeg auto"
+            f"{others[0]}); lay a grid that matches with: slideduck tile STUDY --native, or use `jpeg='auto'`"
         )
     return unusable
 

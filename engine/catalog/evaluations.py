@@ -234,7 +234,7 @@ def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -
     if others and not overwrite:
         raise StudyError(
             f"{handle.name} holds evaluations of the run {others[0]}, also called {run!r}; "
-            "replace them with --overwrite, or rename the run folder"
+            "replace them with `overwrite=True`, or rename the run folder"
         )
 
 

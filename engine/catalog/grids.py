@@ -85,7 +85,7 @@ def only_grid(handle: Handle, grid: str | None = None) -> str:
         return names[0]
     if not names:
         raise StudyError(f"{handle.name} has no grid; make one with: slideduck tile {handle.name} ...")
-    raise StudyError(f"{handle.name} has {len(names)} grids ({', '.join(names)}); name one with --grid")
+    raise StudyError(f"{handle.name} has {len(names)} grids ({', '.join(names)}); name one with `grid`")
 
 
 def add_grid(handle: Handle, spec: GridSpec) -> GridReport:

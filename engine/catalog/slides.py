@@ -120,7 +120,7 @@ def add_slides(
     ]
     by_name = dict(mpp) if isinstance(mpp, Mapping) else {}
     strangers = sorted(set(by_name) - {path.stem for path in found})
-    clashes += [f"--mpp names slide {name!r}, which is not among the {len(found)} files given" for name in strangers]
+    clashes += [f"`mpp` names slide {name!r}, which is not among the {len(found)} files given" for name in strangers]
     if clashes:
         raise InputError(clashes)
     default_mpp = None if isinstance(mpp, Mapping) else mpp

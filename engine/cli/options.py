@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-__all__ = ["option_said"]
+__all__ = ["option_said", "parameters_of"]
 
 
 def option_said(command: click.Command, name: str | None, argument: str, value: str | None) -> str | None:
@@ -30,7 +30,7 @@ def option_said(command: click.Command, name: str | None, argument: str, value: 
     """
     context = click.Context(command)
     running = command.get_command(context, name) if isinstance(command, click.Group) and name else None
-    for parameter in _parameters(running) if running else ():
+    for parameter in parameters_of(running) if running else ():
         if parameter.name != argument:
             continue
         if not isinstance(parameter, click.Option):
@@ -40,11 +40,11 @@ def option_said(command: click.Command, name: str | None, argument: str, value: 
     return None
 
 
-def _parameters(command: click.Command) -> Iterator[click.Parameter]:
+def parameters_of(command: click.Command) -> Iterator[click.Parameter]:
     """Yield the parameters of a command, and of the commands under it."""
     yield from command.params
     if isinstance(command, click.Group):
         for name in command.list_commands(click.Context(command)):
             under = command.get_command(click.Context(command), name)
             if under is not None:
-                yield from _parameters(under)
+                yield from parameters_of(under)

@@ -79,7 +79,7 @@ def plot_labels(
     out = Path(out)
     suffix = out.suffix.lower()
     if html and suffix not in PAGE_SUFFIXES:
-        raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html, or leave --html out")
+        raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html, or leave `html` out")
     if max_px is not None and not 16 <= max_px <= _LONGEST_PX:
         raise StudyError(f"max_px is {max_px}; give from 16 to {_LONGEST_PX:,} pixels")
     if suffix in PAGE_SUFFIXES:

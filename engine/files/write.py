@@ -187,7 +187,7 @@ def staged(folder: str | os.PathLike[str], names: Sequence[str], *, overwrite: b
     if there and not overwrite:
         raise StudyError(
             f"{len(there)} file{'s are' if len(there) > 1 else ' is'} in {path} already; "
-            "give another folder, or replace them with --overwrite:\n" + "\n".join(f"  {name}" for name in there)
+            "give another folder, or replace them with `overwrite=True`:\n" + "\n".join(f"  {name}" for name in there)
         )
     if not path.parent.is_dir():
         raise StudyError(f"no folder {path.parent} to put {path.name} in; make the folder first")

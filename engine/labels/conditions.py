@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -57,7 +58,7 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
 
 
 @contextmanager
-def refusing(where: str, columns: Sequence[str]) -> Iterator[None]:
+def refusing(where: str, columns: Sequence[str], *, place: Path | None = None) -> Iterator[None]:
     """Turn DuckDB's errors about a condition, within a block, into its refusal.
 
     Raises
@@ -68,15 +69,16 @@ def refusing(where: str, columns: Sequence[str]) -> Iterator[None]:
     try:
         with translated():
             yield
-    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError) as error:
+    except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException) as error:
         # The first line is the reason; then comes the place in a query that the user did not write.
-        raise bad_condition(where, columns, str(error).splitlines()[0]) from error
+        raise bad_condition(where, columns, str(error).splitlines()[0], place=place) from error
 
 
-def bad_condition(where: str, columns: Sequence[str], reason: str) -> QueryError:
-    """Return the refusal of a condition, with the reason and the columns that one may name."""
+def bad_condition(where: str, columns: Sequence[str], reason: str, *, place: Path | None = None) -> QueryError:
+    """Return the refusal of a condition: where it was asked, the reason, and the columns that one may name."""
     return QueryError(
-        f"the condition {where!r} cannot be used: {reason}; give one SQL condition on the columns {', '.join(columns)}"
+        f"{'' if place is None else f'{place}: '}the condition {where!r} cannot be used: {reason}; "
+        f"give one SQL condition on the columns {', '.join(columns)}"
     )
 
 

@@ -263,7 +263,7 @@ def neighbours(handle: Handle, tile_id: str, distance: int = 1, *, grid: str | N
             f"the tile's centre in base pixels, rounded down{', such as ' + repr(example[0]) if example else ''}"
         )
     if len(found) > 1:
-        raise StudyError(f"tile {tile_id!r} is in {len(found)} grids ({', '.join(found)}); name one with --grid")
+        raise StudyError(f"tile {tile_id!r} is in {len(found)} grids ({', '.join(found)}); name one with `grid`")
     return handle.con.execute(
         "FROM neighbours($tile, distance := $distance, grid := $grid)",
         {"tile": tile_id, "distance": distance, "grid": found[0]},
@@ -309,7 +309,7 @@ def at(handle: Handle, slide: str, x: float, y: float, *, um: bool = False) -> p
     if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width * scale and 0 <= y <= height * scale):
         raise StudyError(
             f"the point x {x:.10g}, y {y:.10g} is not on slide {slide!r}, which is {width * scale:.10g} x "
-            f"{height * scale:.10g} {unit} large; give a point on it{'' if um else ', or --um for microns'}"
+            f"{height * scale:.10g} {unit} large; give a point on it{'' if um else ', or `um=True` for microns'}"
         )
     return handle.con.execute(
         "FROM rois_at($slide, $x::DOUBLE, $y::DOUBLE)", {"slide": slide, "x": x / scale, "y": y / scale}

@@ -234,7 +234,7 @@ def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = No
         yield limit
     except duckdb.OutOfMemoryException as error:
         raise StudyError(
-            f"{limit / 1e9:.2g} GB of memory are too few, even with temporary files: {error}; give more with --memory"
+            f"{limit / 1e9:.2g} GB of memory are too few, even with temporary files: {error}; give more with `memory`"
         ) from error
     finally:
         con.execute(f"SET memory_limit = '{before}'")

@@ -6,10 +6,7 @@ that holds this one table, cannot be written to by an expression, and sees no fi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
-from slideduck.errors import QueryError
+from slideduck.labels.conditions import bad_condition, not_boolean, parsed_nodes, refusing
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
 from slideduck.runner.tiles.targets import as_exported
 
@@ -93,51 +90,26 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
         con.register("tiles", table)
         con.execute("SET lock_configuration = true")
         tiles = con.table("tiles")
-        try:
+        with refusing(where, table.column_names, place=beton):
             # A relation takes one expression and nothing else, whatever the text holds.
-            kind = tiles.project(where).types
-            if [str(of) for of in kind] != ["BOOLEAN"]:
-                reason = f"it is of type {kind[0]}" if len(kind) == 1 else f"it has {len(kind)} columns"
-                raise _bad_condition(where, beton, table, f"{reason}, and a condition is true or false")
-            changing = _changing(con, where)
-            if changing:
-                raise _bad_condition(where, beton, table, f"{changing} gives another answer each time")
+            problem = not_boolean(tiles, where) or _changing(con, where)
+            if problem is not None:
+                raise bad_condition(where, table.column_names, problem, place=beton)
             met = tiles.filter(where).project("row").to_arrow_table()["row"].to_numpy()
-        except duckdb.Error as error:
-            # The first line is the reason; then comes the place in a query that the user did not write.
-            raise _bad_condition(where, beton, table, str(error).splitlines()[0]) from error
     chosen = np.zeros(sidecar.samples, bool)
     chosen[met] = True
     return chosen
 
 
-def _bad_condition(where: str, beton: Path, table: pa.Table, reason: str) -> QueryError:
-    return QueryError(
-        f"{beton}: the condition {where!r} cannot be used: {reason}; "
-        f"give one SQL condition on the columns {', '.join(table.column_names)}"
-    )
-
-
 def _changing(con: duckdb.DuckDBPyConnection, where: str) -> str | None:
-    """Return the parts of a condition that may differ between processes, or between a run and its resumption."""
+    """Return why a condition may differ between two processes, or between a run and its resumption."""
     query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'"
     unstable = {name for (name,) in con.execute(query).fetchall()} | _TIMES
-    (text,) = con.execute("SELECT json_serialize_sql('SELECT ' || $where)", {"where": where}).fetchall()[0]
-    for node in _nodes(json.loads(text)):
+    for node in parsed_nodes(con, f"SELECT {where}"):
         if node.get("sample"):
-            return "a sample"
+            return "a sample gives another answer each time"
         columns = node.get("column_names") or [""]
         for name in (node.get("function_name"), columns[0] if len(columns) == 1 else None):
             if name and name.lower() in unstable:
-                return f"{name.lower()}()"
+                return f"{name.lower()}() gives another answer each time"
     return None
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object of a parsed query."""
-    if isinstance(tree, dict):
-        yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for item in tree:
-            yield from _nodes(item)

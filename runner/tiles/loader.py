@@ -12,7 +12,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,9 +211,25 @@ class _Source:
         self.data = np.memmap(path, "uint8", mode="r")
         if path.stat().st_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
             self.data._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
-        # FFCV's names for these parts.
-        self.memory_manager = self.graph = self
-        self.code = [(self._decode, ("images", "labels", "rows"))], ("images", "labels", "rows")
+
+    # FFCV's names for its parts. As properties, so that nothing refers to itself and the beton is closed with the last
+    # reference to its loader.
+
+    @property
+    def memory_manager(self) -> _Source:
+        """What maps the bytes: itself."""
+        return self
+
+    @property
+    def graph(self) -> _Source:
+        """What knows the memory that a batch needs: itself."""
+        return self
+
+    @property
+    def code(self) -> tuple[list[tuple[Callable[..., Any], tuple[str, ...]]], tuple[str, ...]]:
+        """The stages, each a function with the names of what it returns, and the names of what a batch is."""
+        names = ("images", "labels", "rows")
+        return [(self._decode, names)], names
 
     def epoch(self) -> _Epoch:
         """Start the thread of an epoch."""

@@ -213,7 +213,7 @@ class _Training:
                 self._epoch(len(self.history), part)
                 part = self.learner.new_part()
         except NotFinite as error:
-            # Checkpoints written so far are flushed.
+            # The message names the last checkpoint: flush it first.
             self.writer.wait()
             raise RunError(self.teller.not_finite(error, self.kept)) from None
         self.writer.wait()

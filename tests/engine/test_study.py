@@ -103,7 +103,7 @@ def test_mpp_may_be_given_by_name(study: sd.Study, tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError) as caught:
         study.add_slides(tmp_path / "a.tiff", mpp={"c": 0.25})
-    assert str(caught.value) == "--mpp names slide 'c', which is not among the 1 files given"
+    assert str(caught.value) == "`mpp` names slide 'c', which is not among the 1 files given"
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_several_grids_live_side_by_side(filled: sd.Study) -> None:
     ]
     with pytest.raises(StudyError) as caught:
         filled.tile_dataframe()
-    assert str(caught.value) == ("study.duckdb has 2 grids (32px_16um, 32px_16um_stride2); name one with --grid")
+    assert str(caught.value) == ("study.duckdb has 2 grids (32px_16um, 32px_16um_stride2); name one with `grid`")
 
 
 def test_new_slides_join_the_grids_when_labelled(filled: sd.Study, slides: Path) -> None:

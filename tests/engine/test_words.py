@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
 from slideduck.cli.group import cli
-from slideduck.cli.options import option_said
+from slideduck.cli.options import option_said, parameters_of
 from slideduck.words import arguments_said_as, message
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,17 @@ def test_the_option_is_that_of_the_command(
     command: str | None, argument: str, value: str | None, said: str | None
 ) -> None:
     assert option_said(cli, command, argument, value) == said
+
+
+def test_each_argument_that_a_message_names_is_one_of_a_command() -> None:
+    known = {parameter.name for parameter in parameters_of(cli)}
+    unknown = []
+    for path in sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "runner").rglob("*.py")]):
+        if path.parent.name == "cli":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+        texts = [node.value for exc in raised for node in ast.walk(exc) if isinstance(node, ast.Constant)]
+        named = [found for text in texts if isinstance(text, str) for found in re.findall(r"`(\w+)[=`]", text)]
+        unknown += [f"{path.relative_to(ROOT)}: {name}" for name in named if name not in known]
+    assert unknown == []

@@ -418,7 +418,7 @@ def test_which_grid(real: sd.Study, tmp_path: Path) -> None:
     out = tmp_path / "tiles.beton"
     real.tile(32, tile_um=64)
     assert refusal(StudyError, lambda: real.export(out)) == (
-        "real.duckdb has 2 grids (32px_64um, 64px_32um); name one with --grid"
+        "real.duckdb has 2 grids (32px_64um, 64px_32um); name one with `grid`"
     )
     assert refusal(StudyError, lambda: real.export(out, grid="x")) == (
         "real.duckdb has no grid 'x'; it has 32px_64um, 64px_32um"

@@ -136,7 +136,7 @@ def test_another_run_of_the_name_is_refused_until_told(study: sd.Study, tmp_path
         study.add_predictions(tmp_path / "other" / "first")
     assert str(error.value) == (
         f"study.duckdb holds evaluations of the run {tmp_path / 'first'}, also called 'first'; "
-        "replace them with --overwrite, or rename the run folder"
+        "replace them with `overwrite=True`, or rename the run folder"
     )
     study.add_predictions(tmp_path / "other" / "first", overwrite=True)
     assert study.sql("SELECT evaluation, count(*) FROM errors GROUP BY ALL").fetchall() == [("e", 2)]

@@ -238,7 +238,7 @@ def test_an_export_passes_the_slides_through_that_match(cohort: Path, tmp_path: 
             study.export(tmp_path / "all.beton", grid=grid, where=None, jpeg="passthrough")
         assert str(error.value) == (
             "60 of 156 tiles are not stored as JPEG in their slides (the first is c-64-64); lay a grid that matches "
-            "with: slideduck tile STUDY --native, or use --jpeg auto"
+            "with: slideduck tile STUDY --native, or use `jpeg='auto'`"
         )
         only = study.export(tmp_path / "ab.beton", grid=grid, where="slide IN ('a', 'b')", jpeg="passthrough")
         assert (only.samples, only.passed_through) == (96, 96)

@@ -563,7 +563,7 @@ def effective(path: Path) -> dict[str, tuple[str | None, shapely.Geometry]]:
 
 
 @settings(
-    max_examples=cases(60, 1200),
+    max_examples=cases(25, 1200),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -774,7 +774,7 @@ def test_files_that_are_there_are_not_replaced_unless_told(two_slides: sd.Study,
     with pytest.raises(StudyError) as caught:
         two_slides.export_rois(out, format="csv")
     assert str(caught.value) == (
-        f"2 files are in {out} already; give another folder, or replace them with --overwrite:\n  s1.csv\n  s2.csv"
+        f"2 files are in {out} already; give another folder, or replace them with `overwrite=True`:\n  s1.csv\n  s2.csv"
     )
     assert (out / "s1.csv").read_text() == "old"
     two_slides.export_rois(out, format="csv", overwrite=True)

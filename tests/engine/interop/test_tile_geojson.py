@@ -323,7 +323,7 @@ def test_what_is_refused(labelled: sd.Study, tmp_path: Path) -> None:
     labelled.tile(32, tile_um=32)
     assert refused(grid=GRID).startswith("the labels of 2 slides are out of date")
     labelled.label()
-    assert refused() == "real.duckdb has 2 grids (32px_32um, 64px_32um); name one with --grid"
+    assert refused() == "real.duckdb has 2 grids (32px_32um, 64px_32um); name one with `grid`"
     predict(labelled, "first", GRID, ["a", "b"])
     assert refused(run="first", grid="32px_32um") == (
         "no tile of grid '32px_32um' on the slides named that the run 'first' predicted is there; "

@@ -563,13 +563,13 @@ def test_a_point_may_be_given_in_microns(study: sd.Study, tmp_path: Path) -> Non
     assert study.at("s0", 15, 12.5).to_pylist() == []
     where = "the point x {}, y {} is not on slide 's0', which is {} x {} {} large; give a point on it"
     assert refused(lambda: study.at("s0", 100.5, 3)) == (
-        where.format("100.5", 3, 100, 50, "base pixels") + ", or --um for microns"
+        where.format("100.5", 3, 100, 50, "base pixels") + ", or `um=True` for microns"
     )
     assert refused(lambda: study.at("s0", 3, -1)) == (
-        where.format(3, -1, 100, 50, "base pixels") + ", or --um for microns"
+        where.format(3, -1, 100, 50, "base pixels") + ", or `um=True` for microns"
     )
     assert refused(lambda: study.at("s0", math.nan, 3)) == (
-        where.format("nan", 3, 100, 50, "base pixels") + ", or --um for microns"
+        where.format("nan", 3, 100, 50, "base pixels") + ", or `um=True` for microns"
     )
     assert refused(lambda: study.at("s0", 26, 3, um=True)) == where.format(26, 3, 25, "12.5", "microns")
     assert refused(lambda: study.at("s9", 1, 1)) == (
@@ -673,7 +673,7 @@ def test_counts_that_cannot_be_had(cohort: sd.Study) -> None:
         "tiles are counted by 'site' more than once; name each column once"
     )
     assert refused(lambda: cohort.counts(())) == f"tiles are counted by no column; name one or more of {known}"
-    assert refused(cohort.counts) == f"study.duckdb has 2 grids (8px_6um, {STRIDED}); name one with --grid"
+    assert refused(cohort.counts) == f"study.duckdb has 2 grids (8px_6um, {STRIDED}); name one with `grid`"
     assert refused(lambda: cohort.counts(grid="no")) == f"study.duckdb has no grid 'no'; it has 8px_6um, {STRIDED}"
     for where, reason in (
         ("labl = 'x'", 'Referenced column "labl" not found'),
@@ -768,7 +768,7 @@ def test_tiles_that_have_no_neighbours_to_show(cohort: sd.Study) -> None:
     # Only the grid that overlaps has a tile there.
     assert set(cohort.neighbours("s-1-6-3")["grid"].to_pylist()) == {STRIDED}
     assert refused(lambda: cohort.neighbours("s-1-27-21")) == (
-        f"tile 's-1-27-21' is in 2 grids (8px_6um, {STRIDED}); name one with --grid"
+        f"tile 's-1-27-21' is in 2 grids (8px_6um, {STRIDED}); name one with `grid`"
     )
     assert refused(lambda: cohort.neighbours("s-1-27-21", 0)) == "distance is 0; give 1 or more steps of the grid"
 
@@ -815,7 +815,7 @@ def test_stale_and_missing_labels_are_refused(twice_read: sd.Study, tmp_path: Pa
 
 
 def test_grids_and_slides_that_are_not_there(twice_read: sd.Study) -> None:
-    several = f"study.duckdb has 2 grids (8px_6um, {STRIDED}); name one with --grid"
+    several = f"study.duckdb has 2 grids (8px_6um, {STRIDED}); name one with `grid`"
     for name, ask in questions(twice_read, None).items():
         if name not in ("at", "area", "neighbours"):
             assert refused(ask) == several, name

@@ -376,7 +376,7 @@ def test_grids_are_measured_apart(cohort: sd.Study) -> None:
     ]
     with pytest.raises(StudyError) as caught:
         cohort.qc()
-    assert str(caught.value) == "study.duckdb has 2 grids (64px_32um, 64px_64um); name one with --grid"
+    assert str(caught.value) == "study.duckdb has 2 grids (64px_32um, 64px_64um); name one with `grid`"
 
 
 def test_slides_that_are_removed_or_change_lose_their_measures(cohort: sd.Study, tmp_path: Path) -> None:

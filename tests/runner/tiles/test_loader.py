@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numba.core.event import install_recorder
 
 from slideduck.betons import decode_jpeg, encode_jpeg
 from slideduck.errors import BetonError, RunError
@@ -171,3 +173,36 @@ def test_a_sidecar_with_other_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BetonError) as error:
         open_beton(path, 1)
     assert str(error.value) == f"{path}: its side-car is of another beton: labels differ; export the beton again"
+
+
+def test_another_beton_is_read_without_compiling_anything(loader: TileLoader, tmp_path: Path) -> None:
+    with loader.epoch(np.arange(64), 8) as epoch:
+        list(epoch)
+    other = write_beton(tmp_path / "raw.beton", two_textures(50, seed=1), quality=None)
+    with install_recorder("numba:compile") as compiled:
+        with TileLoader(other, threads=2).epoch(np.arange(50), 8) as epoch:
+            assert sum(len(rows) for _, _, rows in epoch) == 50
+        assert compiled.buffer == []
+
+
+def test_loaders_of_several_threads_do_not_meet(tmp_path: Path) -> None:
+    def read(number: int) -> bool:
+        tiles = two_textures(60, seed=number)
+        path = write_beton(tmp_path / f"{number}.beton", tiles, quality=None)
+        order = np.random.default_rng(number).permutation(60)
+        with TileLoader(path, threads=1 + number % 2).epoch(order, 8) as epoch:
+            images = torch.cat([batch.images_BCHW for batch in to_device(epoch, CPU)]).permute(0, 2, 3, 1).numpy()
+        return np.array_equal(images, np.stack([tiles[row].image for row in order]))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(12)))
+
+
+def test_a_loader_that_nobody_holds_closes_its_beton(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "own.beton", two_textures(20))
+    loader = TileLoader(path, threads=1)
+    with loader.epoch(np.arange(20), 8) as epoch:
+        list(epoch)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del loader, epoch
+    assert str(path) not in Path("/proc/self/maps").read_text()
