@@ -486,7 +486,8 @@ def test_shards_merge_into_the_same_and_a_stopped_export_goes_on(tmp_path: Path)
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    # Wide enough for the names of slides, whatever terminal the tests have, or none.
+    return CliRunner(env={"COLUMNS": "160"}).invoke(cli, [str(argument) for argument in arguments])
 
 
 def test_commands(fitted: Path, tmp_path: Path) -> None:
