@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 import slideduck as sd
+from tests.campaign import CAMPAIGN
 
 # Each worker of pytest-xdist takes a core of its own, and so do the processes that its tests start: torch, numba and
 # the engine's pools then use one thread each and do not wait for the other worker's.
@@ -26,8 +27,9 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Time is not what these tests are about, and the machines that run them are slow and shared.
-settings.register_profile("slideduck", deadline=None)
+# Time is not what these tests are about, and the machines that run them are slow and shared. The same code has the same
+# cases each time, so that a change is judged by them alone; a campaign draws new ones.
+settings.register_profile("slideduck", deadline=None, derandomize=not CAMPAIGN)
 settings.load_profile("slideduck")
 
 ROOT = Path(__file__).resolve().parents[1]

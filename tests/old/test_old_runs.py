@@ -18,7 +18,7 @@ from tests.old.make_old import RUNS, settings_of
 from tests.old.said import curve_of
 
 #: Another CPU adds up in another order; on one it is the same to the bit.
-NEARLY = 1e-4
+NEARLY = 2e-3
 
 
 @pytest.fixture(autouse=True)
