@@ -32,7 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory, told: dict[str, str]) -> De
     """Return the report of a demo that is smaller than the real one."""
     directory = tmp_path_factory.mktemp("demo folder") / "demo"
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        # Wide enough for the paths of a test, which are long and have a space.
+        patched.setenv("COLUMNS", "200")
         report = run_demo(directory, epochs=5, n_slides=6)
     told["out"], told["err"] = out.getvalue(), err.getvalue()
     return report
