@@ -16,7 +16,7 @@ from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
 from slideduck.rois.outlines import Polygon, RoiOutline, distinct_points, with_names
 from slideduck.rois.wkb import polygons_from_wkb
-from slideduck.store.db import UNVERIFIED, load_spatial
+from slideduck.store.db import load_spatial, spatial_config
 from slideduck.store.sqlfiles import read_query
 
 __all__ = ["parse_geoparquet"]
@@ -182,7 +182,7 @@ def _edited(
             "outline": pa.array(drawn, pa.binary()),
         }
     )
-    with duckdb.connect(config=UNVERIFIED) as con:
+    with duckdb.connect(config=spatial_config()) as con:
         load_spatial(con)
         con.register("stored_roi", both)
         rows = con.execute(read_query("find_edited_rois")).fetchall()

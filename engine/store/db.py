@@ -16,7 +16,6 @@ import pyarrow as pa
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 
 __all__ = [
-    "UNVERIFIED",
     "atomic",
     "connect",
     "identifier",
@@ -24,12 +23,12 @@ __all__ = [
     "load_spatial",
     "machine_memory",
     "registered",
+    "spatial_config",
     "translated",
 ]
 
-#: What a connection is opened with that `load_spatial` is called on. To verify the signature of the extension takes
-#: 0.3 s of each connection; whoever can change an installed package can change this file too.
-UNVERIFIED: dict[str, str | bool | int | float | list[str]] = {"allow_unsigned_extensions": True}
+#: The files of the extension whose signature DuckDB has verified in this process, as they were then.
+_verified: set[tuple[str, int, int]] = set()
 
 #: Less does not hold what DuckDB keeps per thread, bytes.
 _LEAST_MEMORY = 64_000_000
@@ -59,7 +58,7 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     # Extensions come from installed packages alone: a study never reaches for the network.
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
-        **UNVERIFIED,
+        **spatial_config(),
     }
     if threads is not None:
         config["threads"] = threads
@@ -89,6 +88,16 @@ def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
     return StudyError(f"{path} does not open: {text}")
 
 
+def spatial_config() -> dict[str, str | bool | int | float | list[str]]:
+    """Return what a connection is to be opened with that `load_spatial` is called on.
+
+    The first connection of a process verifies the signature of the extension, which takes 0.3 s; those after it take
+    the same file as it was then.
+    """
+    path = _packaged_spatial()
+    return {"allow_unsigned_extensions": True} if path is not None and _as_it_is(path) in _verified else {}
+
+
 def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
     """Load the spatial extension from the package duckdb-extension-spatial, or else an installed one.
 
@@ -99,14 +108,14 @@ def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
     StudyError
         If neither is there, with what to install.
     """
-    found = find_spec("duckdb_extension_spatial")
-    if found and found.submodule_search_locations:
-        for folder in found.submodule_search_locations:
-            path = Path(folder, "extensions", f"v{duckdb.__version__}", "spatial.duckdb_extension")
-            if path.exists():
-                con.load_extension(str(path))
-                con.execute("SET allow_unsigned_extensions = false")
-                return
+    path = _packaged_spatial()
+    if path is not None:
+        (unsigned,) = con.execute("SELECT current_setting('allow_unsigned_extensions')").fetchone() or (True,)
+        con.load_extension(str(path))
+        if not unsigned:
+            _verified.add(_as_it_is(path))
+        con.execute("SET allow_unsigned_extensions = false")
+        return
     try:
         con.execute("SET allow_unsigned_extensions = false")
         con.load_extension("spatial")
@@ -115,6 +124,22 @@ def load_spatial(con: duckdb.DuckDBPyConnection) -> None:
             f"DuckDB {duckdb.__version__} has no spatial extension here; "
             f"install it with: pip install duckdb-extension-spatial=={duckdb.__version__}"
         ) from error
+
+
+def _packaged_spatial() -> Path | None:
+    """Return the file of the extension in the installed package, for this DuckDB."""
+    found = find_spec("duckdb_extension_spatial")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        path = Path(folder, "extensions", f"v{duckdb.__version__}", "spatial.duckdb_extension")
+        if path.exists():
+            return path
+    return None
+
+
+def _as_it_is(path: Path) -> tuple[str, int, int]:
+    """Return what tells a file from another: its path, size and time of change."""
+    now = path.stat()
+    return str(path), now.st_size, now.st_mtime_ns
 
 
 def identifier(name: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
@@ -414,6 +415,24 @@ def test_new_slides_join_the_grids_when_labelled(filled: sd.Study, slides: Path)
     filled.add_slides(slides)
     assert filled.label().slides == 1
     assert filled.sql("SELECT count(*) FROM labels WHERE slide = 's9'").fetchall() == [(300,)]
+
+
+def test_the_first_connection_of_a_process_verifies_the_spatial_extension(tmp_path: Path) -> None:
+    (folder,) = find_spec("duckdb_extension_spatial").submodule_search_locations  # type: ignore[union-attr, misc]
+    name = Path("extensions", f"v{duckdb.__version__}", "spatial.duckdb_extension")
+    changed = tmp_path / "duckdb_extension_spatial" / name
+    changed.parent.mkdir(parents=True)
+    content = bytearray((Path(folder) / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    (tmp_path / "duckdb_extension_spatial" / "__init__.py").touch()
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", f"import slideduck as sd; sd.open({str(tmp_path / 'study.duckdb')!r})"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "signature is either missing or invalid" in done.stderr
 
 
 @pytest.mark.parametrize("read_only", [False, True])
