@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slideduck.catalog.grids import grid_names
 from slideduck.errors import RunError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
@@ -216,7 +217,7 @@ def _key(file: PredictionFile) -> tuple[str, str]:
 
 def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -> None:
     """Refuse predictions of tiles that are not of this study, or that would mix two runs."""
-    grids = [name for (name,) in handle.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
+    grids = grid_names(handle)
     grid = file.facts["grid"]
     if grid not in grids:
         raise StudyError(

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons.encode import Encoding, TileMaking, page_bytes
+from slideduck.catalog.grids import grid_names
 from slideduck.errors import StudyError
 from slideduck.measure.stain import Normaliser, stain_from_json
 from slideduck.measure.stain_fit import ensure_fit
@@ -137,7 +138,7 @@ def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
         If the study has no such grid.
     """
     own = trained.beton["grid"]
-    names = [name for (name,) in study.con.execute("SELECT grid FROM grids ORDER BY grid").fetchall()]
+    names = grid_names(study.handle)
     wanted = own["name"] if grid is None else grid
     if wanted not in names:
         what = "" if grid else ", which the network was trained on"
