@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -23,11 +23,20 @@ SLIDES, ROIS, VERTICES = 28, 5, 500
 COLUMNS, TILE_PX = 40, 64
 KILLS = cases(15, 300)
 
-#: Little memory makes many transactions of few slides each. What follows the name of the study comes once all is
-#: imported, so that one process can start while another works.
+#: Little memory makes many transactions of few slides each; a line tells of each one that is done. What follows the
+#: name of the study comes once all is imported, so that one process can start while another works.
 LABEL = """
 import sys
+from contextlib import contextmanager
+
 import slideduck as sd
+from slideduck.labels import label
+
+@contextmanager
+def track(*_, **__):
+    yield lambda slides: print(slides, flush=True)
+
+label.track = track
 path = sys.stdin.readline().strip()
 with sd.open(path) as study:
     print("started", flush=True)
@@ -85,14 +94,14 @@ def close(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def start(process: subprocess.Popen[str], path: Path) -> float:
-    """Tell a process its study, wait until it has opened it, and return when that was."""
+def start(process: subprocess.Popen[str], path: Path) -> IO[str]:
+    """Tell a process its study, wait until it has opened it, and return the lines that it prints."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{path}\n")
     process.stdin.flush()
     assert process.stdout.readline() == "started\n"
-    return time.perf_counter()
+    return process.stdout
 
 
 def copied(path: Path, to: Path) -> Path:
@@ -127,16 +136,20 @@ def test_killed_labelling_leaves_whole_slides_and_goes_on(unlabelled: Path, tmp_
     left: list[int] = []
     with closing(labellers()) as processes:
         whole = copied(unlabelled, tmp_path / "whole.duckdb")
-        begin = start(process := next(processes), whole)
-        assert process.wait() == 0
+        lines, begin = start(process := next(processes), whole), time.perf_counter()
+        transactions = len(lines.readlines())
         seconds = time.perf_counter() - begin
+        assert process.wait() == 0
+        assert transactions > 5
         with sd.open(whole) as study:
             expected, expected_labels = state(study), labels(study)
         assert len(expected["inputs"]) == 2 * SLIDES
         for kill, process in zip(range(KILLS), processes, strict=False):
             killed = copied(unlabelled, tmp_path / f"killed{kill}.duckdb")
-            begin = start(process, killed)
-            time.sleep(max(0, begin + moments.uniform(0, seconds) - time.perf_counter()))
+            lines = start(process, killed)
+            for _ in range(moments.randrange(transactions)):
+                assert lines.readline()
+            time.sleep(moments.uniform(0, seconds / transactions))
             process.send_signal(signal.SIGKILL)
             assert process.wait() in (-signal.SIGKILL, 0)
             with sd.open(killed) as study:
