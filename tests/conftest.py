@@ -32,9 +32,14 @@ if threading.current_thread() is threading.main_thread():
 settings.register_profile("slideduck", deadline=None, derandomize=not CAMPAIGN)
 settings.load_profile("slideduck")
 
-#: What takes longest or makes most that its tests share comes first in a worker's stretch: nobody waits for it at the
-#: end, and nobody takes half of it, to make all that anew.
-LONG = ("tests/project/test_readme.py", "tests/runner/demo/", "tests/runner/ranks/")
+#: What takes longest or makes most that its tests share, with about its seconds. It comes first in a worker's stretch:
+#: nobody waits for it at the end, and nobody takes half of it, to make all that anew.
+LONG = {
+    "tests/project/test_readme.py::test_five_minutes_on_your_own_slides": 310,
+    "tests/runner/demo/test_demo.py": 120,
+    "tests/runner/ranks/": 370,
+    "tests/project/test_readme.py::test_two_real_slides": 110,
+}
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -44,10 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each worker begin with some of the `LONG` tests; xdist's worksteal gives each an equal stretch at first."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     begins: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    others = []
-    for item in items:
-        place = next((i for i, start in enumerate(LONG) if item.nodeid.startswith(start)), None)
-        (others if place is None else begins[place % workers]).append(item)
+    seconds = [0] * workers
+    for start, more in LONG.items():
+        worker = seconds.index(min(seconds))
+        seconds[worker] += more
+        begins[worker] += [item for item in items if item.nodeid.startswith(start)]
+    others = [item for item in items if not item.nodeid.startswith(tuple(LONG))]
     left = len(items)
     ordered = []
     for begin, workers_left in zip(begins, range(workers, 0, -1), strict=True):
