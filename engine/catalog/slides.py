@@ -23,10 +23,12 @@ __all__ = [
     "PatientsReport",
     "SlidesRemoved",
     "SlidesReport",
+    "UsableSlide",
     "add_patients",
     "add_slides",
     "forget_labels",
     "remove_slides",
+    "usable_slide",
 ]
 
 _HEADER_THREADS = 4
@@ -55,6 +57,29 @@ class SlidesReport:
     unchanged: int
     failed: dict[str, str]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UsableSlide:
+    """A slide that can be used, as its row says.
+
+    Attributes
+    ----------
+    slide : str
+        Its name.
+    path : Path
+        Its file.
+    width, height : int
+        Its size in base pixels.
+    mpp : float
+        Microns per base pixel.
+    """
+
+    slide: str
+    path: Path
+    width: int
+    height: int
+    mpp: float
 
 
 @dataclass(frozen=True)
@@ -250,6 +275,39 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
                 "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM rois)",
             )
     return SlidesRemoved(tuple(names), *row)
+
+
+def usable_slide(handle: Handle, slide: str) -> UsableSlide:
+    """Return what the study holds of a slide that can be used.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    slide : str
+        Name of the slide.
+
+    Returns
+    -------
+    UsableSlide
+
+    Raises
+    ------
+    StudyError
+        If there is no such slide, or it cannot be used.
+    """
+    found = handle.con.execute(
+        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
+    ).fetchone()
+    if found is None:
+        raise StudyError(
+            f"{handle.name} has no slide {slide!r}; see which there are with: "
+            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
+        )
+    path, width, height, mpp, error = found
+    if error is not None:
+        raise StudyError(f"slide {slide!r} cannot be used: {error}")
+    return UsableSlide(slide, Path(path), width, height, mpp)
 
 
 def forget_labels(handle: Handle, slides: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from slideduck.catalog.grids import only_grid
-from slideduck.errors import StudyError
+from slideduck.catalog.slides import usable_slide
 from slideduck.labels.view import require_labels
 from slideduck.palette import label_colours
 from slideduck.store.handle import Handle
@@ -183,7 +183,7 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
         If the slide or the grid is not in the study, or labels are missing or out of date.
     """
     require_labels(handle)
-    path, width, height, mpp = _slide_row(handle, slide)
+    found = usable_slide(handle, slide)
     rois = tuple(
         DrawnRoi(name, label, is_artifact, leaves_slide, _rings(outline))
         for name, label, is_artifact, leaves_slide, outline in handle.con.execute(
@@ -196,31 +196,15 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
     labels = tuple(label for label in colours if label in here)
     return DrawnSlide(
         slide,
-        Path(path),
-        width,
-        height,
-        mpp,
+        found.path,
+        found.width,
+        found.height,
+        found.mpp,
         labels,
         {label: colours[label] for label in labels},
         rois,
         _read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
     )
-
-
-def _slide_row(handle: Handle, slide: str) -> tuple[str, int, int, float]:
-    """Return path, width, height and MPP of a slide that can be used."""
-    found = handle.con.execute(
-        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
-    ).fetchone()
-    if found is None:
-        raise StudyError(
-            f"{handle.name} has no slide {slide!r}; see which there are with: "
-            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
-        )
-    path, width, height, mpp, error = found
-    if error is not None:
-        raise StudyError(f"slide {slide!r} cannot be used: {error}")
-    return path, width, height, mpp
 
 
 def _rings(outline: str) -> tuple[npt.NDArray[np.float64], ...]:

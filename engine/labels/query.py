@@ -15,6 +15,7 @@ import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
 from slideduck.catalog.grids import only_grid
+from slideduck.catalog.slides import usable_slide
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting, refusing
 from slideduck.labels.view import require_labels
@@ -150,7 +151,7 @@ def conflicts(
     require_labels(handle)
     relation = handle.con.sql("FROM conflicts").filter(_is("grid", only_grid(handle, grid)))
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
+        relation = relation.filter(_is("slide", usable_slide(handle, slide).slide))
     if differing:
         relation = relation.filter("labels_differ")
     return relation.order("slide, grid_y, grid_x")
@@ -184,7 +185,7 @@ def rois(handle: Handle, *, grid: str | None = None, slide: str | None = None, e
     require_labels(handle)
     relation = handle.con.sql("FROM roi_tiles").filter(_is("grid", only_grid(handle, grid)))
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
+        relation = relation.filter(_is("slide", usable_slide(handle, slide).slide))
     if empty:
         relation = relation.filter("held = 0")
     return relation.order("slide, roi_name").to_arrow_table()
@@ -304,7 +305,8 @@ def at(handle: Handle, slide: str, x: float, y: float, *, um: bool = False) -> p
     where labels differ.
     """
     require_labels(handle)
-    width, height, mpp = _slide_size(handle, slide)
+    found = usable_slide(handle, slide)
+    width, height, mpp = found.width, found.height, found.mpp
     scale, unit = (mpp, "microns") if um else (1.0, "base pixels")
     if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width * scale and 0 <= y <= height * scale):
         raise StudyError(
@@ -427,7 +429,7 @@ def disagreements(
     """
     relation = handle.con.table_function("disagreements", [set_a, set_b, _pair_of_sets(handle, set_a, set_b, grid)])
     if slide is not None:
-        relation = relation.filter(_is("slide", _known_slide(handle, slide)))
+        relation = relation.filter(_is("slide", usable_slide(handle, slide).slide))
     return relation.order("slide, grid_y, grid_x")
 
 
@@ -446,28 +448,6 @@ def _columns(by: Sequence[str], known: Sequence[str], what: str) -> tuple[str, .
     if twice:
         raise StudyError(f"{what} {', '.join(map(repr, twice))} more than once; name each column once")
     return names
-
-
-def _slide_size(handle: Handle, slide: str) -> tuple[int, int, float]:
-    """Return width and height of a slide, base pixels, and its MPP."""
-    found = handle.con.execute(
-        "SELECT width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
-    ).fetchone()
-    if found is None:
-        raise StudyError(
-            f"{handle.name} has no slide {slide!r}; see which there are with: "
-            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
-        )
-    width, height, mpp, error = found
-    if error is not None:
-        raise StudyError(f"slide {slide!r} cannot be used: {error}")
-    return width, height, mpp
-
-
-def _known_slide(handle: Handle, slide: str) -> str:
-    """Return the name of a slide that can be used."""
-    _slide_size(handle, slide)
-    return slide
 
 
 def _pair_of_sets(handle: Handle, set_a: str, set_b: str, grid: str | None) -> str:

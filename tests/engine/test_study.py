@@ -595,6 +595,12 @@ def test_a_failed_step_whose_error_is_caught_lets_nothing_be_kept(filled: sd.Stu
         "its own"
     )
     assert filled.sql("SELECT count(*) FROM slides").fetchall() == [(4,)]
+    # The step in a transaction of its own, and the rest without it.
+    with pytest.raises(InputError):
+        filled.add_rois(tmp_path / "s2.csv", roi_set="other")
+    with filled.atomic():
+        filled.remove_slides("s0")
+    assert filled.sql("SELECT count(*) FROM slides").fetchall() == [(3,)]
 
 
 def test_a_transaction_that_was_begun_by_hand_is_named(filled: sd.Study, slides: Path) -> None:
