@@ -288,6 +288,33 @@ def test_folds_preserve_sites(filled: sd.Study, tmp_path: Path) -> None:
     assert str(caught.value) == "3 sites cannot fill 4 folds; ask for fewer folds"
 
 
+def test_a_split_that_cannot_be_says_why_and_what_to_give(filled: sd.Study, tmp_path: Path) -> None:
+    filled.label()
+    table = tmp_path / "patients.csv"
+    table.write_text("slide,patient,site,part\ns0,p,A,train\ns1,q,A, \ns2,r,,val\ns3,t,B,train\n")
+    filled.add_patients(table)
+    for wrong, message, right in (
+        ({"val_fraction": 0}, "val_fraction is 0; give a part above 0 and below 1, such as 0.3", {"val_fraction": 0.3}),
+        ({"val_fraction": 1.5}, "val_fraction is 1.5; give a part above 0 and below 1, such as 0.3",
+         {"val_fraction": 0.3}),
+        ({"folds": 1}, "folds is 1; give 2 or more", {"folds": 2}),
+        ({"folds": 3, "val_fold": 3}, "val_fold is 3; give a fold from 0 to 2", {"folds": 3, "val_fold": 2}),
+        ({"preserve_site": True}, "preserve_site is given without folds; say how many, such as folds=3", {"folds": 3}),
+        ({"folds": 2, "column": "part"}, "both column and folds are given; give one of them", {"folds": 2}),
+        ({"folds": 2, "preserve_site": True},
+         "1 of 4 patients have no site (r); add a table with a column site by add-patients, or split without "
+         "preserving sites", {"folds": 2}),
+        ({"column": "wing"}, "the patients' table has no column 'wing'; it has slide, patient, site, part",
+         {"val_fraction": 0.3}),
+        ({"column": "part"}, "patient 'q' (slides s1) has no part; fill the column in", {"val_fraction": 0.3}),
+    ):  # fmt: skip
+        with pytest.raises(SplitError) as caught:
+            filled.split(**wrong)
+        assert str(caught.value) == message, wrong
+        filled.split(**right)
+        assert filled.sql("SELECT count(DISTINCT patient) FROM splits").fetchall() == [(4,)], right
+
+
 def test_one_file_under_two_names_would_leak(study: sd.Study, slides: Path, tmp_path: Path) -> None:
     (slides / "copy.tiff").write_bytes((slides / "s0.tiff").read_bytes())
     (slides / "s3.tiff").unlink()
