@@ -82,7 +82,7 @@ def test_two_real_slides(shared_data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "work" / "CMU-1.png").stat().st_size > 0
     with sd.open(tmp_path / "work" / "real.duckdb", read_only=True) as study:
         joined = study.sql("SELECT count(*) FROM labels JOIN predictions USING (grid, tile_id)").fetchall()
-        assert joined == study.sql("SELECT count(*) FROM labels").fetchall() == [(5359,)]
+        assert joined == study.sql("SELECT count(*) FROM labels").fetchall() == [(1309,)]
 
 
 def test_columns_that_the_readme_names_are_those_of_labels(tmp_path: Path) -> None:
