@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from slideduck.catalog.grids import only_grid
-from slideduck.catalog.slides import usable_slide
+from slideduck.catalog.slides import UsableSlide, usable_slide
 from slideduck.labels.view import require_labels
 from slideduck.palette import label_colours
 from slideduck.store.handle import Handle
@@ -101,19 +100,11 @@ class TileMap:
 
 
 @dataclass(frozen=True)
-class DrawnSlide:
+class DrawnSlide(UsableSlide):
     """A slide with all that is drawn over its picture.
 
     Attributes
     ----------
-    slide : str
-        Its name.
-    path : Path
-        Its file.
-    width, height : int
-        Its size, base pixels.
-    mpp : float
-        Microns per base pixel.
     labels : tuple of str
         Labels of its tiles and ROIs, sorted.
     colours : dict of str to str
@@ -124,11 +115,6 @@ class DrawnSlide:
         The tiles, or None where they are not asked for.
     """
 
-    slide: str
-    path: Path
-    width: int
-    height: int
-    mpp: float
     labels: tuple[str, ...]
     colours: dict[str, str]
     rois: tuple[DrawnRoi, ...]
@@ -195,15 +181,11 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
     here = {roi.label for roi in rois}
     labels = tuple(label for label in colours if label in here)
     return DrawnSlide(
-        slide,
-        found.path,
-        found.width,
-        found.height,
-        found.mpp,
-        labels,
-        {label: colours[label] for label in labels},
-        rois,
-        _read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
+        **vars(found),
+        labels=labels,
+        colours={label: colours[label] for label in labels},
+        rois=rois,
+        tiles=_read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
     )
 
 
