@@ -38,6 +38,7 @@ from slideduck.labels.verify import VerifyReport, verify
 from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
@@ -158,10 +159,14 @@ class Study:
         return add_slides(self.handle, _listed(paths), mpp=mpp)
 
     def add_rois(
-        self, paths: str | Path | Sequence[str | Path], *, holes: str = "auto", roi_set: str = "default"
+        self, paths: str | Path | Sequence[str | Path], *, roi_set: str = "default", **options: Any
     ) -> RoisReport:
-        """Read ROI files; see `slideduck.rois.table.add_rois`."""
-        return add_rois(self.handle, _listed(paths), holes=holes, roi_set=roi_set)
+        """Read ROI files; see `slideduck.rois.table.add_rois`.
+
+        The options are those of `slideduck.rois.options.RoiOptions`: ``holes``, ``frame``, ``strict``, ``include``,
+        ``label_from``, ``labels``, ``slide_suffix``, ``names`` and ``replace``.
+        """
+        return add_rois(self.handle, _listed(paths), roi_set=roi_set, options=RoiOptions(**options))
 
     def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
         """Remove slides with all that the study knows of them; see `slideduck.catalog.slides.remove_slides`."""

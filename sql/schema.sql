@@ -31,6 +31,12 @@ CREATE TABLE slides (
     mtime DOUBLE,
     fingerprint VARCHAR,
     error VARCHAR,
+    bounds_x INTEGER,
+    bounds_y INTEGER,
+    bounds_width INTEGER,
+    bounds_height INTEGER,
+    centre_offset_x DOUBLE,
+    centre_offset_y DOUBLE,
     CHECK (error IS NOT NULL OR (width > 0 AND height > 0 AND mpp > 0))
 );
 COMMENT ON TABLE slides IS 'One row per slide file; a slide that did not open is kept with its error.';
@@ -52,6 +58,14 @@ COMMENT ON COLUMN slides.bytes IS 'Size of the file, bytes.';
 COMMENT ON COLUMN slides.mtime IS 'Time of the file''s last change, seconds since 1970.';
 COMMENT ON COLUMN slides.fingerprint IS 'OpenSlide''s quickhash-1, or a hash of size, head and tail of the file.';
 COMMENT ON COLUMN slides.error IS 'Why the slide cannot be used; NULL if it can.';
+COMMENT ON COLUMN slides.bounds_x IS
+'Left edge of what was scanned (openslide.bounds-x), base pixels; NULL where the header has none.';
+COMMENT ON COLUMN slides.bounds_y IS 'Its top edge (openslide.bounds-y), base pixels.';
+COMMENT ON COLUMN slides.bounds_width IS 'Its width (openslide.bounds-width), base pixels.';
+COMMENT ON COLUMN slides.bounds_height IS 'Its height (openslide.bounds-height), base pixels.';
+COMMENT ON COLUMN slides.centre_offset_x IS
+'From the glass''s centre to the image''s, nanometres (hamamatsu.XOffsetFromSlideCentre); NULL for other formats.';
+COMMENT ON COLUMN slides.centre_offset_y IS 'The same along y (hamamatsu.YOffsetFromSlideCentre).';
 
 CREATE TABLE patients (
     slide VARCHAR PRIMARY KEY,
@@ -71,6 +85,9 @@ CREATE TABLE roi_files (
     format VARCHAR NOT NULL,
     holes VARCHAR NOT NULL,
     sha256 VARCHAR NOT NULL,
+    frame VARCHAR NOT NULL DEFAULT 'level0' CHECK (frame IN ('level0', 'bounds')),
+    options VARCHAR NOT NULL DEFAULT '{}',
+    reader INTEGER NOT NULL DEFAULT 1,
     UNIQUE (roi_set, path)
 );
 COMMENT ON TABLE roi_files IS 'One row per ROI file that the study holds.';
@@ -80,6 +97,27 @@ COMMENT ON COLUMN roi_files.path IS 'Absolute path of the file.';
 COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml or geoparquet.';
 COMMENT ON COLUMN roi_files.holes IS 'nested or explicit: how its holes are told.';
 COMMENT ON COLUMN roi_files.sha256 IS 'Fingerprint of the file''s bytes.';
+COMMENT ON COLUMN roi_files.frame IS
+'Corner that the file counts from: level0, of the slide, or bounds, of what was scanned; the table rois is in level 0.';
+COMMENT ON COLUMN roi_files.options IS 'What else add-rois was told about the file, as JSON.';
+COMMENT ON COLUMN roi_files.reader IS
+'Version of the rules that it was read by: 1 repaired whole polygons by the even-odd rule, 2 ring by ring.';
+
+CREATE TABLE roi_file_slides (
+    roi_file_id INTEGER NOT NULL,
+    slide VARCHAR NOT NULL,
+    offset_x DOUBLE NOT NULL DEFAULT 0,
+    offset_y DOUBLE NOT NULL DEFAULT 0,
+    left_out INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (roi_file_id, slide)
+);
+COMMENT ON TABLE roi_file_slides IS
+'The slides that an ROI file speaks of; one without ROIs has been looked at, and has none.';
+COMMENT ON COLUMN roi_file_slides.roi_file_id IS 'The file.';
+COMMENT ON COLUMN roi_file_slides.slide IS 'Name of the slide.';
+COMMENT ON COLUMN roi_file_slides.offset_x IS 'What was added to x of the file to get base pixels.';
+COMMENT ON COLUMN roi_file_slides.offset_y IS 'What was added to y of the file to get base pixels.';
+COMMENT ON COLUMN roi_file_slides.left_out IS 'ROIs of the file that lie wholly outside the slide and were left out.';
 
 CREATE SEQUENCE roi_ids START 1;
 CREATE TABLE rois (
@@ -97,6 +135,7 @@ CREATE TABLE rois (
     repaired BOOLEAN NOT NULL DEFAULT false,
     leaves_slide BOOLEAN NOT NULL DEFAULT false,
     roi_file_id INTEGER NOT NULL,
+    changed_area DOUBLE NOT NULL DEFAULT 0,
     UNIQUE (roi_set, slide, roi_name)
 );
 COMMENT ON TABLE rois IS 'One row per ROI, holes included; a hole has a parent and labels nothing itself.';
@@ -111,9 +150,11 @@ COMMENT ON COLUMN rois.area IS 'Area of geom, square base pixels.';
 COMMENT ON COLUMN rois.outline IS 'What was drawn, repaired where it crossed itself, base pixels.';
 COMMENT ON COLUMN rois.geom IS 'The outline with its holes taken out, base pixels: what decides labels.';
 COMMENT ON COLUMN rois.marked_hole IS 'True if the file itself marks it as a hole.';
-COMMENT ON COLUMN rois.repaired IS 'True if the outline crossed itself and was repaired by ST_MakeValid.';
+COMMENT ON COLUMN rois.repaired IS 'True if the drawing crossed or touched itself and was repaired, ring by ring.';
 COMMENT ON COLUMN rois.leaves_slide IS 'True if part of the ROI lies outside the slide.';
 COMMENT ON COLUMN rois.roi_file_id IS 'The file it came from.';
+COMMENT ON COLUMN rois.changed_area IS
+'Area of the outline less that which the rings of the drawing enclose, square base pixels; 0 if not repaired.';
 
 CREATE SEQUENCE grid_ids START 1;
 CREATE TABLE grids (
@@ -446,3 +487,24 @@ COMMENT ON COLUMN evaluated_tiles.predicted IS 'Class of the greatest probabilit
 COMMENT ON COLUMN evaluated_tiles.probability IS 'Its probability, 0 to 1.';
 COMMENT ON COLUMN evaluated_tiles.loss IS 'Cross-entropy of the label, nats.';
 COMMENT ON COLUMN evaluated_tiles.probabilities IS 'Probability of each class.';
+
+CREATE SEQUENCE change_ids START 1;
+CREATE TABLE changes (
+    change_id INTEGER PRIMARY KEY DEFAULT nextval('change_ids'),
+    changed_at TIMESTAMP NOT NULL DEFAULT current_localtimestamp(),
+    change VARCHAR NOT NULL,
+    detail VARCHAR NOT NULL
+);
+COMMENT ON TABLE changes IS 'The journal of the study: what was renamed or moved, in order.';
+COMMENT ON COLUMN changes.change_id IS 'Key, in the order of the changes.';
+COMMENT ON COLUMN changes.changed_at IS 'When, local time.';
+COMMENT ON COLUMN changes.change IS 'What was done: rename-label or relocate.';
+COMMENT ON COLUMN changes.detail IS 'To what, as JSON.';
+
+CREATE TABLE label_names (
+    label VARCHAR PRIMARY KEY,
+    renamed VARCHAR
+);
+COMMENT ON TABLE label_names IS 'Labels that rename-label renamed; ROI files that are added later are renamed, too.';
+COMMENT ON COLUMN label_names.label IS 'Label as files have it.';
+COMMENT ON COLUMN label_names.renamed IS 'Label in its place; NULL for no label.';

@@ -210,6 +210,12 @@ _SLIDE_SCHEMA = pa.schema(
         ("mtime", pa.float64()),
         ("fingerprint", pa.string()),
         ("error", pa.string()),
+        ("bounds_x", pa.int32()),
+        ("bounds_y", pa.int32()),
+        ("bounds_width", pa.int32()),
+        ("bounds_height", pa.int32()),
+        ("centre_offset_x", pa.float64()),
+        ("centre_offset_y", pa.float64()),
     ]
 )
 _HEADER_COLUMNS = [name for name in _SLIDE_SCHEMA.names if name in {f.name for f in fields(SlideHeader)}]

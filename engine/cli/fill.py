@@ -10,6 +10,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import SlideduckError
+from slideduck.rois.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.words import counted, message, print_names
 
 __all__ = ["add_patients", "add_rois", "add_slides", "info", "remove_rois", "remove_slides", "tile"]
@@ -78,18 +79,41 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
     "--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to, such as a reader's."
 )
 @click.option(
-    "--holes", type=click.Choice(["auto", "nested", "explicit"]), default="auto", show_default=True,
+    "--holes", type=click.Choice(HOLES), default="auto", show_default=True,
     help="nested: an ROI within another of its label is a hole; explicit: what the file marks. "
     "auto: nested for CSV, explicit for GeoJSON and XML.",
 )  # fmt: skip
-def add_rois(study: Path, paths: tuple[str, ...], holes: str, roi_set: str) -> None:
+@click.option(
+    "--frame", type=click.Choice(FRAMES),
+    help="Corner that the files count from: bounds, of what was scanned, as in QuPath; level0, of the slide.",
+)  # fmt: skip
+@click.option("--strict", is_flag=True, help="Refuse a file with any ROI wholly outside its slide.")
+@click.option(
+    "--include", multiple=True, type=click.Choice(INCLUDE),
+    help="Objects of QuPath to take beside annotations. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--label-from", type=click.Choice(LABEL_FROM), default="name", show_default=True,
+    help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description.",
+)  # fmt: skip
+@click.option(
+    "--labels", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
+    help="Table of labels to rename, with the columns from and to; an empty to is no label.",
+)  # fmt: skip
+@click.option("--slide-suffix", default="", metavar="TEXT", help="What file names have behind the slide's name.")
+@click.option(
+    "--names", type=click.Choice(NAMES), default="stem", show_default=True,
+    help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",
+)  # fmt: skip
+@click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
+def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | None, **options: Any) -> None:
     """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
 
     All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
     did not change is left alone. Sets keep the ROIs of several readers or versions apart.
     """
     with slideduck.open(study, progress=True) as opened:
-        report = opened.add_rois(paths, holes=holes, roi_set=roi_set)
+        report = opened.add_rois(paths, roi_set=roi_set, **options)
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"

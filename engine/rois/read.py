@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Literal
 
 from slideduck.errors import InputError
-from slideduck.files.find import Paths, absolute, find_files, quoted, read_input
+from slideduck.files.find import Paths, absolute, find_files, read_input
 from slideduck.rois.csv import parse_csv
 from slideduck.rois.geojson import parse_geojson
 from slideduck.rois.geoparquet import parse_geoparquet
 from slideduck.rois.imagescope import parse_imagescope
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.outlines import RoiFile, RoiOutline
 
-__all__ = ["HOLES", "ROI_SUFFIXES", "RoiFile", "RoiOutline", "find_roi_files", "parse_roi_file"]
+__all__ = ["ROI_SUFFIXES", "RoiFile", "RoiOutline", "find_roi_files", "parse_roi_file"]
 
 #: Suffixes of the files that a folder is searched for. Parquet is not: it holds tables of all kinds, and is named.
 ROI_SUFFIXES = (".csv", ".geojson", ".json", ".xml")
 
-#: How holes are recognised: as drawn inside another ROI, as marked in the file, or as is usual for the format.
-HOLES = ("auto", "nested", "explicit")
+#: What is done with files of which nothing is said.
+_USUAL = RoiOptions()
 
 _PARSERS = {"csv": parse_csv, "geojson": parse_geojson, "xml": parse_imagescope, "geoparquet": parse_geoparquet}
 
@@ -51,15 +52,15 @@ def find_roi_files(paths: Paths) -> list[Path]:
     return find_files(paths, ROI_SUFFIXES, "ROI file")
 
 
-def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiFile:
+def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -> RoiFile:
     """Read an ROI file whole, and check all of it.
 
     Parameters
     ----------
     path : path-like
         Slideflow CSV, QuPath GeoJSON, ImageScope XML or GeoParquet.
-    holes : {"auto", "nested", "explicit"}
-        How holes are recognised; ``"auto"`` is nested for CSV and explicit for the others.
+    options : RoiOptions
+        How to read it.
 
     Returns
     -------
@@ -76,8 +77,6 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
     ``slide``, or by the file's stem where there is no such column; so it is in GeoParquet, and always by
     the stem for GeoJSON and XML. A point that closes an outline by repeating its first is dropped.
     """
-    if holes not in HOLES:
-        raise InputError([f"holes is {quoted(holes)}; give auto, nested or explicit"])
     path = absolute(path)
     data = read_input(path)
     form = _tell_form(data)
@@ -88,7 +87,7 @@ def parse_roi_file(path: str | os.PathLike[str], *, holes: str = "auto") -> RoiF
         n = len(skipped)
         others = f" ({n} object{'s' * (n != 1)} without an area)" if n else ""
         raise InputError([f"{path.name}:1: the file holds no ROI{others}; draw areas, or leave the file out"])
-    nested = form == "csv" if holes == "auto" else holes == "nested"
+    nested = form == "csv" if options.holes == "auto" else options.holes == "nested"
     digest = hashlib.sha256(data).hexdigest()
     return RoiFile(path, form, "nested" if nested else "explicit", digest, tuple(outlines), tuple(skipped))
 

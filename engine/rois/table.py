@@ -13,6 +13,7 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
@@ -52,8 +53,8 @@ def add_rois(
     handle: Handle,
     paths: Sequence[str | Path],
     *,
-    holes: str = "auto",
     roi_set: str = "default",
+    options: RoiOptions | None = None,
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
@@ -66,11 +67,10 @@ def add_rois(
     paths : sequence of path
         Files, folders and globs; the format of each is told by its content. GeoParquet is named file by file: other
         tables have its suffix too.
-    holes : {"auto", "nested", "explicit"}
-        How holes are recognised: ``nested`` by lying within an ROI of the same label, ``explicit`` by the file's
-        own marks; ``auto`` takes nested for CSV and explicit for GeoJSON and XML.
     roi_set : str
         Set of ROIs to add to, such as a reader's.
+    options : RoiOptions, optional
+        How to read the files and what to take of them.
 
     Returns
     -------
@@ -83,13 +83,14 @@ def add_rois(
     """
     if not roi_set.strip():
         raise StudyError("the name of a set of ROIs is empty; give one, such as reader_a")
+    options = options or RoiOptions()
     found = find_roi_files(paths)
     problems: list[str] = []
     files: list[RoiFile] = []
     with track("Reading ROIs", len(found), "files", show=handle.progress) as advance:
         for path in found:
             try:
-                files.append(parse_roi_file(path, holes=holes))
+                files.append(parse_roi_file(path, options))
             except InputError as error:
                 problems.extend(error.problems)
             advance(1)

@@ -36,7 +36,13 @@ SLIDE_SUFFIXES = (
 
 _PROPERTIES = (
     "aperio.MPP",
+    "hamamatsu.XOffsetFromSlideCentre",
+    "hamamatsu.YOffsetFromSlideCentre",
     "openslide.background-color",
+    "openslide.bounds-height",
+    "openslide.bounds-width",
+    "openslide.bounds-x",
+    "openslide.bounds-y",
     "openslide.mpp-x",
     "openslide.mpp-y",
     "openslide.objective-power",
@@ -90,6 +96,11 @@ class SlideHeader:
         OpenSlide's quickhash-1, or ``sha256:`` and a hash of size, head and tail of the file.
     warnings : tuple of str
         What the user should know, beginning with the slide.
+    bounds_x, bounds_y, bounds_width, bounds_height : int or None
+        The part of level 0 that was scanned (``openslide.bounds-x`` and so on), base pixels; None where the header
+        has none. Some programs, such as QuPath, count from its top left corner.
+    centre_offset_x, centre_offset_y : float or None
+        From the glass's centre to the image's, nanometres; Hamamatsu's alone.
     """
 
     slide: str
@@ -109,6 +120,12 @@ class SlideHeader:
     mtime: float
     fingerprint: str
     warnings: tuple[str, ...]
+    bounds_x: int | None = None
+    bounds_y: int | None = None
+    bounds_width: int | None = None
+    bounds_height: int | None = None
+    centre_offset_x: float | None = None
+    centre_offset_y: float | None = None
 
 
 def find_slides(paths: Paths) -> list[Path]:
@@ -250,6 +267,12 @@ def read_header(
         mtime=status.st_mtime,
         fingerprint=properties.get("openslide.quickhash-1") or _fingerprint(path, status.st_size),
         warnings=tuple(warnings),
+        bounds_x=_whole(properties.get("openslide.bounds-x")),
+        bounds_y=_whole(properties.get("openslide.bounds-y")),
+        bounds_width=_whole(properties.get("openslide.bounds-width")),
+        bounds_height=_whole(properties.get("openslide.bounds-height")),
+        centre_offset_x=_finite(properties.get("hamamatsu.XOffsetFromSlideCentre")),
+        centre_offset_y=_finite(properties.get("hamamatsu.YOffsetFromSlideCentre")),
     )
 
 
@@ -328,6 +351,18 @@ def _number(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None
+
+
+def _finite(text: str | None) -> float | None:
+    """Return a property as a finite number, None where it is none."""
+    number = _number(text)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _whole(text: str | None) -> int | None:
+    """Return a property as a whole number, None where it is none."""
+    number = _finite(text)
+    return None if number is None else round(number)
 
 
 def _differ(one: float, other: float) -> bool:

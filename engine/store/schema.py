@@ -14,10 +14,10 @@ from slideduck.store.sqlfiles import VIEWS, read_sql, run_script
 __all__ = ["SCHEMA_VERSION", "is_outdated", "prepare"]
 
 #: Version of ``sql/schema.sql``; a change of it comes with a script in ``sql/migrations/``.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Script that makes each version from the one before it.
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS = {2: "migrations/0002_frames_and_repairs.sql"}
 
 
 def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> None:

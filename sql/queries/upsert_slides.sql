@@ -19,4 +19,10 @@ ON CONFLICT (slide) DO UPDATE SET
     bytes = excluded.bytes,
     mtime = excluded.mtime,
     fingerprint = excluded.fingerprint,
-    error = excluded.error
+    error = excluded.error,
+    bounds_x = excluded.bounds_x,
+    bounds_y = excluded.bounds_y,
+    bounds_width = excluded.bounds_width,
+    bounds_height = excluded.bounds_height,
+    centre_offset_x = excluded.centre_offset_x,
+    centre_offset_y = excluded.centre_offset_y

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slideduck.errors import InputError
+from slideduck.errors import ConfigError, InputError
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
 from tests.campaign import cases
 
@@ -28,10 +29,10 @@ SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
 TRIANGLE = [(1.0, 1.0), (5.0, 1.0), (3.0, 4.5)]
 
 
-def parse(folder: Path, name: str, content: str | bytes, **options: str) -> RoiFile:
+def parse(folder: Path, name: str, content: str | bytes, **options: Any) -> RoiFile:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return parse_roi_file(path, **options)
+    return parse_roi_file(path, RoiOptions(**options))
 
 
 def problems(folder: Path, name: str, content: str | bytes) -> list[str]:
@@ -270,7 +271,7 @@ def test_holes_are_as_usual_for_the_form_or_as_chosen(tmp_path: Path) -> None:
     csv = "roi_name,x_base,y_base\n" + "".join(f"a,{x},{y}\n" for x, y in SQUARE)
     assert parse(tmp_path, "s.csv", csv, holes="explicit").holes == "explicit"
     assert parse(tmp_path, "s.xml", imagescope(a=region()), holes="nested").holes == "nested"
-    with pytest.raises(InputError, match=r"^holes is 'both'; give auto, nested or explicit$"):
+    with pytest.raises(ConfigError, match=r"^holes is 'both'; give one of auto, nested, explicit$"):
         parse(tmp_path, "s.csv", csv, holes="both")
 
 

@@ -1,0 +1,96 @@
+"""Names of slides, patients and labels: how they are compared, which are taken for missing, and which is nearest.
+
+A name that matches nothing is reported with the nearest one that does. It is never matched by guess.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+__all__ = ["MISSING", "folded", "is_missing", "nearest", "nfc", "suggestion", "without_decoration"]
+
+#: Texts that R, pandas and JavaScript write where there is nothing, folded.
+MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "<na>"})
+
+#: What file names and barcodes have behind the name of a slide.
+_SUFFIX = re.compile(
+    r"""(?xi)
+    (
+        \.(svs|ndpi|mrxs|tiff?|ome|scn|vms|vmu|bif|svslide|czi|dcm|qptiff|zip|gz|geojson|json|xml|csv|annotations|ndpa)
+        | \s-\sImage\d+ | \s-\sSeries\s?\d+ | \s\#\d+ | \s-\s\d+x
+        | [_\s-]+(annotations?|rois?|labels?|mask|export)
+    )$"""
+)
+_TCGA = re.compile(r"(?i)^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:$|[-_.])")
+_LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+_CUTOFF = 0.75
+
+
+def nfc(text: str) -> str:
+    """Return a text in Unicode's NFC, the form in which names are kept and compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """Return a name without what people write now one way, now another: case, and spaces beside and in it."""
+    return " ".join(nfc(text).split()).casefold()
+
+
+def is_missing(text: str | None) -> bool:
+    """Return whether a text stands for no name: empty, or ``NA``, ``NaN``, ``None`` and so on in any case."""
+    return text is None or folded(text) in MISSING
+
+
+@cache
+def without_decoration(name: str) -> str:
+    """Return a name, folded, without what file names have behind it, and without leading zeros of its numbers.
+
+    ``"CASE 01.ome.tif - Image0"`` and ``"case 1"`` are the same then.
+    """
+    bare = nfc(name).strip()
+    while bare and (found := _SUFFIX.search(bare)) and found.start() > 0:
+        bare = bare[: found.start()].rstrip()
+    return _LEADING_ZEROS.sub("", folded(bare))
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that a name most likely stands for, the nearest first.
+
+    Parameters
+    ----------
+    name : str
+        A name that is not known.
+    known : iterable of str
+        Those that are.
+    most : int
+        How many to return at most.
+
+    Returns
+    -------
+    list of str
+        First those that differ by case, spaces, a suffix (``.svs``, `` - Image0``, ``_annotations``) or leading
+        zeros; else those of the same TCGA patient; else those of similar letters (`difflib`, 0.75 or more).
+    """
+    names = sorted(set(known))
+    bare = without_decoration(name)
+    same = [other for other in names if without_decoration(other) == bare]
+    if not same and (barcode := _TCGA.match(name.strip())):
+        same = [other for other in names if (its := _TCGA.match(other)) and its[1].upper() == barcode[1].upper()]
+    if not same:
+        by_fold: dict[str, list[str]] = defaultdict(list)
+        for other in names:
+            by_fold[folded(other)].append(other)
+        close = difflib.get_close_matches(folded(name), list(by_fold), n=most, cutoff=_CUTOFF)
+        same = [other for fold in close for other in by_fold[fold]]
+    return same[:most]
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return what a message says behind an unknown name: ``; did you mean 'A'?``, or nothing without a near name."""
+    near = nearest(name, known)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
