@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import slideduck as sd
+from tests.commands import forked_commands
 from tests.slides import write_slide
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -21,9 +24,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def shell(script: str, folder: Path) -> None:
+def shell(script: str, folder: Path, commands: Path) -> None:
     """Run a block as a shell does that stops at the first failure, with our command on its path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
@@ -35,8 +38,15 @@ def shell(script: str, folder: Path) -> None:
     assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Path]:
+    """A folder with the command ``slideduck``, which need not import everything each time."""
+    with tempfile.TemporaryDirectory() as folder, forked_commands(Path(folder)) as made:
+        yield made
+
+
 @pytest.mark.slow
-def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
+def test_five_minutes_on_your_own_slides(tmp_path: Path, commands: Path) -> None:
     (tmp_path / "slides").mkdir()
     (tmp_path / "rois").mkdir()
     (tmp_path / "second").mkdir()
@@ -57,7 +67,7 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
     own, _, *others = blocks("sh")
     for block in (own, *others):
-        shell(block, tmp_path)
+        shell(block, tmp_path, commands)
     for name in (
         "tiles.beton",
         "tiles.json",
@@ -74,11 +84,11 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_real_slides(shared_data: Path, tmp_path: Path) -> None:
+def test_two_real_slides(shared_data: Path, tmp_path: Path, commands: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "data").symlink_to(shared_data)
     (tmp_path / "work").mkdir()
-    shell(blocks("sh")[1], tmp_path / "work")
+    shell(blocks("sh")[1], tmp_path / "work", commands)
     assert (tmp_path / "work" / "CMU-1.png").stat().st_size > 0
     with sd.open(tmp_path / "work" / "real.duckdb", read_only=True) as study:
         joined = study.sql("SELECT count(*) FROM labels JOIN predictions USING (grid, tile_id)").fetchall()
