@@ -25,7 +25,7 @@ _HOMES = {
     "GridReport": "slideduck.catalog.grids",
     "LabelReport": "slideduck.labels.label",
     "NativeGrid": "slideduck.catalog.native",
-    "PatientsReport": "slideduck.catalog.slides",
+    "PatientsReport": "slideduck.catalog.patients_table",
     "QcReport": "slideduck.measure.qc",
     "RoiExportReport": "slideduck.interop.rois",
     "RoisRemoved": "slideduck.rois.table",

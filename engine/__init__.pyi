@@ -5,7 +5,8 @@ from slideduck.betons.sidecar import Sidecar, read_sidecar
 from slideduck.catalog.evaluations import EvaluationAdded
 from slideduck.catalog.grids import GridReport
 from slideduck.catalog.native import NativeGrid
-from slideduck.catalog.slides import PatientsReport, SlidesRemoved, SlidesReport
+from slideduck.catalog.patients_table import PatientsReport
+from slideduck.catalog.slides import SlidesRemoved, SlidesReport
 from slideduck.errors import (
     BetonError,
     ConfigError,

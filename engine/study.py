@@ -16,14 +16,8 @@ from slideduck.betons.settings import ExportSettings
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.grids import GridReport, add_grid, only_grid
 from slideduck.catalog.native import NativeGrid, find_native_grid
-from slideduck.catalog.slides import (
-    PatientsReport,
-    SlidesRemoved,
-    SlidesReport,
-    add_patients,
-    add_slides,
-    remove_slides,
-)
+from slideduck.catalog.patients_table import PatientsReport, add_patients
+from slideduck.catalog.slides import SlidesRemoved, SlidesReport, add_slides, remove_slides
 from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
@@ -180,7 +174,7 @@ class Study:
         return remove_rois(self.handle, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
     def add_patients(self, path: str | Path) -> PatientsReport:
-        """Read a table of patients; see `slideduck.catalog.slides.add_patients`."""
+        """Read a table of patients; see `slideduck.catalog.patients_table.add_patients`."""
         return add_patients(self.handle, path)
 
     def tile(
