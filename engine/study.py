@@ -173,9 +173,24 @@ class Study:
         """Take ROI files out of the study; see `slideduck.rois.table.remove_rois`."""
         return remove_rois(self.handle, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
-    def add_patients(self, path: str | Path) -> PatientsReport:
+    def add_patients(
+        self,
+        path: str | Path,
+        *,
+        slide_column: str | None = None,
+        patient_column: str | None = None,
+        site_column: str | None = None,
+        slide_suffix: str = "",
+    ) -> PatientsReport:
         """Read a table of patients; see `slideduck.catalog.patients_table.add_patients`."""
-        return add_patients(self.handle, path)
+        return add_patients(
+            self.handle,
+            path,
+            slide_column=slide_column,
+            patient_column=patient_column,
+            site_column=site_column,
+            slide_suffix=slide_suffix,
+        )
 
     def tile(
         self,
