@@ -32,6 +32,7 @@ _HOMES = {
     "RoisReport": "slideduck.rois.table",
     "SlidesRemoved": "slideduck.catalog.slides",
     "SlidesReport": "slideduck.catalog.slides",
+    "SplitReport": "slideduck.labels.split_report",
     "StainReport": "slideduck.measure.stain_fit",
     "TileExportReport": "slideduck.interop.tiles",
     "VerifyReport": "slideduck.labels.verify",

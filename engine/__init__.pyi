@@ -24,6 +24,7 @@ from slideduck.errors import (
 from slideduck.interop.rois import RoiExportReport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
+from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
@@ -60,6 +61,7 @@ __all__ = [
     "SlidesRemoved",
     "SlidesReport",
     "SplitError",
+    "SplitReport",
     "StainReport",
     "Study",
     "StudyError",

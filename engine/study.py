@@ -28,6 +28,7 @@ from slideduck.labels import query
 from slideduck.labels.filters import qc_report
 from slideduck.labels.label import LabelReport, LabelRule, label
 from slideduck.labels.split import split
+from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport, verify
 from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
@@ -309,13 +310,13 @@ class Study:
     def split(
         self,
         *,
-        val_fraction: float = 0.3,
-        seed: int = 0,
+        val_fraction: float | None = None,
+        seed: int | None = None,
         folds: int | None = None,
-        val_fold: int = 0,
+        val_fold: int | None = None,
         preserve_site: bool = False,
         column: str | None = None,
-    ) -> pa.Table:
+    ) -> SplitReport:
         """Split the patients into sides, replacing any earlier split; see `slideduck.labels.split.split`."""
         return split(
             self.handle,
