@@ -1,4 +1,4 @@
-"""Reads and checks the table of patients: CSV or Parquet, one row for each slide."""
+"""Reads and checks the table of patients: CSV, Excel or Parquet, one row for each slide."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from slideduck.errors import InputError
 from slideduck.files.find import absolute, read_input
 from slideduck.files.tables import Problem, Table, check_columns, read_table
+from slideduck.files.workbook import is_workbook, read_workbook
 from slideduck.names import is_missing, nearest, nfc
 
 __all__ = ["PatientTable", "parse_patients"]
@@ -48,13 +49,13 @@ class PatientTable:
     ----------
     path : Path
         The file, absolute.
-    format : {"csv", "parquet"}
+    format : {"csv", "xlsx", "parquet"}
         Its form, told by its content.
     table : pyarrow.Table
         Columns ``slide`` (text, never null), ``patient`` and, if the file has it, ``site`` (text in NFC, null where
         it is missing), then the file's further columns in its order and under its names.
     rows : (n,) int64
-        Where each row stands: its line (CSV) or number (Parquet), from 1.
+        Where each row stands: its line (CSV) or number (Excel, Parquet), from 1.
     left_out : int
         Rows that name no slide: patients without one, or a line of totals.
     missing : dict of str to int
@@ -93,8 +94,8 @@ def parse_patients(
     Parameters
     ----------
     path : path-like
-        CSV or Parquet, with the columns ``slide`` and ``patient``, perhaps ``site``, and any others;
-        upper and lower case are the same.
+        CSV, an Excel workbook (its first sheet) or Parquet, with the columns ``slide`` and ``patient``, perhaps
+        ``site``, and any others; upper and lower case are the same.
     slide_column, patient_column, site_column : str, optional
         Names of these columns, where the table has others.
     slide_suffix : str
@@ -119,12 +120,15 @@ def parse_patients(
     their types.
     """
     path = absolute(path)
-    data = read_input(path)
     given = {"slide": slide_column, "patient": patient_column, "site": site_column}
     headers = {key: header or key for key, header in given.items()}
     required = [headers[key] for key in _TEXT if key in _REQUIRED or given[key]]
-    form, read_form = ("parquet", _read_parquet) if data[:4] == b"PAR1" else ("csv", _read_csv)
-    read = read_form(path, data, headers, required)
+    if is_workbook(path):
+        form, read = "xlsx", _read_cells(read_workbook(path), headers, required)
+    elif (data := read_input(path))[:4] == b"PAR1":
+        form, read = "parquet", _read_parquet(path, data, headers, required)
+    else:
+        form, read = "csv", _read_csv(path, data, headers, required)
     numbers = {name.casefold(): number for number, name in enumerate(read.names)}
     known = [key for key in _TEXT if headers[key].casefold() in numbers]
     taken = {numbers[headers[key].casefold()] for key in known}
@@ -215,7 +219,19 @@ def _said_missing(cells: Sequence[str | None]) -> int:
 
 def _read_csv(path: Path, data: bytes, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
     """Return the columns of a CSV file."""
-    table = _read_cells(path, data, headers, required)
+    try:
+        table = read_table(path, (), tuple(headers.values()), data=data)
+    except InputError:
+        # The same problem, said with the columns that a table needs.
+        table = read_table(path, required, ("site",), data=data)
+    return _read_cells(table, headers, required)
+
+
+def _read_cells(table: Table, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
+    """Return the columns of a table of cells."""
+    place = f"{table.path.name}:{table.header_row}"
+    check_columns(table.columns, (), (), place)
+    _check_header(table.columns, required, headers, place)
     names = {header.casefold() for header in headers.values()}
     columns, missing = [], {}
     for name in table.columns:
@@ -228,17 +244,6 @@ def _read_csv(path: Path, data: bytes, headers: Mapping[str, str], required: Seq
             missing[name] = _said_missing(cells)
     counts = {name: count for name, count in missing.items() if count}
     return _Read(list(table.columns), columns, table.rows, list(table.problems), counts)
-
-
-def _read_cells(path: Path, data: bytes, headers: Mapping[str, str], required: Sequence[str]) -> Table:
-    """Return the cells of a CSV file that has the columns which are required."""
-    try:
-        table = read_table(path, (), tuple(headers.values()), data=data)
-    except InputError:
-        # The same problem, said with the columns that a table needs.
-        table = read_table(path, required, ("site",), data=data)
-    _check_header(table.columns, required, headers, f"{path.name}:{table.header_row}")
-    return table
 
 
 def _typed(cells: list[str | None], *, decimal_comma: bool) -> pa.ChunkedArray:

@@ -83,7 +83,8 @@ def add_patients(
     handle : Handle
         The study.
     path : path-like
-        CSV or Parquet with ``slide``, ``patient``, optional ``site``, and any further columns; see `parse_patients`.
+        CSV, Excel or Parquet with ``slide``, ``patient``, optional ``site``, and any further columns; see
+        `parse_patients`.
     slide_column, patient_column, site_column : str, optional
         Names of these columns, where the table has others.
     slide_suffix : str

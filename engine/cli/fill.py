@@ -175,7 +175,7 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--site-column", metavar="NAME", help="Column of the sites, where it is not site.")
 @click.option("--slide-suffix", default="", metavar="TEXT", help="What the table's slide names have behind the name.")
 def add_patients(study: Path, table: Path, **options: Any) -> None:
-    """Read a table of patients: CSV or Parquet with slide, patient, optional site, and further columns.
+    """Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and further columns.
 
     It has a row for each slide. Names are never matched by guess: a table of which no row names a slide is refused,
     with the nearest names.

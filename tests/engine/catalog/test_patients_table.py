@@ -15,6 +15,7 @@ import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.errors import InputError, StudyError
 from tests.patient_study import SLIDES, write_study
+from tests.slides import write_slide
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,19 @@ def test_numbers_that_lost_their_zeros_are_not_matched_by_guess(folder: Path) ->
     assert "007" in run("sql", "study.duckdb", "SELECT slide FROM slides").output
     pq.write_table(pa.table({"slide": ["007"], "patient": [1.0]}), "p.parquet")
     assert add("p.parquet").patients == 1
+
+
+def test_names_are_compared_in_one_form_of_unicode(folder: Path) -> None:
+    """macOS writes the names of files decomposed; the study's slide keeps the name of its file."""
+    decomposed = "Mu\u0308ller"
+    write_slide(folder / f"{decomposed}.tif", size=(128, 128), levels=1)
+    Path("p.csv").write_text("slide,patient\nM\u00fcller,Ren\u00e9\nS0,Rene\u0301\n", encoding="utf-8")
+    with sd.open("study.duckdb") as study:
+        study.add_slides(folder / f"{decomposed}.tif")
+        report = study.add_patients("p.csv")
+        assert (report.patients, report.unknown_slides) == (1, ())
+        joined = study.sql("SELECT patient FROM slides JOIN patients USING (slide)").fetchall()
+        assert joined == [("Ren\u00e9",), ("Ren\u00e9",)]
 
 
 def test_many_rows_that_match_nothing(folder: Path) -> None:
