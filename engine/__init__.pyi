@@ -5,7 +5,8 @@ from slideduck.betons.sidecar import Sidecar, read_sidecar
 from slideduck.catalog.evaluations import EvaluationAdded
 from slideduck.catalog.grids import GridReport
 from slideduck.catalog.native import NativeGrid
-from slideduck.catalog.slides import PatientsReport, SlidesRemoved, SlidesReport
+from slideduck.catalog.patients_table import PatientsReport
+from slideduck.catalog.slides import SlidesRemoved, SlidesReport
 from slideduck.errors import (
     BetonError,
     ConfigError,
@@ -23,6 +24,7 @@ from slideduck.errors import (
 from slideduck.interop.rois import RoiExportReport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
+from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
@@ -59,6 +61,7 @@ __all__ = [
     "SlidesRemoved",
     "SlidesReport",
     "SplitError",
+    "SplitReport",
     "StainReport",
     "Study",
     "StudyError",

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-__all__ = ["MISSING", "folded", "is_missing", "nearest", "nfc", "suggestion", "without_decoration"]
+__all__ = ["MISSING", "folded", "is_missing", "nearest", "nfc", "suggestion", "tcga_patient", "without_decoration"]
 
 #: Texts that R, pandas and JavaScript write where there is nothing, folded.
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "<na>"})
@@ -44,6 +44,12 @@ def folded(text: str) -> str:
 def is_missing(text: str | None) -> bool:
     """Return whether a text stands for no name: empty, or ``NA``, ``NaN``, ``None`` and so on in any case."""
     return text is None or folded(text) in MISSING
+
+
+def tcga_patient(name: str) -> str | None:
+    """Return the patient's barcode with which a name begins, such as ``TCGA-AA-0001``, or None."""
+    found = _TCGA.match(nfc(name).strip())
+    return found[1].upper() if found else None
 
 
 @cache

@@ -16,14 +16,8 @@ from slideduck.betons.settings import ExportSettings
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.grids import GridReport, add_grid, only_grid
 from slideduck.catalog.native import NativeGrid, find_native_grid
-from slideduck.catalog.slides import (
-    PatientsReport,
-    SlidesRemoved,
-    SlidesReport,
-    add_patients,
-    add_slides,
-    remove_slides,
-)
+from slideduck.catalog.patients_table import PatientsReport, add_patients
+from slideduck.catalog.slides import SlidesRemoved, SlidesReport, add_slides, remove_slides
 from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
@@ -34,6 +28,7 @@ from slideduck.labels import query
 from slideduck.labels.filters import qc_report
 from slideduck.labels.label import LabelReport, LabelRule, label
 from slideduck.labels.split import split
+from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport, verify
 from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
@@ -179,9 +174,24 @@ class Study:
         """Take ROI files out of the study; see `slideduck.rois.table.remove_rois`."""
         return remove_rois(self.handle, _listed(paths), roi_set=roi_set, dry_run=dry_run)
 
-    def add_patients(self, path: str | Path) -> PatientsReport:
-        """Read a table of patients; see `slideduck.catalog.slides.add_patients`."""
-        return add_patients(self.handle, path)
+    def add_patients(
+        self,
+        path: str | Path,
+        *,
+        slide_column: str | None = None,
+        patient_column: str | None = None,
+        site_column: str | None = None,
+        slide_suffix: str = "",
+    ) -> PatientsReport:
+        """Read a table of patients; see `slideduck.catalog.patients_table.add_patients`."""
+        return add_patients(
+            self.handle,
+            path,
+            slide_column=slide_column,
+            patient_column=patient_column,
+            site_column=site_column,
+            slide_suffix=slide_suffix,
+        )
 
     def tile(
         self,
@@ -300,13 +310,13 @@ class Study:
     def split(
         self,
         *,
-        val_fraction: float = 0.3,
-        seed: int = 0,
+        val_fraction: float | None = None,
+        seed: int | None = None,
         folds: int | None = None,
-        val_fold: int = 0,
+        val_fold: int | None = None,
         preserve_site: bool = False,
         column: str | None = None,
-    ) -> pa.Table:
+    ) -> SplitReport:
         """Split the patients into sides, replacing any earlier split; see `slideduck.labels.split.split`."""
         return split(
             self.handle,

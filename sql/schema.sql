@@ -69,12 +69,12 @@ COMMENT ON COLUMN slides.centre_offset_y IS 'The same along y (hamamatsu.YOffset
 
 CREATE TABLE patients (
     slide VARCHAR PRIMARY KEY,
-    patient VARCHAR NOT NULL,
+    patient VARCHAR,
     site VARCHAR
 );
 COMMENT ON TABLE patients IS 'Patient of each slide, and whatever further columns the user''s table has.';
 COMMENT ON COLUMN patients.slide IS 'Name of the slide; slides that are not in the study are allowed.';
-COMMENT ON COLUMN patients.patient IS 'Name of the patient.';
+COMMENT ON COLUMN patients.patient IS 'Name of the patient; NULL where the table has none: the slide is then its own.';
 COMMENT ON COLUMN patients.site IS 'Hospital or laboratory that the slide comes from.';
 
 CREATE SEQUENCE roi_file_ids START 1;

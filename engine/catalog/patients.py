@@ -1,10 +1,10 @@
-"""Reads and checks the table of patients: CSV or Parquet, one row for each slide."""
+"""Reads and checks the table of patients: CSV, Excel or Parquet, one row for each slide."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +15,30 @@ from numpy.typing import NDArray
 
 from slideduck.errors import InputError
 from slideduck.files.find import absolute, read_input
-from slideduck.files.tables import Problem, check_columns, read_table
+from slideduck.files.tables import Problem, Table, check_columns, read_table
+from slideduck.files.workbook import is_workbook, read_workbook
+from slideduck.names import is_missing, nearest, nfc
 
 __all__ = ["PatientTable", "parse_patients"]
 
 _REQUIRED = ("slide", "patient")
-_OPTIONAL = ("site",)
-_TEXT = (*_REQUIRED, *_OPTIONAL)
-#: Types whose values have one obvious text; a double has not, since 7.0 was perhaps 007.
+_TEXT = (*_REQUIRED, "site")
+#: Types whose values have one obvious text. Whole doubles have one too: a pandas column of integers and NaN.
 _TEXT_LIKE = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
+#: What a header says where it means a column of ours.
+_MEANS = {
+    "slide": ("slide", "wsi", "image", "file"),
+    "patient": ("patient", "case", "subject", "participant", "donor"),
+    "site": ("site", "hospital", "center", "centre", "institution"),
+}
 
 # Names that look like numbers stay text: "007" and "+49" for their first characters, "12E5" since a
 # computer writes its exponents with a sign, and whatever has more digits than the type holds exactly.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _DECIMAL = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-][0-9]+)?")
 _INT64 = range(-(2**63), 2**63)
-
-_Columns = tuple[list[str], list[pa.ChunkedArray], NDArray[np.int64], list[Problem]]
+#: Beyond this a double no longer holds every integer.
+_EXACT = 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,29 +49,57 @@ class PatientTable:
     ----------
     path : Path
         The file, absolute.
-    format : {"csv", "parquet"}
+    format : {"csv", "xlsx", "parquet"}
         Its form, told by its content.
     table : pyarrow.Table
-        Columns ``slide`` and ``patient`` (text, never empty), ``site`` (text, null where empty) if the
-        file has it, then the file's further columns in its order and under its names.
+        Columns ``slide`` (text, never null), ``patient`` and, if the file has it, ``site`` (text in NFC, null where
+        it is missing), then the file's further columns in its order and under its names.
     rows : (n,) int64
-        Where each row stands: its line (CSV) or number (Parquet), from 1.
+        Where each row stands: its line (CSV) or number (Excel, Parquet), from 1.
+    left_out : int
+        Rows that name no slide: patients without one, or a line of totals.
+    missing : dict of str to int
+        By column, the cells that say ``NA`` or the like and are null: of the site and of columns of numbers.
     """
 
     path: Path
     format: str
     table: pa.Table
     rows: NDArray[np.int64]
+    left_out: int
+    missing: dict[str, int]
 
 
-def parse_patients(path: str | os.PathLike[str]) -> PatientTable:
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A table as a file has it: its columns, of which those of names are text."""
+
+    names: list[str]
+    columns: list[pa.ChunkedArray]
+    rows: NDArray[np.int64]
+    problems: list[Problem]
+    missing: dict[str, int]
+
+
+def parse_patients(
+    path: str | os.PathLike[str],
+    *,
+    slide_column: str | None = None,
+    patient_column: str | None = None,
+    site_column: str | None = None,
+    slide_suffix: str = "",
+) -> PatientTable:
     """Read a table of patients whole, and check all of it.
 
     Parameters
     ----------
     path : path-like
-        CSV or Parquet, with the columns ``slide`` and ``patient``, perhaps ``site``, and any others;
-        upper and lower case are the same.
+        CSV, an Excel workbook (its first sheet) or Parquet, with the columns ``slide`` and ``patient``, perhaps
+        ``site``, and any others; upper and lower case are the same.
+    slide_column, patient_column, site_column : str, optional
+        Names of these columns, where the table has others.
+    slide_suffix : str
+        What the table's slide names have behind the slide's name, such as ``.svs``; it is taken off.
 
     Returns
     -------
@@ -77,80 +112,164 @@ def parse_patients(path: str | os.PathLike[str]) -> PatientTable:
 
     Notes
     -----
-    A further column of a CSV is BIGINT if all its cells are integers as a computer writes them, DOUBLE
-    if all are decimal numbers, else text; empty cells are null. Numbers with leading zeros or a plus
-    sign, and those too long to be held exactly, are names: the column stays text. Where the delimiter
-    is no comma, ``1,5`` is 1.5. Columns of a Parquet file keep their types.
+    Empty cells, and ``NA``, ``NaN``, ``None`` and the like, are missing: a row without a slide is left out, one
+    without a patient says nothing of whose the slide is. A further column of a CSV is BIGINT if all its cells are
+    integers as a computer writes them, DOUBLE if all are decimal numbers, with null for missing ones, else text with
+    null for empty ones alone. Numbers with leading zeros or a plus sign, and those too long to be held exactly, are
+    names: the column stays text. Where the delimiter is no comma, ``1,5`` is 1.5. Columns of a Parquet file keep
+    their types.
     """
     path = absolute(path)
-    data = read_input(path)
-    if data[:4] == b"PAR1":
-        names, columns, rows, problems = _read_parquet(path, data)
-        form = "parquet"
+    given = {"slide": slide_column, "patient": patient_column, "site": site_column}
+    headers = {key: header or key for key, header in given.items()}
+    required = [headers[key] for key in _TEXT if key in _REQUIRED or given[key]]
+    if is_workbook(path):
+        form, read = "xlsx", _read_cells(read_workbook(path), headers, required)
+    elif (data := read_input(path))[:4] == b"PAR1":
+        form, read = "parquet", _read_parquet(path, data, headers, required)
     else:
-        names, columns, rows, problems = _read_csv(path, data)
-        form = "csv"
-    keys = {name.casefold(): number for number, name in enumerate(names)}
-    texts = {key: columns[keys[key]].to_pylist() for key in _REQUIRED}
-    problems += _check_keys(path.name, texts["slide"], texts["patient"], rows)
+        form, read = "csv", _read_csv(path, data, headers, required)
+    numbers = {name.casefold(): number for number, name in enumerate(read.names)}
+    known = [key for key in _TEXT if headers[key].casefold() in numbers]
+    taken = {numbers[headers[key].casefold()] for key in known}
+    rest = [number for number in range(len(read.names)) if number not in taken]
+    problems = read.problems + [
+        (0, f"{path.name}: column {read.names[number]!r} is there beside {headers[read.names[number].casefold()]!r}, "
+         "which is kept under that name; rename it")
+        for number in rest
+        if read.names[number].casefold() in known
+    ]  # fmt: skip
+    columns = {key: read.columns[numbers[headers[key].casefold()]] for key in known}
+    slides = columns["slide"].to_pylist()
+    if slide_suffix:
+        slides, wrong = _without_suffix(path.name, slides, slide_suffix)
+        problems += wrong
+    problems += _check_slides(path.name, slides, read.rows)
     if problems:
         raise InputError([message for _, message in sorted(problems, key=lambda problem: problem[0])])
-    known = [key for key in _TEXT if key in keys]
-    rest = [name for name in names if name.casefold() not in known]
+    columns["slide"] = pa.chunked_array([slides], pa.string())
     table = pa.table(
-        [columns[keys[key]] for key in known] + [columns[keys[name.casefold()]] for name in rest],
-        names=known + rest,
+        [columns[key] for key in known] + [read.columns[number] for number in rest],
+        names=known + [read.names[number] for number in rest],
     )
-    return PatientTable(path, form, table, rows)
+    there = np.array([slide is not None for slide in slides], dtype=bool)
+    return PatientTable(path, form, table.filter(pa.array(there)), read.rows[there], int((~there).sum()), read.missing)
 
 
-def _check_keys(
-    file: str, slides: Sequence[str | None], patients: Sequence[str | None], rows: NDArray[np.int64]
-) -> list[Problem]:
-    """Return the problems of slides and patients."""
+def _without_suffix(file: str, slides: Sequence[str | None], suffix: str) -> tuple[list[str | None], list[Problem]]:
+    """Return slide names without what stands behind them, and a problem if it stands behind none."""
+    bare = [slide and (slide.removesuffix(suffix).rstrip() or slide) for slide in slides]
+    if bare != list(slides):
+        return bare, []
+    example = next((slide for slide in slides if slide), None)
+    shown = f", such as {example!r}" if example else ""
+    return bare, [(0, f"{file}: no slide name ends with {suffix!r}{shown}; leave `slide_suffix` out, or correct it")]
+
+
+def _check_slides(file: str, slides: Sequence[str | None], rows: NDArray[np.int64]) -> list[Problem]:
+    """Return the problems of the slides' names."""
     problems: list[Problem] = []
     first_row: dict[str, int] = {}
-    for slide, patient, row in zip(slides, patients, rows.tolist(), strict=True):
-        if not slide:
-            problems.append((row, f"{file}:{row}: slide is empty; write the slide's name"))
-        elif slide in first_row:
+    for slide, row in zip(slides, rows.tolist(), strict=True):
+        if slide is None:
+            continue
+        if slide in first_row:
             message = f"slide {slide!r} is there already (row {first_row[slide]}); keep one row for each slide"
             problems.append((row, f"{file}:{row}: {message}"))
         else:
             first_row[slide] = row
-        if not patient:
-            problems.append((row, f"{file}:{row}: patient is empty; write the patient's name"))
+    if not first_row:
+        problems.append((0, f"{file}: no row names a slide; write a row for each slide"))
     return problems
 
 
-def _read_csv(path: Path, data: bytes) -> _Columns:
-    """Return names, columns, rows and problems of a CSV file."""
-    table = read_table(path, _REQUIRED, _OPTIONAL, data=data)
-    columns = []
+def _check_header(columns: Sequence[str], required: Sequence[str], headers: Mapping[str, str], place: str) -> None:
+    """Raise if a column is missing, with the one that is most likely meant and how to say so."""
+    there = {column.casefold() for column in columns}
+    missing = [key for key, header in headers.items() if header in required and header.casefold() not in there]
+    if not missing:
+        return
+    free = [column for column in columns if column and column.casefold() not in headers.values()]
+    hints = []
+    for key in missing:
+        likely = [column for column in free if any(word in column.casefold() for word in _MEANS[key])]
+        likely = (nearest(headers[key], free) or likely)[:1]
+        hints.append(f"`{key}_column={likely[0]!r}`" if likely else f"`{key}_column`")
+    raise InputError(
+        [
+            f"{place}: no column {' and no column '.join(repr(headers[key]) for key in missing)}; the columns are: "
+            f"{', '.join(column for column in columns if column) or 'none'}; a table of patients has a row for each "
+            f"slide, with the columns slide and patient: rename its columns, or say which they are, by "
+            f"{' and '.join(hints)}"
+        ]
+    )
+
+
+def _names_of(cells: Sequence[str | None]) -> pa.ChunkedArray:
+    """Return a column of names: in NFC, without outer spaces, null where a name is missing."""
+    return pa.chunked_array(
+        [[None if cell is None or is_missing(cell) else nfc(cell).strip() for cell in cells]], pa.string()
+    )
+
+
+def _said_missing(cells: Sequence[str | None]) -> int:
+    """Count the cells that say that they are missing, such as NA; empty ones say nothing."""
+    return sum(bool(cell and cell.strip()) and is_missing(cell) for cell in cells)
+
+
+def _read_csv(path: Path, data: bytes, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
+    """Return the columns of a CSV file."""
+    try:
+        table = read_table(path, (), tuple(headers.values()), data=data)
+    except InputError:
+        # The same problem, said with the columns that a table needs.
+        table = read_table(path, required, ("site",), data=data)
+    return _read_cells(table, headers, required)
+
+
+def _read_cells(table: Table, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
+    """Return the columns of a table of cells."""
+    place = f"{table.path.name}:{table.header_row}"
+    check_columns(table.columns, (), (), place)
+    _check_header(table.columns, required, headers, place)
+    names = {header.casefold() for header in headers.values()}
+    columns, missing = [], {}
     for name in table.columns:
-        cells = [cell or None for cell in table.text(name)]
-        if name.casefold() in _TEXT:
-            columns.append(pa.chunked_array([cells], pa.string()))
+        cells = table.text(name)
+        if name.casefold() in names:
+            columns.append(_names_of(cells))
         else:
-            columns.append(_typed(cells, decimal_comma=table.delimiter != ","))
-    return list(table.columns), columns, table.rows, list(table.problems)
+            columns.append(_typed([cell or None for cell in cells], decimal_comma=table.delimiter != ","))
+        if name.casefold() == headers["site"].casefold() or not pa.types.is_string(columns[-1].type):
+            missing[name] = _said_missing(cells)
+    counts = {name: count for name, count in missing.items() if count}
+    return _Read(list(table.columns), columns, table.rows, list(table.problems), counts)
 
 
 def _typed(cells: list[str | None], *, decimal_comma: bool) -> pa.ChunkedArray:
     """Return a column as integers, decimal numbers or text, the first that keeps all of it."""
-    values = [cell for cell in cells if cell is not None]
+    there = [not is_missing(cell) for cell in cells]
+    values = [cell for cell, is_there in zip(cells, there, strict=True) if is_there and cell is not None]
+    kind, numbers = _numbers(values, decimal_comma=decimal_comma)
+    if kind is None:
+        return pa.chunked_array([cells], pa.string())
+    each = iter(numbers)
+    return pa.chunked_array([[next(each) if is_there else None for is_there in there]], kind)
+
+
+def _numbers(values: list[str], *, decimal_comma: bool) -> tuple[pa.DataType | None, Sequence[float]]:
+    """Return the numbers that texts are, and their type, or None for it if they are not all numbers."""
     if values and all(_INTEGER.fullmatch(value) and int(value) in _INT64 for value in values):
-        return pa.chunked_array([[None if cell is None else int(cell) for cell in cells]], pa.int64())
+        return pa.int64(), [int(value) for value in values]
     if decimal_comma:
         values = [value.replace(",", ".") for value in values]
     if values and all(_DECIMAL.fullmatch(value) and np.isfinite(float(value)) for value in values):
-        numbers = iter(values)
-        return pa.chunked_array([[None if cell is None else float(next(numbers)) for cell in cells]], pa.float64())
-    return pa.chunked_array([cells], pa.string())
+        return pa.float64(), [float(value) for value in values]
+    return None, []
 
 
-def _read_parquet(path: Path, data: bytes) -> _Columns:
-    """Return names, columns, rows and problems of a Parquet file."""
+def _read_parquet(path: Path, data: bytes, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
+    """Return the columns of a Parquet file."""
     file = path.name
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read()
@@ -163,21 +282,42 @@ def _read_parquet(path: Path, data: bytes) -> _Columns:
     # pandas keeps its index in columns of such names.
     kept = [i for i, name in enumerate(column_names) if not re.fullmatch(r"__index_level_\d+__", name)]
     names = [column_names[i].strip() for i in kept]
-    check_columns(names, _REQUIRED, _OPTIONAL, file)
+    check_columns(names, (), (), file)
+    _check_header(names, required, headers, file)
     if not table.num_rows:
         raise InputError([f"{file}: columns and no rows; write a row for each slide"])
-    columns, wrong = [], []
+    columns, wrong, missing = [], [], {}
     for i, name in zip(kept, names, strict=True):
         column = table.column(i)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if name.casefold() in _TEXT:
-            if not any(is_type(column.type) for is_type in _TEXT_LIKE):
-                wrong.append(f"{file}: column {name!r} is {column.type}, not text; store names as text")
+        if name.casefold() in {header.casefold() for header in headers.values()}:
+            try:
+                cells = _texts(column)
+            except ValueError as error:
+                wrong.append(f"{file}: column {name!r} is {error}, not text; store names as text")
                 continue
-            texts = column.cast(pa.string()).to_pylist()
-            column = pa.chunked_array([[text and (text.strip() or None) for text in texts]], pa.string())
+            column = _names_of(cells)
+            if name.casefold() == headers["site"].casefold() and (count := _said_missing(cells)):
+                missing[name] = count
         columns.append(column)
     if wrong:
         raise InputError(wrong)
-    return names, columns, np.arange(1, table.num_rows + 1), []
+    return _Read(names, columns, np.arange(1, table.num_rows + 1), [], missing)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Return the names of a column as text; raise ValueError with its type if they have no obvious one."""
+    if any(is_type(column.type) for is_type in _TEXT_LIKE):
+        return list(column.cast(pa.string()).to_pylist())
+    if not pa.types.is_floating(column.type):
+        raise ValueError(str(column.type))
+    values = [None if value is None or value != value else float(value) for value in column.to_pylist()]
+    odd = next((value for value in values if value is not None and not _is_whole(value)), None)
+    if odd is not None:
+        raise ValueError(f"{column.type} with {odd!r}")
+    return [None if value is None else str(int(value)) for value in values]
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value) < _EXACT and value == int(value)

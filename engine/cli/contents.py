@@ -13,8 +13,8 @@ SECTIONS = {
     "Fill a study": {
         "add-slides": "Read the headers of slides: files, folders or globs.",
         "add-rois": "Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.",
-        "add-patients": "Read a table of patients: CSV or Parquet with slide, patient, optional site, and further "
-        "columns.",
+        "add-patients": "Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and "
+        "further columns.",
         "add-predictions": "Load what a RUN predicted of labelled tiles into a STUDY, to look at its errors in SQL.",
         "remove-rois": "Take ROI files out of a study: files, folders or globs; the files themselves stay.",
         "remove-slides": "Remove slides, by name, with their ROIs, tiles, labels, predictions and features; the files "

@@ -162,21 +162,56 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
     )
 
 
-@click.command(epilog=example("slideduck add-patients study.duckdb patients.csv"))
+@click.command(
+    epilog=example(
+        "slideduck add-patients study.duckdb patients.csv",
+        "slideduck add-patients study.duckdb cohort.csv --slide-column 'Image file' --slide-suffix .svs",
+    )
+)
 @STUDY
 @click.argument("table", type=click.Path(dir_okay=False, path_type=Path))
-def add_patients(study: Path, table: Path) -> None:
-    """Read a table of patients: CSV or Parquet with slide, patient, optional site, and further columns."""
+@click.option("--slide-column", metavar="NAME", help="Column of the slides' names, where it is not slide.")
+@click.option("--patient-column", metavar="NAME", help="Column of the patients' names, where it is not patient.")
+@click.option("--site-column", metavar="NAME", help="Column of the sites, where it is not site.")
+@click.option("--slide-suffix", default="", metavar="TEXT", help="What the table's slide names have behind the name.")
+def add_patients(study: Path, table: Path, **options: Any) -> None:
+    """Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and further columns.
+
+    It has a row for each slide. Names are never matched by guess: a table of which no row names a slide is refused,
+    with the nearest names.
+    """
     with slideduck.open(study) as opened:
-        report = opened.add_patients(table)
+        report = opened.add_patients(table, **options)
     click.echo(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
-    print_names(f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:", report.unknown_slides)
+    if report.left_out:
+        message(f"{counted(report.left_out, 'row')} without a slide, left out")
+    if report.without_patient:
+        message(f"{counted(len(report.without_patient), 'row')} without a patient")
+    for column, cells in report.missing.items():
+        message(f"{counted(cells, 'cell')} of {column} taken for missing (NA and the like)")
+    print_names(
+        f"{counted(len(report.unknown_slides), 'slide')} of the table not in the study:",
+        [
+            name + (f" (nearest: {', '.join(report.nearest[name])})" if name in report.nearest else "")
+            for name in report.unknown_slides
+        ],
+    )
     print_names(
         f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
         report.slides_without,
     )
-    if report.split_removed:
-        message("the split was removed, since its patients changed; make it again with: slideduck split")
+    if report.meant:
+        remedy = f" with `slide_suffix={report.suffix!r}`" if report.suffix else ", with their names corrected"
+        print_names(
+            f"WARNING: rows of the table most likely mean {len(report.meant):,} of them, so that slides of one patient "
+            f"may come on both sides of a split; add the table again{remedy}:",
+            [f"{slide}: {name!r} in the table" for slide, name in report.meant.items()],
+        )
+    if report.removed_split:
+        message(
+            f"the split ({report.removed_split.text}) was removed, since its patients changed; make it again with: "
+            f"slideduck split {study} {report.removed_split.options}"
+        )
 
 
 @click.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
+from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.words import counted, message, print_names
 
@@ -116,21 +118,70 @@ def _print_verified(report: VerifyReport) -> None:
     )
 )
 @STUDY
-@click.option("--val-fraction", type=float, default=0.3, show_default=True, help="Part that validates.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives another split.")
+@click.option("--val-fraction", type=float, help="Part that validates; 0.3 where nothing else says how to split.")
+@click.option("--seed", type=int, help="Another seed gives another split; default 0.")
 @click.option("--folds", type=int, help="Number of folds, in place of a fraction.")
-@click.option("--val-fold", type=int, default=0, show_default=True, help="The fold that validates.")
+@click.option("--val-fold", type=int, help="The fold that validates; default 0.")
 @click.option("--preserve-site", is_flag=True, help="Keep each site within one fold.")
 @click.option("--column", help="Take the split from this column of the patients' table.")
 @output_options
 def split(
-    study: Path, val_fraction: float, seed: int, folds: int | None, val_fold: int, preserve_site: bool,
-    column: str | None, output: Output,
+    study: Path, val_fraction: float | None, seed: int | None, folds: int | None, val_fold: int | None,
+    preserve_site: bool, column: str | None, output: Output,
 ) -> None:  # fmt: skip
-    """Split the patients into train and validation, balanced over labels; no patient is on both sides."""
+    """Split the patients into train and validation, balanced over labels; no patient is on both sides.
+
+    Without a fraction, folds or a column, the split is made again as the one in force was, but for what is given.
+    """
     with slideduck.open(study) as opened:
-        table = opened.split(
+        report = opened.split(
             val_fraction=val_fraction, seed=seed, folds=folds, val_fold=val_fold, preserve_site=preserve_site,
             column=column,
         )  # fmt: skip
-    print_rows(table, output, title="Split by patient (label –: all labels)")
+    print_rows(report.counts, output, title="Split by patient (label –: all labels)")
+    _print_rule(report)
+    _print_warnings(report, study)
+
+
+def _print_rule(report: SplitReport) -> None:
+    """Say how the split was made, and what of an earlier one changed."""
+    was = f"{report.before.text} -> " if report.before not in (None, report.rule) else ""
+    again = ", as before" if report.before == report.rule else ""
+    message(f"split: {was}{report.rule.text}{again}")
+    if report.changed:
+        message(
+            f"{counted(report.changed, 'patient')} changed sides; betons that were exported before keep the old split"
+        )
+
+
+def _print_warnings(report: SplitReport, study: Path) -> None:
+    """Say what is to be known of the sides."""
+    print_names(f"{counted(len(report.alone), 'slide')} without a patient, each its own patient:", report.alone)
+    print_names(
+        f"WARNING: rows of the patients' table most likely mean {len(report.meant):,} of them, so that slides of one "
+        "patient may be on both sides; correct the names in the table, add it again, and split again:",
+        [f"{slide}: {name!r} in the table" for slide, name in report.meant.items()],
+    )
+    print_names(
+        "WARNING: these may be one patient each, and are on different sides; give them one name in the patients' "
+        "table, add it again, and split again:",
+        report.suspects,
+    )
+    print_names(
+        f"WARNING: {counted(len(report.unsided), 'slide')} on no side, not being in the patients' table:",
+        report.unsided,
+    )
+    print_names("WARNING: sides that lack a label:", report.lacking)
+    print_names(
+        "WARNING: labels that differ by case or spaces alone; make them one with:",
+        [
+            f"slideduck rename-label {study} {shlex.quote(label)} {shlex.quote(labels[0])}"
+            for labels in report.near_labels
+            for label in labels[1:]
+        ],
+    )
+    print_names(
+        "patients at several sites, which therefore stay in one fold:",
+        [f"{patient}: {', '.join(sites)}" for patient, sites in report.joined_sites.items()],
+    )
+    print_names("sides of the column that are neither train, val nor test:", report.unknown_sides)

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from slideduck.catalog.split_rule import SplitRule, read_split_rule
 from slideduck.errors import SplitError
 from slideduck.labels.balance import assign_sides, merge_by_site
+from slideduck.labels.split_report import SplitReport, report_split
 from slideduck.labels.view import require_labels
+from slideduck.names import folded, is_missing, suggestion
 from slideduck.store.db import identifier, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import some
+from slideduck.words import counted, some
 
 __all__ = ["split"]
+
+_VAL_FRACTION = 0.3
+#: What people call a side in a column of theirs, folded, and what it is here.
+_SIDES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
 
 
 def split(
     handle: Handle,
     *,
-    val_fraction: float = 0.3,
-    seed: int = 0,
+    val_fraction: float | None = None,
+    seed: int | None = None,
     folds: int | None = None,
-    val_fold: int = 0,
+    val_fold: int | None = None,
     preserve_site: bool = False,
     column: str | None = None,
-) -> pa.Table:
+) -> SplitReport:
     """Split the patients into sides, replacing any earlier split.
 
     Parameters
     ----------
     handle : Handle
         The study.
-    val_fraction : float, default 0.3
-        Part of the labelled tiles, and of the patients, that validates.
+    val_fraction : float, optional
+        Part of the labelled tiles, and of the patients, that validates; 0.3 if nothing else says how to split.
     seed : int, default 0
         Another seed gives another split.
     folds : int, optional
@@ -45,37 +53,80 @@ def split(
     preserve_site : bool, default False
         Keep each site within one fold.
     column : str, optional
-        Column of the patients' table to take the split from, as it stands there.
+        Column of the patients' table to take the split from. Case and outer spaces are no difference, and
+        ``training``, ``validation``, ``valid`` and ``testing`` are ``train``, ``val``, ``val`` and ``test``.
 
     Returns
     -------
-    pyarrow.Table
-        Tiles, slides and patients by grid, split, fold and label, as ``sql/queries/count_split.sql`` has it.
+    SplitReport
 
     Raises
     ------
     SplitError
         If there are too few patients, or a patient, a site or a slide file would be on two sides;
         the earlier split stays then.
+
+    Notes
+    -----
+    Without a fraction, folds or a column, the split in force says which of them, and what of it is not given anew.
     """
-    _check_split(val_fraction, folds, val_fold, preserve_site, column)
+    before = read_split_rule(handle)
+    rule = _chosen(before, val_fraction, seed, folds, val_fold, preserve_site, column)
     require_labels(handle)
-    if column is not None:
-        kind, sides = "column", _sides_from_column(handle, column)
-    elif folds is not None:
-        kind = "site_folds" if preserve_site else "folds"
-        fold_of = _balanced(handle, [1.0 / folds] * folds, seed, preserve_site=preserve_site)
-        sides = {p: ("val" if fold == val_fold else "train", fold) for p, fold in fold_of.items()}
+    if rule.column is not None:
+        sides = _sides_from_column(handle, rule.column)
+    elif rule.folds is not None:
+        preserve = rule.kind == "site_folds"
+        fold_of = _balanced(handle, [1.0 / rule.folds] * rule.folds, rule.seed, preserve_site=preserve)
+        sides = {p: ("val" if fold == rule.val_fold else "train", fold) for p, fold in fold_of.items()}
     else:
-        kind = "fraction"
-        side_of = _balanced(handle, [1.0 - val_fraction, val_fraction], seed, preserve_site=False)
+        assert rule.val_fraction is not None
+        side_of = _balanced(handle, [1.0 - rule.val_fraction, rule.val_fraction], rule.seed, preserve_site=False)
         sides = {p: (("train", "val")[side], None) for p, side in side_of.items()}
-    rule = [kind, seed, val_fraction if kind == "fraction" else None, folds, val_fold if folds else None, column]
+    earlier = handle.con.execute("SELECT patient, split, fold FROM splits").fetchall()
+    changed = sum(patient in sides and sides[patient] != (side, fold) for patient, side, fold in earlier)
     _keep(handle, sides, rule)
-    return handle.con.execute(read_query("count_split")).to_arrow_table()
+    return report_split(handle, rule, before, changed)
 
 
-def _keep(handle: Handle, sides: Mapping[str, tuple[str, int | None]], rule: Sequence[object]) -> None:
+def _chosen(
+    before: SplitRule | None,
+    val_fraction: float | None,
+    seed: int | None,
+    folds: int | None,
+    val_fold: int | None,
+    preserve_site: bool,
+    column: str | None,
+) -> SplitRule:
+    """Return how to split: as is said, and what is not said as the split in force, if that is of the same kind."""
+    anew = val_fraction is not None or folds is not None or column is not None
+    if anew or before is None:
+        _check_kinds(val_fraction, folds, column)
+        kind = "column" if column is not None else "folds" if folds is not None else "fraction"
+        rule = SplitRule(kind, seed or 0, None, folds, val_fold, column)
+        if kind == "fraction":
+            rule = replace(rule, val_fraction=_VAL_FRACTION if val_fraction is None else val_fraction)
+    else:
+        if seed is not None and before.kind == "column":
+            raise SplitError(
+                f"`seed` is given, and the split in force is {before.text}, which has none; say how to split, such as "
+                "`val_fraction=0.3`"
+            )
+        rule = replace(
+            before,
+            seed=before.seed if seed is None else seed,
+            val_fold=before.val_fold if val_fold is None else val_fold,
+        )
+    if rule.folds is None and (preserve_site or val_fold is not None):
+        what = "preserve_site" if preserve_site else "val_fold"
+        raise SplitError(f"`{what}` is given without folds; say how many, such as `folds=3`")
+    if rule.folds is not None:
+        rule = replace(rule, kind="site_folds" if preserve_site else rule.kind, val_fold=rule.val_fold or 0)
+    _check_rule(rule)
+    return rule
+
+
+def _keep(handle: Handle, sides: Mapping[str, tuple[str, int | None]], rule: SplitRule) -> None:
     """Store a split in place of the earlier one, unless a patient, a site or a file would be on two sides."""
     table = pa.table(
         {
@@ -90,7 +141,7 @@ def _keep(handle: Handle, sides: Mapping[str, tuple[str, int | None]], rule: Seq
         handle.con.execute("INSERT INTO splits SELECT * FROM incoming_split ORDER BY patient")
         handle.con.execute(
             "INSERT INTO split_rule VALUES ($1, $2, $3, $4, $5, $6)",
-            list(rule),
+            [rule.kind, rule.seed, rule.val_fraction, rule.folds, rule.val_fold, rule.column],
         )
         leaks = handle.con.execute(read_query("find_leaks")).fetchall()
         if leaks:
@@ -122,7 +173,10 @@ def _balanced(handle: Handle, fractions: Sequence[float], seed: int, *, preserve
     group_of = merge_by_site(patients, [sites[patient] for patient in patients])
     n_groups = max(group_of) + 1
     if n_groups < len(fractions):
-        raise SplitError(f"{n_groups} sites cannot fill {len(fractions)} folds; ask for fewer folds")
+        joined = [f"patient {p!r} is at {' and '.join(sites[p])}" for p in patients if len(sites[p]) > 1]
+        why = f", since {some(joined)}" if joined else ""
+        what = counted(n_groups, "group of sites", "groups of sites") if joined else counted(n_groups, "site")
+        raise SplitError(f"{what} cannot fill {len(fractions)} folds{why}; ask for fewer folds")
     group_tiles = np.zeros((n_groups, len(names)), dtype=np.int64)
     np.add.at(group_tiles, group_of, tiles)
     members = [
@@ -137,42 +191,54 @@ def _sides_from_column(handle: Handle, column: str) -> dict[str, tuple[str, int 
     """Return the side of each patient from a column of the patients' table."""
     columns = [name for (name,) in handle.con.execute("SELECT column_name FROM (DESCRIBE patients)").fetchall()]
     if column not in columns:
-        raise SplitError(f"the patients' table has no column {column!r}; it has {', '.join(columns)}")
+        raise SplitError(
+            f"the patients' table has no column {column!r}; it has {', '.join(columns)}{suggestion(column, columns)}"
+        )
     rows = handle.con.execute(
-        f"SELECT patient, {identifier(column)}::VARCHAR AS side, string_agg(slide, ', ' ORDER BY slide) "
-        "FROM patients SEMI JOIN slides USING (slide) GROUP BY ALL ORDER BY patient, side"
+        f"SELECT coalesce(patient, slide) AS patient, slide, {identifier(column)}::VARCHAR FROM patients "
+        "SEMI JOIN slides USING (slide) ORDER BY patient, slide"
     ).fetchall()
-    sides: dict[str, tuple[str, int | None]] = {}
-    problems: list[str] = []
-    for patient, side, slides in rows:
-        if side is None or not side.strip():
-            problems.append(f"patient {patient!r} (slides {slides}) has no {column}; fill the column in")
-        elif patient in sides:
+    found: dict[str, dict[str | None, str]] = {}
+    slides: dict[str, list[str]] = {}
+    for patient, slide, cell in rows:
+        side = None if is_missing(cell) else _SIDES.get(folded(cell), folded(cell))
+        found.setdefault(patient, {}).setdefault(side, cell)
+        slides.setdefault(patient, []).append(slide)
+    problems = []
+    for patient, cells in found.items():
+        written = [cell.strip() for side, cell in cells.items() if side is not None]
+        if None in cells:
             problems.append(
-                f"patient {patient!r} is on the sides {sides[patient][0]!r} and {side!r} of column {column!r}; "
+                f"patient {patient!r} (slides {', '.join(slides[patient])}) has no {column}; fill the column in"
+            )
+        if len(written) > 1:
+            problems.append(
+                f"patient {patient!r} is on the sides {' and '.join(map(repr, written))} of column {column!r}; "
                 "give all slides of a patient one side"
             )
-        else:
-            sides[patient] = (side.strip(), None)
     if problems:
         raise SplitError("\n".join(problems))
-    return sides
+    return {patient: (side, None) for patient, cells in found.items() for side in cells if side is not None}
 
 
-def _check_split(
-    val_fraction: float, folds: int | None, val_fold: int, preserve_site: bool, column: str | None
-) -> None:
-    """Refuse settings of a split that are impossible or contradict each other."""
-    if not 0 < val_fraction < 1:
-        raise SplitError(f"val_fraction is {val_fraction:g}; give a part above 0 and below 1, such as 0.3")
-    if folds is not None and folds < 2:
-        raise SplitError(f"folds is {folds}; give 2 or more")
-    if folds is not None and not 0 <= val_fold < folds:
-        raise SplitError(f"val_fold is {val_fold}; give a fold from 0 to {folds - 1}")
-    if preserve_site and folds is None:
-        raise SplitError("preserve_site is given without folds; say how many, such as folds=3")
+def _check_kinds(val_fraction: float | None, folds: int | None, column: str | None) -> None:
+    """Refuse two kinds of split at once."""
     if column is not None and folds is not None:
-        raise SplitError("both column and folds are given; give one of them")
+        raise SplitError("both `column` and `folds` are given; give one of them")
+    if val_fraction is not None and (folds is not None or column is not None):
+        raise SplitError(
+            f"both `val_fraction` and `{'folds' if column is None else 'column'}` are given; give one of them"
+        )
+
+
+def _check_rule(rule: SplitRule) -> None:
+    """Refuse a split that is impossible."""
+    if rule.val_fraction is not None and not 0 < rule.val_fraction < 1:
+        raise SplitError(f"`val_fraction` is {rule.val_fraction:g}; give a part above 0 and below 1, such as 0.3")
+    if rule.folds is not None and rule.folds < 2:
+        raise SplitError(f"`folds` is {rule.folds}; give 2 or more")
+    if rule.folds is not None and not 0 <= (rule.val_fold or 0) < rule.folds:
+        raise SplitError(f"`val_fold` is {rule.val_fold}; give a fold from 0 to {rule.folds - 1}")
 
 
 def _leak(kind: str, name: str, sides: str, slides: str) -> str:

@@ -62,6 +62,9 @@ COMMENT ON COLUMN rois.changed_area IS
 'Area of the outline less that which the rings of the drawing enclose, square base pixels; 0 if not repaired.';
 COMMENT ON COLUMN rois.repaired IS 'True if the drawing crossed or touched itself and was repaired, ring by ring.';
 
+ALTER TABLE patients ALTER COLUMN patient DROP NOT NULL;
+COMMENT ON COLUMN patients.patient IS 'Name of the patient; NULL where the table has none: the slide is then its own.';
+
 CREATE SEQUENCE change_ids START 1;
 CREATE TABLE changes (
     change_id INTEGER PRIMARY KEY DEFAULT nextval('change_ids'),

@@ -256,7 +256,7 @@ def test_a_split_leaks_no_patient_and_goes_when_patients_change(filled: sd.Study
     table.write_text("slide,patient,site,fixed\ns0,p,A,train\ns1,p,A,val\ns2,q,B,train\ns3,r,B,val\n")
     filled.add_patients(table)
     filled.label()
-    counts = filled.split(val_fraction=0.4, seed=1)
+    counts = filled.split(val_fraction=0.4, seed=1).counts
     assert counts.column_names == ["grid", "split", "fold", "label", "tiles", "slides", "patients"]
     assert filled.sql(
         "SELECT max(n) FROM (SELECT patient, count(DISTINCT split) AS n FROM labels GROUP BY patient)"
@@ -294,13 +294,15 @@ def test_a_split_that_cannot_be_says_why_and_what_to_give(filled: sd.Study, tmp_
     table.write_text("slide,patient,site,part\ns0,p,A,train\ns1,q,A, \ns2,r,,val\ns3,t,B,train\n")
     filled.add_patients(table)
     for wrong, message, right in (
-        ({"val_fraction": 0}, "val_fraction is 0; give a part above 0 and below 1, such as 0.3", {"val_fraction": 0.3}),
-        ({"val_fraction": 1.5}, "val_fraction is 1.5; give a part above 0 and below 1, such as 0.3",
+        ({"val_fraction": 0}, "`val_fraction` is 0; give a part above 0 and below 1, such as 0.3",
          {"val_fraction": 0.3}),
-        ({"folds": 1}, "folds is 1; give 2 or more", {"folds": 2}),
-        ({"folds": 3, "val_fold": 3}, "val_fold is 3; give a fold from 0 to 2", {"folds": 3, "val_fold": 2}),
-        ({"preserve_site": True}, "preserve_site is given without folds; say how many, such as folds=3", {"folds": 3}),
-        ({"folds": 2, "column": "part"}, "both column and folds are given; give one of them", {"folds": 2}),
+        ({"val_fraction": 1.5}, "`val_fraction` is 1.5; give a part above 0 and below 1, such as 0.3",
+         {"val_fraction": 0.3}),
+        ({"preserve_site": True}, "`preserve_site` is given without folds; say how many, such as `folds=3`",
+         {"folds": 3}),
+        ({"folds": 1}, "`folds` is 1; give 2 or more", {"folds": 2}),
+        ({"folds": 3, "val_fold": 3}, "`val_fold` is 3; give a fold from 0 to 2", {"folds": 3, "val_fold": 2}),
+        ({"folds": 2, "column": "part"}, "both `column` and `folds` are given; give one of them", {"folds": 2}),
         ({"folds": 2, "preserve_site": True},
          "1 of 4 patients have no site (r); add a table with a column site by add-patients, or split without "
          "preserving sites", {"folds": 2}),

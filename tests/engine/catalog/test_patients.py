@@ -17,7 +17,10 @@ from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.errors import InputError
 from tests.campaign import cases
 
-NEEDS = "it needs the columns slide, patient (and may have site)"
+NEEDS = (
+    "a table of patients has a row for each slide, with the columns slide and patient: rename its columns, or say "
+    "which they are, by "
+)
 
 
 def parse(folder: Path, name: str, content: str | bytes | pa.Table) -> PatientTable:
@@ -77,6 +80,9 @@ def test_slide_patient_and_site_come_first_and_are_text(tmp_path: Path) -> None:
         (["1234567890123456789.5"], pa.string(), None),
         (["1e+999"], pa.string(), None),
         (["nan"], pa.string(), None),
+        (["1", "NA", "nan"], pa.int64(), [1, None, None]),
+        (["1.5", "None", "N/A"], pa.float64(), [1.5, None, None]),
+        (["high", "NA"], pa.string(), None),
         (["inf"], pa.string(), None),
         (["1_0"], pa.string(), None),
         (["1", "two"], pa.string(), None),
@@ -117,8 +123,6 @@ def test_numbers_come_back_as_they_were(
 def test_every_bad_row_is_reported(tmp_path: Path) -> None:
     content = "slide,patient,site\na,p1,x\n,p2,x\nb, ,x\na,p1,x\nc\n\nb,p3,x\n"
     assert problems(tmp_path, "p.csv", content) == [
-        "p.csv:3: slide is empty; write the slide's name",
-        "p.csv:4: patient is empty; write the patient's name",
         "p.csv:5: slide 'a' is there already (row 2); keep one row for each slide",
         "p.csv:6: 1 cell, but the header has 3; write every cell, empty ones too, "
         "and quote cells that hold the delimiter",
@@ -126,14 +130,81 @@ def test_every_bad_row_is_reported(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_without_a_slide_are_left_out_and_counted(tmp_path: Path) -> None:
+    content = "slide,patient,site,age,grade\na,p1,NA,61,NA\nNA,p2,x,70,b\n,total,,,\nb,nan,,NA,c\nc, ,None,n/a,\n"
+    read = parse(tmp_path, "p.csv", content)
+    assert read.table.to_pylist() == [
+        {"slide": "a", "patient": "p1", "site": None, "age": 61, "grade": "NA"},
+        {"slide": "b", "patient": None, "site": None, "age": None, "grade": "c"},
+        {"slide": "c", "patient": None, "site": None, "age": None, "grade": None},
+    ]
+    assert (read.left_out, read.missing, read.rows.tolist()) == (2, {"site": 2, "age": 2}, [2, 5, 6])
+    assert problems(tmp_path, "p.csv", "slide,patient\nNA,p\n,q\n") == [
+        "p.csv: no row names a slide; write a row for each slide"
+    ]
+
+
+def test_names_are_text_from_every_kind_of_file(tmp_path: Path) -> None:
+    """pandas makes doubles of integers beside a NaN; names are kept in NFC."""
+    frame = pd.DataFrame({"slide": [7, 8, 9], "patient": [1, None, 3], "site": ["Zu\u0308rich", "NaN", None]})
+    assert frame["patient"].dtype == float
+    frame.to_parquet(tmp_path / "p.parquet")
+    frame.to_csv(tmp_path / "p.csv", index=False, float_format="%d")
+    wanted = [
+        {"slide": "7", "patient": "1", "site": "Z\u00fcrich"},
+        {"slide": "8", "patient": None, "site": None},
+        {"slide": "9", "patient": "3", "site": None},
+    ]
+    for name in ("p.parquet", "p.csv"):
+        read = parse_patients(tmp_path / name)
+        assert read.table.to_pylist() == wanted, name
+        assert read.missing == {"site": 1}, name
+
+
+def test_columns_under_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("Slide ID,Case,Center,age\na.svs,007,X,61\nb.svs,8,,62\nc,8,,63\n")
+    with pytest.raises(InputError) as caught:
+        parse_patients(path)
+    assert caught.value.problems == (
+        "p.csv:1: no column 'slide' and no column 'patient'; the columns are: Slide ID, Case, Center, age; "
+        f"{NEEDS}`slide_column='Slide ID'` and `patient_column='Case'`",
+    )
+    named = {"slide_column": "Slide ID", "patient_column": "Case", "site_column": "center"}
+    read = parse_patients(path, slide_suffix=".svs", **named)
+    assert read.table.to_pylist() == [
+        {"slide": "a", "patient": "007", "site": "X", "age": 61},
+        {"slide": "b", "patient": "8", "site": None, "age": 62},
+        {"slide": "c", "patient": "8", "site": None, "age": 63},
+    ]
+    with pytest.raises(InputError) as caught:
+        parse_patients(path, slide_suffix=".tif", **named)
+    assert caught.value.problems == (
+        "p.csv: no slide name ends with '.tif', such as 'a.svs'; leave `slide_suffix` out, or correct it",
+    )
+    with pytest.raises(InputError) as caught:
+        parse_patients(path, **{**named, "site_column": "Hospital"})
+    assert caught.value.problems == (
+        f"p.csv:1: no column 'Hospital'; the columns are: Slide ID, Case, Center, age; {NEEDS}`site_column='Center'`",
+    )
+    path.write_text("slide,image,patient\n1,a,p\n")
+    with pytest.raises(InputError) as caught:
+        parse_patients(path, slide_column="image")
+    assert caught.value.problems == (
+        "p.csv: column 'slide' is there beside 'image', which is kept under that name; rename it",
+    )
+
+
 def test_missing_and_repeated_columns(tmp_path: Path) -> None:
     assert problems(tmp_path, "p.csv", "slide,Patient ID\na,1\n") == [
-        f"p.csv:1: no column 'patient'; the columns are: slide, Patient ID; {NEEDS}"
+        f"p.csv:1: no column 'patient'; the columns are: slide, Patient ID; {NEEDS}`patient_column='Patient ID'`"
     ]
     assert problems(tmp_path, "p.csv", "slide,patient,age,AGE\na,1,2,3\n") == [
         "p.csv:1: column 'AGE' is there twice (columns 3 and 4); rename or remove one"
     ]
-    assert problems(tmp_path, "p.csv", "slide,patient\n") == [f"p.csv:1: a header and no rows; {NEEDS}"]
+    assert problems(tmp_path, "p.csv", "slide,patient\n") == [
+        "p.csv:1: a header and no rows; it needs the columns slide, patient (and may have site)"
+    ]
 
 
 def test_file_that_is_neither(tmp_path: Path) -> None:
@@ -142,6 +213,7 @@ def test_file_that_is_neither(tmp_path: Path) -> None:
     ]
     assert problems(tmp_path, "p.md", "# Patients\nThere are many.\n") == [
         f"p.md:1: no column 'slide' and no column 'patient'; the columns are: # Patients; {NEEDS}"
+        "`slide_column` and `patient_column='# Patients'`"
     ]
     assert problems(tmp_path, "p.csv", b"SQLite format 3\0\x10\0\1") == [
         "p.csv:1: holds a NUL byte, so it is not text; save it as UTF-8"
@@ -191,8 +263,6 @@ def test_csv_and_parquet_of_one_frame_are_one_table(tmp_path: Path) -> None:
 def test_every_bad_row_of_parquet_is_reported(tmp_path: Path) -> None:
     table = pa.table({"slide": ["a", None, "a"], "patient": ["", "p", "q"]})
     assert problems(tmp_path, "p.parquet", table) == [
-        "p.parquet:1: patient is empty; write the patient's name",
-        "p.parquet:2: slide is empty; write the slide's name",
         "p.parquet:3: slide 'a' is there already (row 1); keep one row for each slide",
     ]
 
@@ -200,7 +270,7 @@ def test_every_bad_row_of_parquet_is_reported(tmp_path: Path) -> None:
 def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     good = pa.table({"slide": ["a"], "patient": ["p"]})
     assert problems(tmp_path, "p.parquet", good.drop(["patient"])) == [
-        f"p.parquet: no column 'patient'; the columns are: slide; {NEEDS}"
+        f"p.parquet: no column 'patient'; the columns are: slide; {NEEDS}`patient_column`"
     ]
     assert problems(tmp_path, "p.parquet", good.append_column("Slide", [["b"]])) == [
         "p.parquet: column 'Slide' is there twice (columns 1 and 3); rename or remove one"
@@ -208,8 +278,11 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     assert problems(tmp_path, "p.parquet", good.slice(0, 0)) == [
         "p.parquet: columns and no rows; write a row for each slide"
     ]
-    assert problems(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [7.0]})) == [
-        "p.parquet: column 'patient' is double, not text; store names as text"
+    assert problems(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [7.5]})) == [
+        "p.parquet: column 'patient' is double with 7.5, not text; store names as text"
+    ]
+    assert problems(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [True]})) == [
+        "p.parquet: column 'patient' is bool, not text; store names as text"
     ]
     parse(tmp_path, "p.parquet", good)
     (problem,) = problems(tmp_path, "p.parquet", (tmp_path / "p.parquet").read_bytes()[:-20])

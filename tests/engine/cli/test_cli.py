@@ -56,6 +56,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows.append(f"s{i},p{i},site{i % 2}")
     write_slide(tmp_path / "old" / "o1.svs", 9, size=(1024, 768), mpp=None, levels=1, tile=64)
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "cohort.csv").write_text("Image file,patient\no1.svs,p4\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
