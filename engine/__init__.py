@@ -22,6 +22,7 @@ _HOMES = {
     # What a study's methods return.
     "EvaluationAdded": "slideduck.catalog.evaluations",
     "ExportReport": "slideduck.betons.export",
+    "FilesMoved": "slideduck.catalog.moves",
     "GridReport": "slideduck.catalog.grids",
     "LabelReport": "slideduck.labels.label",
     "NativeGrid": "slideduck.catalog.native",
@@ -31,7 +32,7 @@ _HOMES = {
     "RoisRemoved": "slideduck.rois.table",
     "RoisReport": "slideduck.rois.table",
     "SlidesRemoved": "slideduck.catalog.slides",
-    "SlidesReport": "slideduck.catalog.slides",
+    "SlidesReport": "slideduck.catalog.slidefiles",
     "SplitReport": "slideduck.labels.split_report",
     "StainReport": "slideduck.measure.stain_fit",
     "TileExportReport": "slideduck.interop.tiles",

@@ -4,9 +4,11 @@ from slideduck.betons.merge import MergeReport, merge_betons
 from slideduck.betons.sidecar import Sidecar, read_sidecar
 from slideduck.catalog.evaluations import EvaluationAdded
 from slideduck.catalog.grids import GridReport
+from slideduck.catalog.moves import FilesMoved
 from slideduck.catalog.native import NativeGrid
 from slideduck.catalog.patients_table import PatientsReport
-from slideduck.catalog.slides import SlidesRemoved, SlidesReport
+from slideduck.catalog.slidefiles import SlidesReport
+from slideduck.catalog.slides import SlidesRemoved
 from slideduck.errors import (
     BetonError,
     ConfigError,
@@ -41,6 +43,7 @@ __all__ = [
     "DiskFullError",
     "EvaluationAdded",
     "ExportReport",
+    "FilesMoved",
     "GridReport",
     "InputError",
     "LabelReport",

@@ -15,9 +15,11 @@ from slideduck.betons.export import ExportReport, export
 from slideduck.betons.settings import ExportSettings
 from slideduck.catalog.evaluations import EvaluationAdded, add_predictions
 from slideduck.catalog.grids import GridReport, add_grid, only_grid
+from slideduck.catalog.moves import FilesMoved, relocate
 from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.catalog.patients_table import PatientsReport, add_patients
-from slideduck.catalog.slides import SlidesRemoved, SlidesReport, add_slides, remove_slides
+from slideduck.catalog.slidefiles import SlidesReport, add_slides
+from slideduck.catalog.slides import SlidesRemoved, remove_slides
 from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
@@ -148,10 +150,15 @@ class Study:
     # ------------------------------------------------------------------------------------ loading
 
     def add_slides(
-        self, paths: str | Path | Sequence[str | Path], *, mpp: float | Mapping[str, float] | None = None
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        mpp: float | Mapping[str, float] | None = None,
+        mpp_table: str | Path | None = None,
+        names: str = "stem",
     ) -> SlidesReport:
-        """Read the headers of slides; see `slideduck.catalog.slides.add_slides`."""
-        return add_slides(self.handle, _listed(paths), mpp=mpp)
+        """Read the headers of slides; see `slideduck.catalog.slidefiles.add_slides`."""
+        return add_slides(self.handle, _listed(paths), mpp=mpp, mpp_table=mpp_table, names=names)
 
     def add_rois(
         self, paths: str | Path | Sequence[str | Path], *, roi_set: str = "default", **options: Any
@@ -173,6 +180,10 @@ class Study:
     ) -> RoisRemoved:
         """Take ROI files out of the study; see `slideduck.rois.table.remove_rois`."""
         return remove_rois(self.handle, _listed(paths), roi_set=roi_set, dry_run=dry_run)
+
+    def relocate(self, old: str | Path, new: str | Path, *, dry_run: bool = False) -> FilesMoved:
+        """Follow slides and ROI files that were moved to another folder; see `slideduck.catalog.moves.relocate`."""
+        return relocate(self.handle, old, new, dry_run=dry_run)
 
     def add_patients(
         self,

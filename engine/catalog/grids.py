@@ -109,12 +109,31 @@ def add_grid(handle: Handle, spec: GridSpec) -> GridReport:
     StudyError
         If the study has no slide that can be used.
     ResolutionError
-        With every slide that the grid cannot be laid on; nothing is kept then.
+        With every slide that the grid cannot be laid on, or if no slide is as large as one tile; nothing is kept
+        then.
     """
     usable = handle.con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
     if usable == (0,):
         raise StudyError("the study has no slide that can be used; add some with add-slides")
-    return _insert_tiles(handle, spec, _lay(handle, spec))
+    laid = _lay(handle, spec)
+    _require_room(handle, spec, laid)
+    return _insert_tiles(handle, spec, laid)
+
+
+def _require_room(handle: Handle, spec: GridSpec, laid: Sequence[dict[str, Any]]) -> None:
+    """Refuse a new grid without a single tile."""
+    if spec.name in grid_names(handle) or any(row["n_columns"] and row["n_rows"] for row in laid):
+        return
+    largest = handle.con.execute(
+        "SELECT slide, width, height, mpp FROM slides WHERE error IS NULL "
+        "ORDER BY least(width, height) * mpp DESC, slide LIMIT 1"
+    ).fetchone()
+    assert largest is not None
+    slide, width, height, mpp = largest
+    raise ResolutionError(
+        f"no slide is as large as one tile of {spec.name}: the largest, {slide!r}, is {width * mpp:.6g} x "
+        f"{height * mpp:.6g} microns ({width} x {height} pixels); give a smaller tile, or another origin"
+    )
 
 
 def extend_grids(handle: Handle) -> list[GridReport]:

@@ -1,59 +1,29 @@
-"""Puts checked slides into the tables of a study, whole or not at all."""
+"""Slides in the tables of a study: taken out, and looked up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from slideduck.catalog.features import delete_features
-from slideduck.errors import InputError, SlideError, StudyError
-from slideduck.progress import track
-from slideduck.slides.header import SlideHeader, find_slides, read_header
-from slideduck.store.db import atomic, registered
+from slideduck.errors import StudyError
+from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
 __all__ = [
     "SlidesRemoved",
-    "SlidesReport",
     "UsableSlide",
-    "add_slides",
+    "delete_computed",
     "forget_labels",
     "remove_slides",
     "usable_slide",
 ]
 
-_HEADER_THREADS = 4
-
 #: What labelling fills, by slide, and what tiling, measuring and fitting do.
 _LABEL_TABLES = ("tile_rois", "labelled", "label_counts", "roi_counts")
 _TILE_TABLES = ("grid_slides", "tiles", "tile_qc", "qc_slides", "slide_stains")
-
-
-@dataclass(frozen=True)
-class SlidesReport:
-    """What `add_slides` did.
-
-    Attributes
-    ----------
-    added, updated, unchanged : int
-        Slides that are new, that were read again and differ, and that are as they were.
-    failed : dict of str to str
-        The error of each slide that cannot be used, by name.
-    warnings : tuple of str
-        What the user should know of slides that can be used.
-    """
-
-    added: int
-    updated: int
-    unchanged: int
-    failed: dict[str, str]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,121 +47,6 @@ class UsableSlide:
     width: int
     height: int
     mpp: float
-
-
-def add_slides(
-    handle: Handle,
-    paths: Sequence[str | Path],
-    *,
-    mpp: float | Mapping[str, float] | None = None,
-) -> SlidesReport:
-    """Read the headers of slides into the table ``slides``.
-
-    Parameters
-    ----------
-    handle : Handle
-        The study.
-    paths : sequence of path
-        Files, folders and globs.
-    mpp : float or mapping of str to float, optional
-        Microns per base pixel: one number for all slides whose header has none, or by slide name.
-
-    Returns
-    -------
-    SlidesReport
-
-    Raises
-    ------
-    InputError
-        If a path does not exist, or two files have one name; nothing is added then.
-    """
-    found = find_slides(paths)
-    known: dict[str, tuple[Any, ...]] = {
-        row[0]: row[1:]
-        for row in handle.con.execute("SELECT slide, path, fingerprint, error, mpp FROM slides").fetchall()
-    }
-    clashes = [
-        f"{path}: slide {path.stem!r} is in the study already, from {known[path.stem][0]}; "
-        "names are unique in a study: rename one of the files"
-        for path in found
-        if path.stem in known and Path(known[path.stem][0]) != path and Path(known[path.stem][0]).exists()
-    ]
-    by_name = dict(mpp) if isinstance(mpp, Mapping) else {}
-    strangers = sorted(set(by_name) - {path.stem for path in found})
-    clashes += [f"`mpp` names slide {name!r}, which is not among the {len(found)} files given" for name in strangers]
-    if clashes:
-        raise InputError(clashes)
-    default_mpp = None if isinstance(mpp, Mapping) else mpp
-
-    def read(path: Path) -> SlideHeader | str:
-        try:
-            return read_header(path, mpp=by_name.get(path.stem), default_mpp=default_mpp)
-        except SlideError as error:
-            return str(error)
-
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    warnings: list[str] = []
-    with (
-        track("Reading headers", len(found), "slides", show=handle.progress) as advance,
-        ThreadPoolExecutor(_HEADER_THREADS) as pool,
-    ):
-        for path, header in zip(found, pool.map(read, found), strict=True):
-            if isinstance(header, str):
-                failed[path.stem] = header
-                rows.append({"slide": path.stem, "path": str(path), "mpp_given": False, "error": header})
-            else:
-                row = {name: getattr(header, name) for name in _HEADER_COLUMNS}
-                row["path"] = str(header.path)
-                rows.append(row)
-                warnings.extend(header.warnings)
-            advance(1)
-
-    changed = [
-        row
-        for row in rows
-        if row["slide"] in known
-        and known[row["slide"]] != (row["path"], row.get("fingerprint"), row.get("error"), row.get("mpp"))
-    ]
-    new = [row for row in rows if row["slide"] not in known]
-    if changed or new:
-        table = pa.Table.from_pylist(
-            [{name: row.get(name) for name in _SLIDE_SCHEMA.names} for row in changed + new], schema=_SLIDE_SCHEMA
-        )
-        with atomic(handle.con), registered(handle.con, "incoming_slide", table):
-            handle.con.execute(read_query("upsert_slides"))
-            _delete_rows(handle, [row["slide"] for row in changed], (*_TILE_TABLES, *_LABEL_TABLES))
-    return SlidesReport(len(new), len(changed), len(rows) - len(new) - len(changed), failed, tuple(warnings))
-
-
-_SLIDE_SCHEMA = pa.schema(
-    [
-        ("slide", pa.string()),
-        ("path", pa.string()),
-        ("vendor", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("mpp", pa.float64()),
-        ("mpp_y", pa.float64()),
-        ("mpp_given", pa.bool_()),
-        ("level_widths", pa.list_(pa.int32())),
-        ("level_heights", pa.list_(pa.int32())),
-        ("level_downsamples", pa.list_(pa.float64())),
-        ("objective_power", pa.float64()),
-        ("background", pa.string()),
-        ("bytes", pa.int64()),
-        ("mtime", pa.float64()),
-        ("fingerprint", pa.string()),
-        ("error", pa.string()),
-        ("bounds_x", pa.int32()),
-        ("bounds_y", pa.int32()),
-        ("bounds_width", pa.int32()),
-        ("bounds_height", pa.int32()),
-        ("centre_offset_x", pa.float64()),
-        ("centre_offset_y", pa.float64()),
-    ]
-)
-_HEADER_COLUMNS = [name for name in _SLIDE_SCHEMA.names if name in {f.name for f in fields(SlideHeader)}]
 
 
 @dataclass(frozen=True)
@@ -246,7 +101,7 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
     with atomic(handle.con):
         row = handle.con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
         if not dry_run:
-            _delete_rows(handle, names, (*_TILE_TABLES, *_LABEL_TABLES))
+            delete_computed(handle, names)
             for table in ("predictions", "rois", "slides"):
                 handle.con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
             delete_features(handle, "list_contains($names, slide)", {"names": names})
@@ -287,6 +142,11 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
     if error is not None:
         raise StudyError(f"slide {slide!r} cannot be used: {error}")
     return UsableSlide(slide, Path(path), width, height, mpp)
+
+
+def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
+    """Delete tiles, labels, measures and stains of slides, inside a transaction."""
+    _delete_rows(handle, slides, (*_TILE_TABLES, *_LABEL_TABLES))
 
 
 def forget_labels(handle: Handle, slides: Sequence[str]) -> None:

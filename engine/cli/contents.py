@@ -19,6 +19,8 @@ SECTIONS = {
         "remove-rois": "Take ROI files out of a study: files, folders or globs; the files themselves stay.",
         "remove-slides": "Remove slides, by name, with their ROIs, tiles, labels, predictions and features; the files "
         "themselves stay.",
+        "relocate": "Follow slides and ROI files that were moved from one folder to another, as when a disk is mounted "
+        "elsewhere.",
         "info": "Print what a study holds.",
     },
     "Label its tiles": {
@@ -68,9 +70,8 @@ SECTIONS = {
 
 #: The module of each command of the engine; a command has its name there, with ``_`` for ``-``.
 MODULES = {
-    **dict.fromkeys(
-        ("add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"
-    ),
+    **dict.fromkeys(("add-slides", "relocate"), "slideduck.cli.slides"),
+    **dict.fromkeys(("add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"),
     **dict.fromkeys(("label", "split"), "slideduck.cli.label"),
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",

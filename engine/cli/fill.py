@@ -1,4 +1,4 @@
-"""The commands that fill a study with slides, ROIs, patients and grids, take out of it, and say what it holds."""
+"""The commands that fill a study with ROIs, patients and grids, take out of it, and say what it holds."""
 
 from __future__ import annotations
 
@@ -9,63 +9,12 @@ import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
-from slideduck.errors import SlideduckError
 from slideduck.rois.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.words import counted, message, print_names
 
-__all__ = ["add_patients", "add_rois", "add_slides", "info", "remove_rois", "remove_slides", "tile"]
+__all__ = ["add_patients", "add_rois", "info", "remove_rois", "remove_slides", "tile"]
 
 _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
-
-
-class _Mpp(click.ParamType[tuple[str | None, float]]):
-    """A number of microns per pixel, for all slides or for one: ``0.5`` or ``NAME=0.5``."""
-
-    name = "MPP"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
-        """Return the slide's name, or None for all, and the number."""
-        if isinstance(value, tuple):
-            return value
-        slide, _, number = str(value).rpartition("=")
-        try:
-            return slide or None, float(number)
-        except ValueError:
-            self.fail(f"{value!r} is not MPP or NAME=MPP, such as 0.5 or A12=0.5", param, ctx)
-
-
-@click.command(
-    epilog=example("slideduck add-slides study.duckdb slides/", "slideduck add-slides study.duckdb old/*.svs --mpp 0.5")
-)
-@STUDY
-@_PATHS
-@click.option(
-    "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
-    help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
-)  # fmt: skip
-def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None, float], ...]) -> None:
-    """Read the headers of slides: files, folders or globs.
-
-    A slide that does not open is kept with its error, and the others go on.
-    """
-    defaults = [number for name, number in mpp if name is None]
-    if len(defaults) > 1:
-        raise click.UsageError("give --mpp without a name only once")
-    named = {name: number for name, number in mpp if name is not None}
-    if defaults and named:
-        raise click.UsageError("give --mpp either for all slides or by name, in two calls")
-    with slideduck.open(study, progress=True) as opened:
-        report = opened.add_slides(paths, mpp=named or (defaults[0] if defaults else None))
-    click.echo(
-        f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
-        f"{len(report.failed):,} of them cannot be used"
-    )
-    print_names("warnings:", report.warnings)
-    if report.failed:
-        raise SlideduckError(
-            f"{counted(len(report.failed), 'slide')} cannot be used:\n"
-            + "\n".join(f"  {text}" for text in report.failed.values())
-        )
 
 
 @click.command(

@@ -20,15 +20,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "NEW_STUDY",
     "STUDY",
     "Output",
     "example",
+    "existing_study",
     "output_options",
     "print_rows",
 ]
 
-#: The first argument of every command.
-STUDY = click.argument("study", type=click.Path(dir_okay=False, path_type=Path))
+
+def existing_study(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a study that is not there: a path that was mistyped is not to become an empty one."""
+    from slideduck.store.db import require_study
+
+    if path is not None:
+        require_study(path.expanduser().absolute())
+    return path
+
+
+_STUDY_FILE: click.Path[Path] = click.Path(dir_okay=False, path_type=Path)
+
+#: The first argument of every command, and of the one that begins a study.
+STUDY = click.argument("study", type=_STUDY_FILE, callback=existing_study)
+NEW_STUDY = click.argument("study", type=_STUDY_FILE)
 
 #: Rows that a table shows at most; the other forms always give all.
 _MAX_TABLE_ROWS = 200

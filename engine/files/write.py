@@ -163,26 +163,31 @@ def staged(folder: str | os.PathLike[str], names: Sequence[str], *, overwrite: b
     folder : path
         Where the files are to appear; made if the folder above it exists.
     names : sequence of str
-        Names of the files that may come; others in the folder are left alone.
+        Names of the files that may come, perhaps in folders below (``case1/HE.csv``); others in the folder are left
+        alone.
     overwrite : bool
         Replace files of those names.
 
     Yields
     ------
     Path
-        The hidden folder, in the same file system. The names of files in it are those they will have.
+        The hidden folder, in the same file system. The names of files in it are those they will have; the folders of
+        `names` are there.
 
     Raises
     ------
     StudyError
-        If files of those names are there and are not to be replaced, naming each; or if nothing can be
-        written there.
+        If files of those names are there and are not to be replaced, naming each; if a name leads out of the folder;
+        or if nothing can be written there.
     DiskFullError
         If there is no room.
     """
     path = absolute(folder)
     if path.exists() and not path.is_dir():
         raise StudyError(f"{path} is a file, not a folder; give another name")
+    outside = [repr(name) for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise StudyError(f"no file is written for {', '.join(outside)}: the name leads out of {path}")
     there = [name for name in sorted(names) if (path / name).exists()]
     if there and not overwrite:
         raise StudyError(
@@ -196,9 +201,13 @@ def staged(folder: str | os.PathLike[str], names: Sequence[str], *, overwrite: b
     try:
         path.mkdir(exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".slideduck-", dir=path))
+        for folder_of in {(staging / name).parent for name in names}:
+            folder_of.mkdir(parents=True, exist_ok=True)
         yield staging
-        for file in sorted(staging.iterdir()):
-            os.replace(file, path / file.name)
+        for file in sorted(file for file in staging.rglob("*") if file.is_file()):
+            final = path / file.relative_to(staging)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, final)
     except OSError as error:
         if error.errno in FULL_ERRNOS:
             raise DiskFullError(f"no space left in {path} ({reason(error)}); free some, and export again") from error

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from slideduck.interop.layout import StudyRoi
 from slideduck.labels.label import LabelRule, label
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered
@@ -71,15 +72,13 @@ class RoiProof:
         self._memory = scratch
         self._scratch = scratch.con
 
-    def returned(
-        self, files: Sequence[Path], rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]
-    ) -> list[Returned]:
-        """Read files, and return what the ROIs that were written into them are now.
+    def returned(self, path: Path, rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]) -> list[Returned]:
+        """Read a file, or all files of a folder, and return what the ROIs that were written into them are now.
 
         Parameters
         ----------
-        files : sequence of Path
-            The files; they replace what they gave before.
+        path : Path
+            The file or folder; files that changed replace what they gave before.
         rois : sequence of StudyRoi
             The ROIs of the study.
         written : mapping of (str, str) to str
@@ -95,7 +94,7 @@ class RoiProof:
         InputError
             If a file cannot be read.
         """
-        add_rois(self._memory, files, roi_set=_EXPORTED)
+        add_rois(self._memory, [path], roi_set=_EXPORTED, options=RoiOptions(names="relative"))
         own = {(roi.slide, roi.roi_name): roi for roi in rois}
         wanted = [roi for roi in rois if roi.parent is None]
         of_files = sorted(written.items())

@@ -214,16 +214,15 @@ class _RoiExport:
         query = "SELECT slide, mpp FROM slides WHERE list_contains($slides, slide)"
         self._mpp = dict(handle.con.execute(query, {"slides": list(self._of_slide)}).fetchall())
 
-    def write(self, slides: Sequence[str] | None = None) -> list[Path]:
-        """Write the files of slides, of all if none are named, and return their paths."""
+    def write(self, slides: Sequence[str] | None = None) -> None:
+        """Write the files of slides, of all if none are named."""
         if self._form == "geoparquet":
             path = self._staging / _GEOPARQUET_FILE
             pq.write_table(geoparquet_table(self._rois, self._set), path, compression="zstd")
-            return [path]
+            return
         names = list(self._of_slide) if slides is None else slides
         self._refuse_unwritable(names)
         self._refuse_empty(names)
-        paths = []
         for name in names:
             cut = {roi_name for slide, roi_name in self._cut if slide == name}
             layout = lay_out(self._of_slide[name], single_rings=self._form != "geojson", cut=cut)
@@ -231,8 +230,6 @@ class _RoiExport:
             path = self._staging / f"{name}.{self._form}"
             # As bytes: a line end in a name is part of the name.
             path.write_bytes(self._text(name, layout).encode())
-            paths.append(path)
-        return paths
 
     def _text(self, slide: str, layout: Layout) -> str:
         if self._form == "csv":
@@ -276,20 +273,24 @@ class _RoiExport:
         if self._cut:
             # Where a hole does not lie within its ROI, the ROI may still be drawn without it.
             slides = sorted({slide for slide, _ in self._cut})
-            returned = self._read_again(self.write(slides))
+            self.write(slides)
+            returned = self._read_again()
         lost = [one for one in returned if not one.is_same]
         if lost:
             raise self._refused(dict(_why_lost(lost)))
         return self._prove_parts({(one.slide, one.root): one.n_parts for one in returned if one.n_parts > 1})
 
-    def _read_again(self, paths: Sequence[Path] | None = None) -> list[Returned]:
-        """Read files again, all if none are named, and return what every ROI is now."""
+    def _read_again(self) -> list[Returned]:
+        """Read the files again, those that were written anew, and return what every ROI is now."""
         if self._form == "geoparquet":
             root = {(roi.slide, roi.roi_name): roi.parent or roi.roi_name for roi in self._rois}
+            path = self._staging / _GEOPARQUET_FILE
         else:
+            # As a folder, since folders below it are part of the names of slides.
+            path = self._staging
             root = {(slide, name): of for slide, layout in self.layouts.items() for name, of in layout.root.items()}
         try:
-            return self._proof.returned(paths or sorted(self._staging.iterdir()), self._rois, root)
+            return self._proof.returned(path, self._rois, root)
         except InputError as error:
             raise StudyError(
                 f"the ROIs cannot be written as {self._form}, since the files could not be added to a study; "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slideduck.errors import ConfigError
+from slideduck.slides.search import NAMES
 
 __all__ = ["FRAMES", "HOLES", "INCLUDE", "LABEL_FROM", "NAMES", "RoiOptions"]
 
@@ -20,9 +21,6 @@ INCLUDE = ("detections", "cells", "tiles", "tma")
 
 #: Where the class of an ImageScope region stands.
 LABEL_FROM = ("name", "text", "description")
-
-#: What of a file's path is the slide's name: its stem, or its folder below the one that was given as well.
-NAMES = ("stem", "relative")
 
 
 @dataclass(frozen=True, kw_only=True)

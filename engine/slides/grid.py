@@ -17,6 +17,9 @@ __all__ = ["GridSpec", "SlideGrid", "lay", "parse_tile_um", "tile_centre", "tile
 #: Slideflow's convention: a level of 1 micron per pixel has magnification 10.
 MAGNIFICATION_MPP = 10.0
 
+#: What a number of pixels is stored in; no slide is as large.
+_MOST_PX = 2**31 - 1
+
 _MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)\s*[xX]")
 
 
@@ -51,7 +54,7 @@ class GridSpec:
     origin_y: int = 0
 
     def __post_init__(self) -> None:
-        if self.tile_px < 1:
+        if not 1 <= self.tile_px <= _MOST_PX:
             raise ResolutionError(f"tile_px is {self.tile_px}; give a positive number of pixels, such as 256")
         if (self.tile_um is None) == (self.magnification is None):
             raise ResolutionError("give either tile_um in microns or a magnification, and not both")
@@ -65,7 +68,7 @@ class GridSpec:
             )
         for name in ("origin_x", "origin_y"):
             value = getattr(self, name)
-            if value < 0:
+            if not 0 <= value <= _MOST_PX:
                 raise ResolutionError(f"{name} is {value}; give a position on the slide, 0 or more base pixels")
 
     @property
@@ -171,11 +174,11 @@ def lay(
     """
     if spec.magnification is not None:
         level = _level_of_magnification(spec.magnification, slide, mpp, level_downsamples)
-        extract_px = int(level_downsamples[level] * spec.tile_px)
+        extract_px = _base_pixels(level_downsamples[level] * spec.tile_px, slide, "tile_px")
         read_px = spec.tile_px
     else:
         assert spec.tile_um is not None
-        extract_px = int(spec.tile_um / mpp)
+        extract_px = _base_pixels(spec.tile_um / mpp, slide, "tile_um")
         level = _level_fine_enough(extract_px, spec.tile_px, level_downsamples)
         read_px = max(1, round(extract_px / level_downsamples[level]))
     if extract_px < 1:
@@ -198,6 +201,22 @@ def lay(
         level_downsample=float(level_downsamples[level]),
         read_px=read_px,
     )
+
+
+def _base_pixels(length: float, slide: str, argument: str) -> int:
+    """Return a length as whole base pixels, rounded down.
+
+    Raises
+    ------
+    ResolutionError
+        If no slide is as long.
+    """
+    if length > _MOST_PX:
+        raise ResolutionError(
+            f"slide {slide!r}: a tile would have a side of {length:.4g} base pixels, more than any slide; "
+            f"give a smaller `{argument}`"
+        )
+    return int(length)
 
 
 def _steps(length: int, extract_px: int, stride: int) -> int:

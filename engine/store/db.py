@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
+from slideduck.names import nearest
 
 __all__ = [
     "atomic",
@@ -23,6 +24,7 @@ __all__ = [
     "load_spatial",
     "machine_memory",
     "registered",
+    "require_study",
     "spatial_config",
     "translated",
 ]
@@ -51,8 +53,8 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     StudyError
         If the file is missing, in use by another process, or not a DuckDB file.
     """
-    if read_only and not path.exists():
-        raise StudyError(f"no study at {path}; make it with: slideduck add-slides {path} FOLDER")
+    if read_only:
+        require_study(path)
     if not path.parent.is_dir():
         raise StudyError(f"no folder {path.parent} to put the study {path.name} in; make the folder first")
     # Extensions come from installed packages alone: a study never reaches for the network.
@@ -72,6 +74,22 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
         con.close()
         raise
     return con
+
+
+def require_study(path: Path) -> None:
+    """Refuse the path of a study where there is none.
+
+    Raises
+    ------
+    StudyError
+        With the studies beside it that may be meant.
+    """
+    if path.exists():
+        return
+    beside = {file.stem: file.name for file in sorted(path.parent.glob("*.duckdb"))}
+    near = [repr(beside[stem]) for stem in nearest(path.stem, beside)]
+    meant = f"; did you mean {' or '.join(near)}? Otherwise make it" if near else "; make it"
+    raise StudyError(f"no study at {path}{meant} with: slideduck add-slides {path} FOLDER")
 
 
 def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from slideduck.cli.printing import STUDY, example
+from slideduck.cli.printing import STUDY, example, existing_study
 from slideduck.runner.cli.command import runner_command
 from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS
 from slideduck.runner.settings.train_config import BY_COLUMNS
@@ -64,6 +64,7 @@ __all__ = ["evaluate", "export_model", "features", "gradcam", "heatmap", "predic
     "--study",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="STUDY",
+    callback=existing_study,
     help="Also add the predictions to this study, as `slideduck add-predictions` does.",
 )
 @JSON

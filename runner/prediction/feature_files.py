@@ -103,6 +103,7 @@ class FeatureFiles:
         """Write the file of a slide."""
         self.width = found.shape[1]
         path = self._path(tiles.slide)
+        make_folder(path.parent)
         if self._format == "parquet":
             table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(self._facts)
             write_whole(path, lambda file: pq.write_table(table, file))
@@ -110,7 +111,10 @@ class FeatureFiles:
             write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, self._facts)))
 
     def _path(self, slide: str) -> Path:
-        return self._folder / f"{slide}.{self._format}"
+        name = Path(f"{slide}.{self._format}")
+        if name.is_absolute() or ".." in name.parts:
+            raise RunError(f"no file is written for slide {slide!r}: the name leads out of {self._folder}")
+        return self._folder / name
 
 
 def _h5_bytes(

@@ -65,7 +65,7 @@ def test_names_of_slides_are_unique(study: sd.Study, slides: Path, tmp_path: Pat
         study.add_slides(other)
     assert str(caught.value) == (
         f"{other}/s1.tiff: slide 's1' is in the study already, from {slides}/s1.tiff; "
-        "names are unique in a study: rename one of the files"
+        "names are unique in a study: rename one of the files, or give `names='relative'`"
     )
     assert study.sql("SELECT count(*) FROM slides").fetchall() == [(4,)]
 

@@ -64,6 +64,7 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path, commands: Path) -> None
             + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (900, 0), (900, 800), (0, 800)])
         )
         rows.append(f"{name},patient {i},{name[0]}")
+    (tmp_path / "mpp.csv").write_text("slide,mpp\nA12,0.5\n")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
     own, _, *others = blocks("sh")
     for block in (own, *others):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from slideduck.cli.group import cli
 from tests.slides import write_slide
 
 ENGINE = (
-    "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "stain",
-    "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement",
-    "disagreements",
+    "add-slides", "relocate", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc",
+    "split", "stain", "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area",
+    "agreement", "disagreements",
 )  # fmt: skip
 
 
@@ -55,6 +56,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         rows.append(f"s{i},p{i},site{i % 2}")
     write_slide(tmp_path / "old" / "o1.svs", 9, size=(1024, 768), mpp=None, levels=1, tile=64)
+    # As after a move: the folder lies elsewhere, and under its old name, too.
+    shutil.copytree(tmp_path / "old", tmp_path / "archive")
+    (tmp_path / "mpp.csv").write_text("slide,mpp\no1,0.5\n")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "cohort.csv").write_text("Image file,patient\no1.svs,p4\n")
     monkeypatch.chdir(tmp_path)
@@ -130,6 +134,132 @@ def test_slides_that_do_not_open_end_with_one_and_the_others_are_kept(project: P
             ("bad",),
             ("o1",),
         ]
+
+
+def test_mistyped_study_is_not_made(project: Path) -> None:
+    assert run("add-slides", "study.duckdb", "slides").exit_code == 0
+    for words in (
+        ("add-rois", "studi.duckdb", "rois"),
+        ("add-patients", "studi.duckdb", "patients.csv"),
+        ("tile", "studi.duckdb", "--tile-px", "64", "--tile-um", "64"),
+        ("label", "studi.duckdb"),
+        ("remove-slides", "studi.duckdb", "s1"),
+        ("relocate", "studi.duckdb", "slides", "old"),
+        ("sql", "studi.duckdb", "SELECT 1", "--write"),
+        ("predict", "run", "studi.duckdb"),
+        ("info", "studi.duckdb"),
+    ):
+        result = run(*words)
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            1,
+            "",
+            f"error: no study at {project}/studi.duckdb; did you mean 'study.duckdb'? Otherwise make it with: "
+            f"slideduck add-slides {project}/studi.duckdb FOLDER\n",
+        ), words
+        assert not (project / "studi.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "nowhere: no such file or folder; check the path\n"),
+        (
+            ("patients.csv",),
+            "no slide was given, and nothing was added: {project}/patients.csv: no slide, by its suffix",
+        ),
+        (("slides", "--mpp-table", "none.csv"), "{project}/none.csv: no such file; check the path\n"),
+        (("slides", "--mpp", "-1"), "default_mpp is -1.0; give microns per pixel, such as 0.25\n"),
+    ],
+)
+def test_add_slides_that_adds_nothing_leaves_no_study(project: Path, words: tuple[str, ...], message: str) -> None:
+    result = run("add-slides", "new.duckdb", *words)
+    assert result.exit_code == 1
+    assert message.format(project=project) in result.stderr
+    assert not list(project.glob("new.duckdb*"))
+    # What can be used goes on, and a study that was there stays.
+    assert run("add-slides", "new.duckdb", "slides").exit_code == 0
+    assert run("add-slides", "new.duckdb", *words).exit_code == 1
+    assert run("sql", "new.duckdb", "SELECT count(*) AS n FROM slides", "--csv").stdout == "n\n4\n"
+
+
+def test_what_add_slides_says_when_it_is_typed_again(project: Path) -> None:
+    run("add-slides", "s.duckdb", "slides", "old", "--mpp", "0.5")
+    run("tile", "s.duckdb", "--tile-px", "64", "--tile-um", "64")
+    shutil.copy("slides/s0.tiff", "archive/s0.tiff")
+    (project / "old" / "o1.svs").unlink()
+    write_slide(project / "slides" / "s1.tiff", 77, size=(512, 480))
+    write_slide(project / "archive" / "x_mask.tif", 5, size=(512, 480))
+    (project / "mpp.csv").write_text("slide,mpp\nS2,0.4\n")
+    result = run("add-slides", "s.duckdb", "archive", "slides/s1.tiff", "slides/s2.tiff", "--mpp-table", "mpp.csv")
+    assert result.stdout == "0 slides added, 2 updated, 2 unchanged; 0 of them cannot be used\n"
+    assert result.stderr.split("left\n")[-1] == (
+        "1 file left out:\n"
+        f"  {project}/archive/x_mask.tif: named as what lies beside a slide (_mask); "
+        "give it alone to add it as a slide\n"
+        "1 slide moved, with all that is known of them:\n  o1\n"
+        "1 slide given as a copy, which keep their file:\n  s0\n"
+        "1 slide with the MPP that was given before:\n  o1: 0.5\n"
+        "1 slide of the table not among the files:\n  S2; did you mean 's2'?\n"
+        "1 slide lost tiles, labels and measures, since the file or its MPP is another; "
+        "slideduck label s.duckdb lays and labels them anew:\n  s1\n"
+    )
+    assert run("label", "s.duckdb").exit_code == 0
+    result = run("add-slides", "s.duckdb", "slides/s2.tiff", "--mpp", "0.4")
+    assert result.stderr.split("left\n")[-1] == (
+        "1 slide with an MPP in the header, which --mpp leaves alone; --mpp NAME=MPP changes it:\n  s2: 0.5\n"
+    )
+    # As it says.
+    assert run("add-slides", "s.duckdb", "slides/s2.tiff", "--mpp", "s2=0.4").exit_code == 0
+    assert run("sql", "s.duckdb", "SELECT mpp FROM slides WHERE slide = 's2'", "--csv").stdout == "mpp\n0.4\n"
+    # The remedy of two files of one name.
+    shutil.copytree("slides", "both/1")
+    shutil.copytree("slides", "both/2")
+    refused = run("add-slides", "t.duckdb", "both")
+    assert "names are unique: rename one, or give --names relative\n" in refused.stderr
+    assert run("add-slides", "t.duckdb", "both", "--names", "relative").exit_code == 0
+
+
+def test_relocate_prints_what_it_did(project: Path) -> None:
+    prepared(project)
+    os.rename("slides", "moved")
+    shutil.copytree("rois", "moved/rois")
+    result = run("relocate", "s.duckdb", "slides", "moved", "--dry-run")
+    assert (result.exit_code, result.stdout) == (0, "would change the folder of 4 slides and 0 ROI files\n")
+    os.rename("moved", "elsewhere")
+    result = run("relocate", "s.duckdb", ".", "elsewhere")
+    assert (result.exit_code, result.stdout) == (1, "")
+    result = run("relocate", "s.duckdb", "slides", "elsewhere")
+    assert (result.exit_code, result.stdout) == (0, "changed the folder of 4 slides and 0 ROI files\n")
+    assert run("qc", "s.duckdb").exit_code == 0
+    assert run("export", "s.duckdb", "t.beton").exit_code == 0
+
+
+def test_grid_that_cannot_be_is_a_message(project: Path) -> None:
+    run("add-slides", "s.duckdb", "slides")
+    give = "give microns, such as 256, or a magnification, such as 20x"
+    size = "the largest, 's0', is 512 x 384 microns (1024 x 768 pixels); give a smaller tile, or another origin"
+    for words, message in (
+        (("64", "--tile-um", "1e9"), f"no slide is as large as one tile of 64px_1e+09um: {size}"),
+        (("64", "--tile-um", "1e10"), "slide 's0': a tile would have a side of 2e+10 base pixels, more than any slide; "
+         "give a smaller --tile-um"),
+        (("64", "--tile-um", "inf"), "tile_um is inf; give a positive number"),
+        (("64", "--tile-um", "nan"), "tile_um is nan; give a positive number"),
+        (("64", "--tile-um", "0"), "tile_um is 0; give a positive number"),
+        (("64", "--tile-um", "-5"), "tile_um is -5; give a positive number"),
+        (("64", "--tile-um", "64 um"), f"tile_um is '64 um'; {give}"),
+        (("64", "--tile-um", "20x40"), f"tile_um is '20x40'; {give}"),
+        (("64", "--tile-um", "390"), f"no slide is as large as one tile of 64px_390um: {size}"),
+        (("3000000000", "--tile-um", "20x"), "tile_px is 3000000000; give a positive number of pixels, such as 256"),
+        (("1500000000", "--tile-um", "10x"), "slide 's0': a tile would have a side of 3e+09 base pixels, more than any "
+         "slide; give a smaller --tile-px"),
+        (("64", "--tile-um", "64", "--stride-div", "1e300"), "slide 's0': a tile of 128 base pixels cannot be stepped"),
+        (("64", "--tile-um", "64", "--origin", "3000000000", "0"), "origin_x is 3000000000; give a position on the"),
+    ):  # fmt: skip
+        result = run("tile", "s.duckdb", "--tile-px", *words)
+        assert (result.exit_code, result.stdout) == (1, ""), words
+        assert result.stderr.startswith(f"error: {message}"), result.stderr
+    assert run("sql", "s.duckdb", "SELECT count(*) AS n FROM grids", "--csv").stdout == "n\n0\n"
+    assert run("tile", "s.duckdb", "--tile-px", "64", "--tile-um", "384").exit_code == 0
 
 
 def test_sql_prints_rows_in_every_form(project: Path) -> None:

@@ -10,14 +10,17 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import openslide
 import pytest
 import tifffile
 
 from slideduck.errors import InputError, SlideError
-from slideduck.slides.header import find_slides, read_header
+from slideduck.slides.header import read_header
+from slideduck.slides.search import find_slides, name_slides
 from slideduck.slides.tiff import bytes_needed
 from tests.slides import synthetic_image, write_slide
 
@@ -125,7 +128,7 @@ def test_mpp_that_cannot_be_is_refused_unless_another_is_given(tmp_path: Path, m
 def test_impossible_mpp_of_the_user_is_an_input_error(tmp_path: Path, name: str, value: float) -> None:
     path = write_slide(tmp_path / "s.tif")
     with pytest.raises(InputError) as caught:
-        read_header(path, **{name: value})
+        read_header(path, **{name: value})  # type: ignore[arg-type]
     assert str(caught.value) == f"{name} is {value!r}; give microns per pixel, such as 0.25"
 
 
@@ -146,12 +149,23 @@ def test_unequal_sides_of_a_pixel_are_a_warning(tmp_path: Path) -> None:
     assert header.warnings == ("slide 't.tif': MPP is 0.5 along x and 0.51 along y, 2.0% apart; 0.5 is used for both",)
 
 
-def test_resolution_of_a_screen_is_a_warning(tmp_path: Path) -> None:
-    """Programs that know no resolution write 72 dots an inch."""
-    header = read_header(write_slide(tmp_path / "s.tif", mpp=25400 / 72))
-    assert header.warnings == (
-        "slide 's.tif': MPP 352.778 (openslide.mpp-x) is not a scanner's; if it is wrong, give --mpp s=MPP",
-    )
+@pytest.mark.parametrize(
+    ("mpp", "told"),
+    [
+        (25400 / 72, "352.778 (openslide.mpp-x), which is 72 dpi"),
+        (25400 / 96, "264.583 (openslide.mpp-x), which is 96 dpi"),
+        (25400 / 300, "84.6667 (openslide.mpp-x), which is 300 dpi"),
+        (1000, "1000 (openslide.mpp-x), which is 25.4 dpi"),
+        (0.001, "0.001 (openslide.mpp-x)"),
+    ],
+)
+def test_resolution_that_no_scanner_has_is_none(tmp_path: Path, mpp: float, told: str) -> None:
+    """Programs that know no resolution write 72 dots an inch, or 10 a centimetre."""
+    path = write_slide(tmp_path / "s.tif", mpp=mpp)
+    assert refusal(path) == f"slide 's.tif' has no MPP: its header says {told} and not a scanner's; {give('s')}"
+    header = read_header(path, default_mpp=0.25)
+    assert (header.mpp, header.mpp_y, header.mpp_given) == (0.25, None, True)
+    assert header.warnings == (f"slide 's.tif': MPP 0.25 as given, since its header says {told}",)
 
 
 # ------------------------------------------------------------------------------- slides that do not open
@@ -167,7 +181,161 @@ def test_file_that_is_no_slide(tmp_path: Path) -> None:
 
 def test_tiff_that_is_no_slide(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "s.tif", np.zeros((8, 8), np.uint8))
-    assert refusal(tmp_path / "s.tif") == f"slide 's.tif' {NO_FORMAT}"
+    assert refusal(tmp_path / "s.tif") == f"slide 's.tif' is a TIFF in strips, which {convert('s', '.tif')}"
+
+
+def convert(stem: str, suffix: str) -> str:
+    return (
+        "OpenSlide does not read; make a tiled pyramid of it, such as with: vips tiffsave "
+        f"{stem}{suffix} {stem}_tiled.tif --tile --pyramid --compression jpeg --Q 90 --tile-width 256 "
+        "--tile-height 256 --bigtiff"
+    )
+
+
+@pytest.mark.parametrize(("suffix", "what"), [(".jpg", "a plain JPEG"), (".png", "a PNG"), (".bmp", "a BMP")])
+def test_plain_picture_says_how_to_make_a_slide_of_it(tmp_path: Path, suffix: str, what: str) -> None:
+    cv2.imwrite(str(tmp_path / f"s{suffix}"), np.zeros((8, 8, 3), np.uint8))
+    assert refusal(tmp_path / f"s{suffix}") == f"slide 's{suffix}' is {what}, which {convert('s', suffix)}"
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "s.tif", np.full((128, 128), 200, np.uint16), tile=(64, 64), metadata=None,
+        resolution=(20000, 20000), resolutionunit="CENTIMETER",
+    )  # fmt: skip
+    with openslide.OpenSlide(tmp_path / "s.tif") as slide:
+        # What the message says of it.
+        assert np.asarray(slide.read_region((0, 0), 0, (9, 9)).convert("L")).max() <= 1
+    assert refusal(tmp_path / "s.tif") == (
+        "slide 's.tif' has 16 bits a sample, of which OpenSlide keeps the upper 8, so that most such pictures come out "
+        "black; make 8 bits of them, such as with: vips scale s.tif "
+        "'s_8bit.tif[tile,pyramid,compression=jpeg,Q=90,tile_width=256,tile_height=256,bigtiff]'"
+    )
+
+
+# ----------------------------------------------------------------------------------------------- OME
+
+
+def ome(
+    path: Path, *, pixels: str, tags: float | None = None, before: str = "", size: tuple[int, int] = (128, 64)
+) -> Path:
+    """A generic TIFF with an OME header, in the words of OME's schema of 2016."""
+    first = f'<Image ID="Image:0"><Pixels ID="Pixels:0" SizeX="{size[0]}" SizeY="{size[1]}" {pixels}/></Image>'
+    label = '<Image ID="Image:1"><Pixels ID="Pixels:1" SizeX="9" SizeY="9" PhysicalSizeX="7"/></Image>'
+    text = (
+        f'<?xml version="1.0" encoding="UTF-8"?>{before}'
+        f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{label}{first}</OME>'
+    )
+    tifffile.imwrite(
+        path, synthetic_image(1, (128, 64)), tile=(64, 64), photometric="rgb", metadata=None,
+        description=text.encode(), resolution=None if tags is None else (1e4 / tags, 1e4 / tags),
+        resolutionunit=None if tags is None else "CENTIMETER",
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mpp"),
+    [
+        ('PhysicalSizeX="0.25" PhysicalSizeXUnit="\u00b5m"', 0.25),
+        ('PhysicalSizeX="0.25" PhysicalSizeXUnit="\u03bcm"', 0.25),
+        ('PhysicalSizeX="0.25"', 0.25),
+        ('PhysicalSizeX="250" PhysicalSizeXUnit="nm"', 0.25),
+        ('PhysicalSizeX="0.00025" PhysicalSizeXUnit="mm"', 0.25),
+        ('PhysicalSizeX="2500" PhysicalSizeXUnit="\u00c5"', 0.25),
+        ('PhysicalSizeX="1e-5" PhysicalSizeXUnit="in"', 0.254),
+    ],
+)
+@pytest.mark.parametrize("tags", [None, 25400 / 72])
+def test_resolution_from_an_ome_header(tmp_path: Path, pixels: str, mpp: float, tags: float | None) -> None:
+    header = read_header(ome(tmp_path / "s.ome.tif", pixels=pixels, tags=tags))
+    assert header.mpp == pytest.approx(mpp, rel=1e-12)
+    assert (header.slide, header.mpp_given) == ("s.ome", False)
+    assert header.warnings == (
+        ()
+        if tags is None
+        else (
+            f"slide 's.ome.tif': MPP {mpp:g} (OME PhysicalSizeX), since OpenSlide finds 352.778 (openslide.mpp-x), "
+            "which is 72 dpi",
+        )
+    )
+
+
+def test_ome_header_as_tifffile_writes_it(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "s.ome.tif", synthetic_image(1, (128, 64)), tile=(64, 64), photometric="rgb", ome=True,
+        metadata={"axes": "YXS", "PhysicalSizeX": 0.2531, "PhysicalSizeXUnit": "\u00b5m", "PhysicalSizeY": 0.3},
+    )  # fmt: skip
+    header = read_header(tmp_path / "s.ome.tif")
+    assert (header.mpp, header.mpp_y) == (0.2531, 0.3)
+    assert header.warnings == (
+        "slide 's.ome.tif': MPP is 0.2531 along x and 0.3 along y, 18.5% apart; 0.2531 is used for both",
+    )
+
+
+def test_two_headers_that_disagree(tmp_path: Path) -> None:
+    path = ome(tmp_path / "s.tif", pixels='PhysicalSizeX="0.25"', tags=0.5)
+    header = read_header(path)
+    assert (header.mpp, header.mpp_given) == (0.5, False)
+    assert header.warnings == (
+        "slide 's.tif': MPP 0.5 (openslide.mpp-x), though its OME header says 0.25 (OME PhysicalSizeX); if that is "
+        "right, give --mpp s=0.25",
+    )
+    assert read_header(path, mpp=0.25).mpp == 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"pixels": 'PhysicalSizeX="1" PhysicalSizeXUnit="pixel"'}, "its OME header says 1 pixel (PhysicalSizeX)"),
+        ({"pixels": 'PhysicalSizeX="0"'}, "its OME header says 0 \u00b5m (PhysicalSizeX)"),
+        ({"pixels": ""}, "its OME header has no PhysicalSizeX"),
+        ({"pixels": "", "size": (99, 64)}, "its OME header has no image of 128 x 64 pixels"),
+        (
+            {"pixels": 'PhysicalSizeX="&a;"', "before": '<!DOCTYPE OME [<!ENTITY a "0.25">]>'},
+            "its OME header declares a document type (<!DOCTYPE ...>), which is refused",
+        ),
+        ({"pixels": "<"}, "its OME header is broken XML (not well-formed (invalid token))"),
+    ],
+)
+def test_ome_header_without_a_resolution(tmp_path: Path, words: dict[str, Any], why: str) -> None:
+    path = ome(tmp_path / "s.tif", **words)
+    if words["pixels"] == "<":
+        # The label's element came before what is broken; without it nothing is left.
+        path.write_bytes(path.read_bytes().replace(b'<Image ID="Image:1">', b'<Image <D="Image:1">'))
+    assert refusal(path) == f"slide 's.tif' has no MPP (openslide.mpp-x is missing), and {why}; {give('s')}"
+    assert read_header(path, default_mpp=0.25).mpp == 0.25
+
+
+@pytest.mark.parametrize(
+    ("power", "mpp", "doubt"), [(20, 0.5, None), (40, 0.23, None), (20, 0.36, None), (40, 0.5, 0.25), (20, 0.25, 0.5)]
+)
+def test_given_mpp_that_contradicts_the_objective(
+    tmp_path: Path, power: float, mpp: float, doubt: float | None
+) -> None:
+    path = write_slide(tmp_path / "s.svs", mpp=None, vendor="aperio", objective_power=power)
+    assert read_header(path, default_mpp=mpp).warnings == (
+        ()
+        if doubt is None
+        else (
+            f"slide 's.svs': MPP {mpp:g} as given, though its objective of {power:g}x has about {doubt:g}; "
+            f"if that is right, give --mpp s={doubt:g}",
+        )
+    )
+    if doubt is not None:
+        assert read_header(path, mpp=doubt).warnings == ()
+
+
+def test_given_mpp_in_nanometres_is_doubted(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", mpp=None)
+    assert read_header(path, default_mpp=250).warnings == (
+        "slide 's.tif': MPP 250 as given is not a scanner's (0.02 to 20); give microns per pixel, such as --mpp s=0.25",
+    )
+
+
+def test_decimal_comma_is_read_as_openslide_reads_it(tmp_path: Path) -> None:
+    header = read_header(write_slide(tmp_path / "s.svs", vendor="aperio", fields={"MPP": "0,2520"}))
+    assert (header.mpp, header.warnings) == (0.252, ())
 
 
 def test_slide_that_openslide_begins_to_read(tmp_path: Path) -> None:
@@ -325,18 +493,22 @@ def test_links_are_followed_and_keep_their_names(tmp_path: Path) -> None:
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     a, b, _, d, e = touch(tmp_path, "1/a.svs", "2/a.tif", "b.svs", "c.svs", "d/c.svs")
+    found = find_slides(tmp_path)
     with pytest.raises(InputError) as caught:
-        find_slides(tmp_path)
+        name_slides(found, tmp_path)
+    remedy = "names are unique: rename one, or give `names='relative'`"
     assert caught.value.problems == (
-        f"slide 'a' is both {a} and {b}; names are unique: rename one",
-        f"slide 'c' is both {d} and {e}; names are unique: rename one",
+        f"slide 'a' is both {a} and {b}; {remedy}",
+        f"slide 'c' is both {d} and {e}; {remedy}",
     )
+    assert list(name_slides(found, tmp_path, names="relative")) == ["1/a", "2/a", "b", "c", "d/c"]
 
 
 def test_one_slide_by_two_ways_is_one(tmp_path: Path) -> None:
     (real,) = touch(tmp_path, "1/a.svs")
     (tmp_path / "2").symlink_to(tmp_path / "1")
-    assert find_slides([tmp_path / "2/a.svs", real]) == [real]
+    paths = [tmp_path / "2/a.svs", real]
+    assert name_slides(find_slides(paths), paths) == {"a": real}
 
 
 def dicom(series: str) -> bytes:
