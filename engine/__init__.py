@@ -23,6 +23,7 @@ _HOMES = {
     "EvaluationAdded": "slideduck.catalog.evaluations",
     "ExportReport": "slideduck.betons.export",
     "GridReport": "slideduck.catalog.grids",
+    "LabelRenamed": "slideduck.labels.rename",
     "LabelReport": "slideduck.labels.label",
     "NativeGrid": "slideduck.catalog.native",
     "PatientsReport": "slideduck.catalog.slides",

@@ -23,6 +23,7 @@ from slideduck.errors import (
 from slideduck.interop.rois import RoiExportReport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
+from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
@@ -41,6 +42,7 @@ __all__ = [
     "ExportReport",
     "GridReport",
     "InputError",
+    "LabelRenamed",
     "LabelReport",
     "MergeReport",
     "MissingPackageError",

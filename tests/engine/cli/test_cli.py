@@ -25,7 +25,7 @@ from tests.slides import write_slide
 ENGINE = (
     "add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc", "split", "stain",
     "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement",
-    "disagreements",
+    "disagreements", "rename-label",
 )  # fmt: skip
 
 
