@@ -14,6 +14,7 @@ from slideduck.errors import StudyError
 from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.verify import VerifyReport
+from slideduck.study import Study
 from slideduck.words import counted, message, print_names
 
 __all__ = ["label", "rename_label", "split"]
@@ -216,8 +217,24 @@ def split(
 ) -> None:  # fmt: skip
     """Split the patients into train and validation, balanced over labels; no patient is on both sides."""
     with slideduck.open(study) as opened:
+        before = _split_options(opened)
         table = opened.split(
             val_fraction=val_fraction, seed=seed, folds=folds, val_fold=val_fold, preserve_site=preserve_site,
             column=column,
         )  # fmt: skip
+        now = _split_options(opened)
+    if before not in (None, now):
+        message(f"this is in place of the split that was made with: {before}")
     print_rows(table, output, title="Split by patient (label –: all labels)")
+
+
+def _split_options(study: Study) -> str | None:
+    """Return the options that make the split of a study; None where it has none."""
+    for kind, seed, val_fraction, folds, val_fold, column in study.sql("FROM split_rule").fetchall():
+        if kind == "column":
+            return shlex.join(["--column", column])
+        if kind == "fraction":
+            return f"--val-fraction {val_fraction:.10g} --seed {seed}"
+        site = " --preserve-site" if kind == "site_folds" else ""
+        return f"--folds {folds} --val-fold {val_fold}{site} --seed {seed}"
+    return None

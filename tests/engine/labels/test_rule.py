@@ -34,8 +34,8 @@ SECOND: dict[str, tuple[str, Box]] = {"mine": ("tumour", (0, 0, 200, 160))}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    for name, rois in ROIS.items():
-        write_slide(folder / f"{name}.tiff", size=(256, 160), mpp=1, levels=1)
+    for seed, (name, rois) in enumerate(ROIS.items()):
+        write_slide(folder / f"{name}.tiff", seed, size=(256, 160), mpp=1, levels=1)
         write_rois(folder / f"{name}.csv", rois)
     (folder / "second").mkdir()
     write_rois(folder / "second" / "s0.csv", SECOND)
@@ -187,6 +187,47 @@ def test_slides_that_are_labelled_anew_are_not_compared(study: sd.Study, made: P
     report = study.label(artifact_labels=["fat"])
     # s1 has 40 tiles, and centres of 3 x 3 of them in its fat.
     assert (report.slides, report.compared, report.relabelled) == (1, 40, 9)
+
+
+def test_info_tells_the_rule_in_force(study: sd.Study) -> None:
+    def rule() -> str:
+        return str(next(row["detail"] for row in study.info().to_pylist() if row["what"] == "label rule"))
+
+    assert rule() == "none"
+    study.label()
+    assert rule() == "centre, overlaps: smallest, method: auto"
+    study.label(**OTHER)
+    assert rule() == (
+        "coverage of at least 0.9, overlaps: priority (stroma, fat), method: ignore, artifacts: pen, "
+        "sets: second, default"
+    )
+
+
+def test_a_split_in_place_of_another_says_what_made_that(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("slide,patient,site,my side\ns0,a,X,train\ns1,b,Y,val\n")
+    assert run("label", "s.duckdb").exit_code == 0
+    assert run("add-patients", "s.duckdb", "p.csv").exit_code == 0
+    made = "this is in place of the split that was made with: "
+    before = None
+    for options in (
+        "--val-fraction 0.4 --seed 3",
+        "--folds 2 --val-fold 1 --seed 0",
+        "--folds 2 --val-fold 0 --preserve-site --seed 5",
+        "--column 'my side'",
+        "--val-fraction 0.3 --seed 0",
+    ):
+        result = run("split", "s.duckdb", *shlex.split(options))
+        assert said(result) == ([] if before is None else [made + before])
+        assert said(run("split", "s.duckdb", *shlex.split(options))) == []
+        with sd.open(path) as study:
+            sides = study.sql("FROM splits ORDER BY ALL").fetchall()
+        # Typed again, the options that are told give that split again.
+        told = said(run("split", "s.duckdb", "--val-fraction", "0.5", "--seed", "9"))
+        assert told == [made + options]
+        assert run("split", "s.duckdb", *shlex.split(told[0].removeprefix(made))).exit_code == 0
+        with sd.open(path) as study:
+            assert study.sql("FROM splits ORDER BY ALL").fetchall() == sides
+        before = options
 
 
 def test_a_label_that_went_with_its_rois_is_named_and_does_not_stop_labelling(path: Path, made: Path) -> None:
