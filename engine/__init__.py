@@ -24,6 +24,7 @@ _HOMES = {
     "ExportReport": "slideduck.betons.export",
     "FilesMoved": "slideduck.catalog.moves",
     "GridReport": "slideduck.catalog.grids",
+    "LabelRenamed": "slideduck.labels.rename",
     "LabelReport": "slideduck.labels.label",
     "NativeGrid": "slideduck.catalog.native",
     "PatientsReport": "slideduck.catalog.patients_table",

@@ -26,6 +26,7 @@ from slideduck.errors import (
 from slideduck.interop.rois import RoiExportReport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
+from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
@@ -46,6 +47,7 @@ __all__ = [
     "FilesMoved",
     "GridReport",
     "InputError",
+    "LabelRenamed",
     "LabelReport",
     "MergeReport",
     "MissingPackageError",

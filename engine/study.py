@@ -28,7 +28,9 @@ from slideduck.interop.rois import RoiExportReport, export_rois
 from slideduck.interop.tiles import TileExportReport, export_tiles
 from slideduck.labels import query
 from slideduck.labels.filters import qc_report
-from slideduck.labels.label import LabelReport, LabelRule, label
+from slideduck.labels.label import LabelReport, label
+from slideduck.labels.rename import LabelRenamed, rename_label
+from slideduck.labels.rule import next_rule
 from slideduck.labels.split import split
 from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport, verify
@@ -289,23 +291,39 @@ class Study:
     def label(
         self,
         *,
-        rule: str = "centre",
-        threshold: float = 0.5,
-        overlap: str = "smallest",
-        priority: Sequence[str] = (),
-        method: str = "auto",
-        artifact_labels: Sequence[str] = (),
-        roi_sets: Sequence[str] = ("default",),
+        rule: str | None = None,
+        threshold: float | None = None,
+        overlap: str | None = None,
+        priority: str | Sequence[str] | None = None,
+        method: str | None = None,
+        artifact_labels: str | Sequence[str] | None = None,
+        roi_sets: str | Sequence[str] | None = None,
+        reset: bool = False,
         memory: str | int | None = None,
         anew: bool = False,
     ) -> LabelReport:
-        """Bring the view ``labels`` up to date, under a rule.
+        """Bring the view ``labels`` up to date, under a rule that stays in force.
 
-        The parameters are those of `slideduck.labels.label.LabelRule`; what is done, ``memory``, ``anew`` and the
-        errors are those of `slideduck.labels.label.label`.
+        The first seven are the parameters of `slideduck.labels.rule.LabelRule`: those that are left out stay as they
+        are in the study, and the first labelling, or ``reset``, takes their defaults; an empty ``artifact_labels`` is
+        none. See `slideduck.labels.rule.next_rule`. What is done, ``memory``, ``anew`` and the errors are those of
+        `slideduck.labels.label.label`.
         """
-        chosen = LabelRule(rule, threshold, overlap, tuple(priority), method, tuple(artifact_labels), tuple(roi_sets))
-        return label(self.handle, chosen, memory=memory, anew=anew)
+        given = {
+            "rule": rule,
+            "threshold": threshold,
+            "overlap": overlap,
+            "priority": priority,
+            "method": method,
+            "artifact_labels": artifact_labels,
+            "roi_sets": roi_sets,
+        }
+        chosen = next_rule(self.handle, given, reset=reset)
+        return label(self.handle, chosen, memory=memory, anew=anew, compare=True)
+
+    def rename_label(self, old: str, new: str | None, *, dry_run: bool = False) -> LabelRenamed:
+        """Rename a label in all of the study, or merge two; see `slideduck.labels.rename.rename_label`."""
+        return rename_label(self.handle, old, new, dry_run=dry_run)
 
     def verify(self, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
         """Compare labels with a plain spatial join; see `slideduck.labels.verify.verify`.

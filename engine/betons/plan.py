@@ -32,6 +32,7 @@ from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.catalog.grids import only_grid
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting, refusing
+from slideduck.labels.known import require_known
 from slideduck.labels.view import labels
 from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
@@ -287,6 +288,7 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
         See `slideduck.betons.export.export`.
     """
     name = only_grid(handle, settings.grid)
+    require_known(handle.con, settings.classes or (), "`classes`")
     tiles = _select(handle, name, settings.where)
     if not tiles.num_rows:
         raise StudyError(_why_nothing(handle, name, settings.where))

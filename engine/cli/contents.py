@@ -26,6 +26,7 @@ SECTIONS = {
     "Label its tiles": {
         "tile": "Lay a grid of tiles on every slide.",
         "label": "Label the tiles of every grid, in the view `labels`, and print how many got which label.",
+        "rename-label": "Rename a label in all of a study, or merge two: its ROIs, its rule, and files added later.",
         "qc": "Measure tiles, so that any --where can filter them by brightness, white, grey, blur, tissue and pen "
         "marks.",
         "split": "Split the patients into train and validation, balanced over labels; no patient is on both sides.",
@@ -72,7 +73,7 @@ SECTIONS = {
 MODULES = {
     **dict.fromkeys(("add-slides", "relocate"), "slideduck.cli.slides"),
     **dict.fromkeys(("add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"),
-    **dict.fromkeys(("label", "split"), "slideduck.cli.label"),
+    **dict.fromkeys(("label", "rename-label", "split"), "slideduck.cli.label"),
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",
     **dict.fromkeys(("export", "merge", "verify"), "slideduck.cli.betons"),

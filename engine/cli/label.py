@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
+from slideduck.labels.label import LabelReport
+from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.words import counted, message, print_names
 
-__all__ = ["label", "split"]
+__all__ = ["label", "rename_label", "split"]
 
 
 class _Tiles(click.ParamType[int | None]):
@@ -39,49 +42,54 @@ class _Tiles(click.ParamType[int | None]):
     epilog=example(
         "slideduck label study.duckdb",
         "slideduck label study.duckdb --set second_reader --set default --verify",
-        "slideduck label study.duckdb --rule coverage --threshold 0.75 --artifact-label pen",
+        "slideduck label study.duckdb --rule coverage --threshold 0.75 --artifact-label stroma",
+        "slideduck label study.duckdb --no-artifact-label",
+        "slideduck label study.duckdb --reset",
     )
 )
 @STUDY
-@click.option("--rule", type=click.Choice(["centre", "coverage"]), default="centre", show_default=True,
-              help="A tile is in an ROI by its centre, or by the area covered.")  # fmt: skip
-@click.option(
-    "--threshold", type=float, default=0.5, show_default=True, help="Least part covered, for --rule coverage."
-)
-@click.option("--overlap", type=click.Choice(["smallest", "priority", "largest", "exclude"]), default="smallest",
-              show_default=True, help="Which of several ROIs gives the label.")  # fmt: skip
+@click.option("--rule", type=click.Choice(["centre", "coverage"]),
+              help="A tile is in an ROI by its centre (default), or by the area covered.")  # fmt: skip
+@click.option("--threshold", type=float, help="Least part covered, for --rule coverage; default 0.5.")
+@click.option("--overlap", type=click.Choice(["smallest", "priority", "largest", "exclude"]),
+              help="Which of several ROIs gives the label; default smallest.")  # fmt: skip
 @click.option("--priority", multiple=True, help="A label, in order, the first wins; for --overlap priority. Repeat it.")
-@click.option("--method", type=click.Choice(["auto", "inside", "outside", "ignore"]), default="auto", show_default=True,
-              help="Which tiles are kept, as Slideflow's roi_method.")  # fmt: skip
-@click.option("--artifact-label", multiple=True, help="A label whose ROIs remove their tiles. Repeat it for more.")
+@click.option("--method", type=click.Choice(["auto", "inside", "outside", "ignore"]),
+              help="Which tiles are kept, as Slideflow's roi_method; default auto.")  # fmt: skip
 @click.option(
-    "--set", "roi_sets", multiple=True, default=["default"], show_default=True,
-    help="Set of ROIs. Repeat it: the first that a slide has is the one that labels it.",
+    "--artifact-label", "artifact_labels", multiple=True,
+    help="A label whose ROIs remove their tiles, in place of those named before. Repeat it for more.",
 )  # fmt: skip
+@click.option("--no-artifact-label", is_flag=True, help="No label removes tiles any more.")
+@click.option(
+    "--set", "roi_sets", multiple=True,
+    help="Set of ROIs; default default. Repeat it: the first that a slide has is the one that labels it.",
+)  # fmt: skip
+@click.option("--reset", is_flag=True, help="Take the defaults for all that is not given.")
 @click.option("--memory", metavar="SIZE", help="What DuckDB may use, such as 4GB; default a quarter of the machine's.")
 @click.option("--anew", is_flag=True, help="Compute every slide, also those that are up to date.")
 @click.option("--verify", is_flag=True, help="Then compare with a plain spatial join: slow, for proof.")
 @click.option("--verify-tiles", type=_Tiles(), default=10_000, show_default=True, help="How many tiles to compare.")
 @output_options
 def label(
-    study: Path, rule: str, threshold: float, overlap: str, priority: tuple[str, ...], method: str,
-    artifact_label: tuple[str, ...], roi_sets: tuple[str, ...], memory: str | None, anew: bool, verify: bool,
-    verify_tiles: int | None, output: Output,
+    study: Path, priority: tuple[str, ...], artifact_labels: tuple[str, ...], no_artifact_label: bool,
+    roi_sets: tuple[str, ...], verify: bool, verify_tiles: int | None, output: Output, **settings: Any,
 ) -> None:  # fmt: skip
     """Label the tiles of every grid, in the view `labels`, and print how many got which label.
 
-    Slides that are up to date are left alone; a change of the rule alone computes nothing anew.
+    The rule stays in force: what is not given is as it was in the study, and --reset takes the defaults. Slides that
+    are up to date are left alone; a change of the rule alone computes no pair of tile and ROI anew.
     """
+    if artifact_labels and no_artifact_label:
+        raise click.UsageError("give either --artifact-label or --no-artifact-label")
     with slideduck.open(study, progress=True) as opened:
         report = opened.label(
-            rule=rule, threshold=threshold, overlap=overlap, priority=priority, method=method,
-            artifact_labels=artifact_label, roi_sets=roi_sets, memory=memory, anew=anew,
-        )  # fmt: skip
-        message(
-            f"labelled {counted(report.slides, 'slide and grid', 'slides and grids')}"
-            if report.slides
-            else "nothing changed since the last labelling; the rule is in force"
+            priority=priority or None,
+            artifact_labels=() if no_artifact_label else artifact_labels or None,
+            roi_sets=roi_sets or None,
+            **settings,
         )
+        _print_rule(report)
         print_rows(report.counts, output, title="Tiles by label")
         print_names(
             f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
@@ -90,9 +98,87 @@ def label(
                 for r in report.empty_rois.to_pylist()
             ],
         )
-        print_names("labels of the rule that no ROI has:", report.unknown_labels)
+        print_names(
+            "labels of the rule that no ROI has any more; leave them out by naming the others, or all by "
+            "--no-artifact-label or another --overlap:",
+            report.unknown_labels,
+        )
+        _print_alike(study, report)
         if verify:
             _print_verified(opened.verify(verify_tiles))
+
+
+def _print_rule(report: LabelReport) -> None:
+    """Say what became of the rule, and of the labels by that."""
+    for change in report.changes:
+        message(change)
+    if report.slides:
+        message(f"labelled {counted(report.slides, 'slide and grid', 'slides and grids')}")
+    elif not report.changes:
+        message("nothing changed since the last labelling; the rule is in force")
+    if report.compared:
+        message(f"{report.relabelled:,} of {counted(report.compared, 'tile')} changed label")
+    if report.kept_before != report.kept_now:
+        message(f"{counted(report.kept_now, 'tile is', 'tiles are')} kept, {report.kept_before:,} before")
+    if report.still:
+        message(f"as before: {'; '.join(report.still)} (the defaults: --reset)")
+
+
+def _print_alike(study: Path, report: LabelReport) -> None:
+    """Name the labels that look like one label written in two ways."""
+    names = [
+        f"{a!r} ({counted(report.rois_of[a], 'ROI')}) and {b!r} ({counted(report.rois_of[b], 'ROI')}): "
+        f"slideduck rename-label {shlex.join([str(study), a, b])}"
+        for a, b in report.alike
+    ]
+    print_names("labels that are nearly alike; if they are one, rename it:", names)
+
+
+@click.command(
+    epilog=example(
+        "slideduck rename-label study.duckdb stroma connective --dry-run",
+        "slideduck rename-label study.duckdb stroma ''",
+    )
+)
+@STUDY
+@click.argument("old")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Say what would be renamed, and rename nothing.")
+def rename_label(study: Path, old: str, new: str, dry_run: bool) -> None:
+    """Rename a label in all of a study, or merge two: its ROIs, its rule, and files added later.
+
+    NEW may be another label, which the two are then, or '' for none. The holes of the slides concerned are found anew.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.rename_label(old, new, dry_run=dry_run)
+    _print_renamed(study, report, dry_run=dry_run)
+
+
+def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
+    """Say what was renamed, what becomes of it, and what stays."""
+    called = "no label" if report.new is None else repr(report.new)
+    if report.new == report.old:
+        click.echo(f"files that are added later {'would keep' if dry_run else 'keep'} the label {report.old!r}")
+        return
+    click.echo(
+        f"{'would rename' if dry_run else 'renamed'} {report.old!r} to {called}: {counted(report.rois, 'ROI')} "
+        f"on {counted(len(report.slides), 'slide')}"
+    )
+    if not report.rois:
+        message(f"no ROI has the label {report.old!r} any more: it was renamed before")
+        return
+    if report.merged:
+        message(
+            f"{counted(report.merged, 'ROI')} had the label {called} already: the two are one, and no other renaming "
+            "tells them apart again"
+        )
+    print_names(f"{counted(len(report.holes), 'ROI')} within others of that label, now holes of them:", report.holes)
+    print_names(f"{counted(len(report.islands), 'ROI')} within such holes, now holes no more:", report.islands)
+    for change in report.rule:
+        message(change)
+    message("files that are added later are renamed, too; betons and predictions keep the labels that they have")
+    if not dry_run:
+        message(f"label the slides anew with: slideduck label {study}")
 
 
 def _print_verified(report: VerifyReport) -> None:
@@ -139,11 +225,11 @@ def split(
             column=column,
         )  # fmt: skip
     print_rows(report.counts, output, title="Split by patient (label –: all labels)")
-    _print_rule(report)
+    _print_split(report)
     _print_warnings(report, study)
 
 
-def _print_rule(report: SplitReport) -> None:
+def _print_split(report: SplitReport) -> None:
     """Say how the split was made, and what of an earlier one changed."""
     was = f"{report.before.text} -> " if report.before not in (None, report.rule) else ""
     again = ", as before" if report.before == report.rule else ""

@@ -33,8 +33,8 @@ __all__ = ["qc"]
               help="What to measure. Repeat it for more. Default: all.")  # fmt: skip
 @click.option("--slide", "slides", multiple=True, help="Only this slide. Repeat it for more.")
 @click.option("--level", type=click.Choice(LEVELS),
-              help="Where averages over pixels are taken from: a low level (default for what is not measured yet), "
-              "or the pixels that the tile is read from, as Slideflow.")  # fmt: skip
+              help="Where averages over pixels are taken from: a low level, or the pixels that the tile is read from, "
+              "as Slideflow. Default: as the other slides of the grid, low if none is measured.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads that read and measure. Default: one a core.")
 @click.option("--report", is_flag=True, help="Measure nothing: print how many tiles each --filter drops.")
 @click.option("--overlay", nargs=2, metavar="SLIDE OUT",
@@ -77,6 +77,8 @@ def qc(
         f"measured {counted(result.tiles, 'tile')} on {counted(result.slides, 'slide')}{rate}; "
         f"{counted(result.unchanged, 'slide')} had it already"
     )
+    if level is None and result.slides and result.level == "full":
+        message("taken from full resolution, as on the other slides of the grid; for all from a low level: --level low")
     print_rows(result.summary, output, title=f"Measures of grid {result.grid}")
     if result.failed:
         raise SlideduckError(

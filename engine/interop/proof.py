@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import duckdb
 import pyarrow as pa
 
 from slideduck.interop.layout import StudyRoi
-from slideduck.labels.label import LabelRule, label
+from slideduck.labels.label import label
+from slideduck.labels.rule import LabelRule, rule_in_force
 from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
@@ -148,7 +149,7 @@ class RoiProof:
             of_slides = f"SELECT t.* FROM {table} AS t JOIN slides USING (slide_id) WHERE list_contains($slides, slide)"
             _insert(self._scratch, table, _rows(self._con, of_slides, chosen))
         self._add_own([roi for roi in rois if roi.slide in set(slides)])
-        rule = self._rule()
+        rule = rule_in_force(self._con) or LabelRule()
         label(self._memory, replace(rule, roi_sets=(_OWN,)))
         self._scratch.execute(
             "CREATE OR REPLACE TEMP TABLE label_before AS SELECT grid, tile_id, roi_name, label, kept FROM labels"
@@ -172,15 +173,6 @@ class RoiProof:
         )
         with registered(self._scratch, "own_roi", table):
             self._scratch.execute(read_query("insert_own_rois"), {"roi_set": _OWN})
-
-    def _rule(self) -> LabelRule:
-        """Return the rule in force in the study, or what it would be."""
-        for row in _rows(self._con, "SELECT * FROM label_rule").to_pylist():
-            values: dict[str, Any] = {field.name: row[field.name] for field in fields(LabelRule)}
-            for name, value in values.items():
-                values[name] = tuple(value) if isinstance(value, list) else value
-            return LabelRule(**values)
-        return LabelRule()
 
 
 def _text(values: Sequence[str | None]) -> pa.Array:

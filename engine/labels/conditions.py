@@ -7,7 +7,7 @@ DuckDB's relation API, which takes one expression and nothing else, whatever the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,31 @@ import duckdb
 from duckdb import ColumnExpression, SQLExpression
 
 from slideduck.errors import QueryError, StudyError
+from slideduck.labels.known import known_labels, unknown_label
 from slideduck.measure.qc_measures import MEASURES
+from slideduck.names import is_missing
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
 from slideduck.words import counted, some
 
-__all__ = ["bad_condition", "meeting", "not_boolean", "parsed_nodes", "refuse_unmeasured", "refusing"]
+__all__ = [
+    "bad_condition",
+    "meeting",
+    "not_boolean",
+    "parsed_nodes",
+    "refuse_strange_labels",
+    "refuse_unknown_labels",
+    "refuse_unmeasured",
+    "refusing",
+]
+
+#: Comparisons that ask whether a label is a certain one, or whether it is not.
+_EQUALITIES = {"COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_DISTINCT_FROM", "COMPARE_NOT_DISTINCT_FROM"}
+_MEMBERSHIPS = {"COMPARE_IN", "COMPARE_NOT_IN"}
+#: Functions of a list and of what may be in it.
+_LIST_FUNCTIONS = {"contains", "list_contains", "list_has", "array_contains", "array_has"}
+#: The relations whose column ``label`` is the label of a tile: the view of a study, and the tiles of a beton.
+_RELATIONS = {"labels", "tiles"}
 
 
 def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckdb.DuckDBPyRelation:
@@ -44,7 +63,7 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
     Raises
     ------
     QueryError
-        If it is no condition on these columns.
+        If it is no condition on these columns, or names a label that no ROI has.
     StudyError
         If it needs what is not measured; see `refuse_unmeasured`.
     """
@@ -53,6 +72,7 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
         problem = not_boolean(tiles, where)
         if problem is not None:
             raise bad_condition(where, tiles.columns, problem)
+        refuse_strange_labels(handle, where)
         refuse_unmeasured(handle, tiles, where)
         return chosen
 
@@ -95,6 +115,107 @@ def not_boolean(tiles: duckdb.DuckDBPyRelation, where: str) -> str | None:
         return None
     found = f"it is of type {types[0]}" if len(types) == 1 else f"it has {len(types)} columns"
     return f"{found}, and a condition is true or false"
+
+
+def refuse_strange_labels(handle: Handle, condition: str) -> None:
+    """Refuse a condition that names a label which no ROI of the study has, in whatever set.
+
+    Raises
+    ------
+    QueryError
+        With every such label; see `refuse_unknown_labels`.
+    """
+    if "label" in condition.lower():
+        refuse_unknown_labels(handle.con, condition, known_labels(handle.con))
+
+
+def refuse_unknown_labels(
+    con: duckdb.DuckDBPyConnection, condition: str, known: Iterable[str], *, beton: Path | None = None
+) -> None:
+    """Refuse a condition that compares the column ``label`` with a label that there is not.
+
+    It would be true of no tile, or of every one: most likely the label is misspelt.
+
+    Parameters
+    ----------
+    con : duckdb.DuckDBPyConnection
+        Any connection: DuckDB parses the condition.
+    condition : str
+        An SQL condition; one that does not parse is let pass, for DuckDB to complain of.
+    known : iterable of str
+        The labels that there are.
+    beton : Path, optional
+        The beton whose tiles are asked, where it is no study's.
+
+    Raises
+    ------
+    QueryError
+        With every such label, and the nearest of those that there are.
+
+    Notes
+    -----
+    What is looked at is ``=``, ``<>``, ``IS [NOT] DISTINCT FROM``, ``IN`` and ``list_contains``, of ``label`` itself,
+    cast, or with something in place of NULL (``coalesce``). Patterns and functions of a label are let pass.
+    """
+    names = list(known)
+    unknown = [name for name in _labels_named(con, condition) if name not in names]
+    if not unknown:
+        return
+    where = f"{'' if beton is None else f'{beton}: '}the condition {condition!r}"
+    words = {} if beton is None else {"lacking": "is no class of this beton", "of": "its classes are"}
+    problems = [unknown_label(name, names, where, **words) for name in unknown]
+    if any(map(is_missing, unknown)):
+        problems.append("tiles without a label are found by: label IS NULL")
+    raise QueryError("\n".join(problems))
+
+
+def _labels_named(con: duckdb.DuckDBPyConnection, condition: str) -> list[str]:
+    """Return the texts that a condition compares labels with, in the order of the alphabet."""
+    found: set[str] = set()
+    query = f"SELECT 1 FROM labels WHERE {condition}\n"
+    for node in parsed_nodes(con, query, relations=_RELATIONS):
+        if "class" not in node:
+            continue  # no expression
+        kind = node["type"]
+        if kind in _EQUALITIES:
+            found.update(_compared([node["left"], node["right"]]))
+        elif kind in _MEMBERSHIPS:
+            found.update(_compared(node["children"]))
+        elif node.get("function_name") in _LIST_FUNCTIONS and len(node["children"]) == 2:
+            listed, sought = node["children"]
+            if listed.get("function_name") == "list_value":
+                found.update(_compared([sought, *listed["children"]]))
+    return sorted(found)
+
+
+def _compared(sides: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the texts among the sides of a comparison, if a label is among them, but for those put in place of NULL."""
+    in_place = [_in_place_of_null(side) for side in sides]
+    if all(texts is None for texts in in_place):
+        return
+    allowed = {text for texts in in_place for text in texts or ()}
+    yield from (text for side in sides if (text := _text(side)) is not None and text not in allowed)
+
+
+def _in_place_of_null(node: dict[str, Any]) -> list[str] | None:
+    """Return the texts that an expression puts in place of a label that is NULL; None if it is no label."""
+    if node.get("type") == "OPERATOR_CAST":
+        return _in_place_of_null(node["child"])
+    if node.get("type") == "OPERATOR_COALESCE":
+        first, *others = node["children"]
+        return None if _in_place_of_null(first) is None else [text for n in others if (text := _text(n)) is not None]
+    *relation, column = (name.lower() for name in node.get("column_names") or ("",))
+    return [] if column == "label" and set(relation) <= _RELATIONS else None
+
+
+def _text(node: dict[str, Any]) -> str | None:
+    """Return the text that an expression is; None if it is none."""
+    if node.get("type") == "OPERATOR_CAST":
+        return _text(node["child"])
+    value = node.get("value") or {"is_null": True}
+    if node.get("class") != "CONSTANT" or value["is_null"] or value["type"]["id"] != "VARCHAR":
+        return None
+    return str(value.get("value", ""))
 
 
 def refuse_unmeasured(handle: Handle, tiles: duckdb.DuckDBPyRelation, condition: str) -> None:
@@ -148,13 +269,21 @@ def _measures_named(con: duckdb.DuckDBPyConnection, condition: str) -> list[str]
     return [name for name in MEASURES if name in found]
 
 
-def parsed_nodes(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, Any]]:
-    """Yield every object of a query as DuckDB parses it; one object, with the error, where it does not parse."""
+def parsed_nodes(
+    con: duckdb.DuckDBPyConnection, query: str, *, relations: set[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield every object of a query as DuckDB parses it; one object, with the error, where it does not parse.
+
+    With ``relations``, only what selects from one of these tables alone is gone into, where names mean its columns.
+    """
     (text,) = con.execute("SELECT json_serialize_sql($query)", {"query": query}).fetchone() or ("{}",)
     waiting: list[Any] = [json.loads(text)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
+            source = node.get("from_table")
+            if relations is not None and source is not None and source.get("table_name") not in relations:
+                continue
             yield node
             waiting += node.values()
         elif isinstance(node, list):

@@ -12,7 +12,7 @@ from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
 from slideduck.catalog.grids import only_grid
 from slideduck.errors import QueryError, StudyError
-from slideduck.labels.conditions import not_boolean, refuse_unmeasured
+from slideduck.labels.conditions import not_boolean, refuse_strange_labels, refuse_unmeasured
 from slideduck.labels.view import labels
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
@@ -151,7 +151,7 @@ def count_passed(
     Raises
     ------
     QueryError
-        If a condition is none, or cannot be computed.
+        If a condition is none, names a label that no ROI has, or cannot be computed.
     StudyError
         If a condition needs what is not measured.
     """
@@ -162,6 +162,7 @@ def count_passed(
             problem = str(error).splitlines()[0]
         if problem is not None:
             raise _bad_filter(condition, problem, tiles)
+        refuse_strange_labels(handle, condition)
         refuse_unmeasured(handle, tiles, condition)
     holds = [SQLExpression(condition).isnotnull() & SQLExpression(condition) for condition in conditions]
     names = [f"holds_{i}" for i in range(len(conditions))]

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from slideduck.catalog.grids import extend_grids, runs
 from slideduck.errors import StudyError
+from slideduck.labels.known import nearly_alike, roi_labels
+from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
 from slideduck.progress import track
 from slideduck.store.db import atomic, limited_memory
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["LabelReport", "LabelRule", "label"]
+__all__ = ["LabelReport", "label"]
 
 #: Base pixels from an edge within which a centre is decided by the spatial predicate. Far above the rounding
 #: of coordinates up to 2^20 (2e-10), far below any distance that is drawn.
@@ -30,67 +31,6 @@ _BYTES_A_ROW = 400
 _MOST_WORK = 500_000
 #: What DuckDB is left in any case, where the user's bound allows it, bytes.
 _ENOUGH = 512_000_000
-
-
-@dataclass(frozen=True)
-class LabelRule:
-    """How a tile gets its label.
-
-    Parameters
-    ----------
-    rule : {"centre", "coverage"}
-        A tile is in an ROI if its centre is, boundary included; or if the ROI covers enough of it.
-    threshold : float
-        Least part of the tile's area, above 0 and at most 1, under ``coverage``.
-    overlap : {"smallest", "priority", "largest", "exclude"}
-        Which of several ROIs wins: the smallest, the first label of ``priority``, the one that covers most of
-        the tile; ``exclude`` gives no label where labels differ.
-    priority : tuple of str
-        Labels, first wins.
-    method : {"auto", "inside", "outside", "ignore"}
-        Which tiles are kept: inside where the slide has ROIs and else all; in an ROI; in none; all.
-    artifact_labels : tuple of str
-        Labels of ROIs whose tiles are removed, whichever method.
-    roi_sets : tuple of str
-        Sets of ROIs; of those that a slide has the first is used.
-
-    Raises
-    ------
-    StudyError
-        If a value is impossible, by name.
-    """
-
-    rule: str = "centre"
-    threshold: float = 0.5
-    overlap: str = "smallest"
-    priority: tuple[str, ...] = ()
-    method: str = "auto"
-    artifact_labels: tuple[str, ...] = ()
-    roi_sets: tuple[str, ...] = field(default=("default",))
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("rule", ("centre", "coverage")),
-            ("overlap", ("smallest", "priority", "largest", "exclude")),
-            ("method", ("auto", "inside", "outside", "ignore")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise StudyError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
-        if not (math.isfinite(self.threshold) and 0 < self.threshold <= 1):
-            raise StudyError(f"threshold is {self.threshold:g}; give a part of the tile above 0 and at most 1")
-        if self.overlap == "priority" and not self.priority:
-            raise StudyError("overlap is 'priority' but no labels are given; name them in order, the first wins")
-        if self.overlap != "priority" and self.priority:
-            raise StudyError(f"priority labels are given but overlap is {self.overlap!r}; give overlap 'priority'")
-        twice = sorted({name for name in self.priority if self.priority.count(name) > 1})
-        if twice:
-            raise StudyError(f"priority names {', '.join(map(repr, twice))} more than once; name each label once")
-        if not self.roi_sets:
-            raise StudyError("no set of ROIs is given; the default set is called 'default'")
-
-    def text(self) -> str:
-        """Return the rule as text that is equal for equal rules alone."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -106,13 +46,56 @@ class LabelReport:
     empty_rois : pyarrow.Table
         ROIs that hold no tile, as ``sql/queries/find_empty_rois.sql`` has it.
     unknown_labels : tuple of str
-        Labels of the rule that no ROI has: probably misspelt.
+        Labels of the rule that no ROI has any more.
+    rule, before : LabelRule
+        The rule in force now, and the one before; None at the first labelling.
+    compared, relabelled : int
+        Tiles that were there already, on slides whose ROIs are as they were, and those of them whose label is
+        another now, or that have one no more or at last. 0 unless the rule changed.
+    kept_before, kept_now : int
+        How many of the tiles compared the method and the artifacts kept, and keep.
+    alike : tuple of (str, str)
+        Labels that look like one label written in two ways, the one of fewer ROIs first.
+    rois_of : dict of str to int
+        ROIs with each label.
     """
 
     slides: int
     counts: pa.Table
     empty_rois: pa.Table
     unknown_labels: tuple[str, ...]
+    rule: LabelRule
+    before: LabelRule | None
+    compared: int
+    relabelled: int
+    kept_before: int
+    kept_now: int
+    alike: tuple[tuple[str, str], ...]
+    rois_of: dict[str, int]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What the rule has otherwise than before, such as ``rule: coverage >= 0.9 -> centre``."""
+        return () if self.before is None else self.rule.changes(self.before)
+
+    @property
+    def still(self) -> tuple[str, ...]:
+        """What the rule has as before and otherwise than by default, such as ``rule: coverage >= 0.9``."""
+        return () if self.before is None else self.rule.still(self.before)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """Tiles that two rules label, those to which they give different labels, and how many each of them keeps."""
+
+    compared: int = 0
+    relabelled: int = 0
+    kept_before: int = 0
+    kept_now: int = 0
+
+    def plus(self, other: _Changed) -> _Changed:
+        """Return the sums."""
+        return _Changed(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def label(
@@ -121,6 +104,7 @@ def label(
     *,
     memory: str | int | None = None,
     anew: bool = False,
+    compare: bool = False,
 ) -> LabelReport:
     """Bring the labels of every grid up to date, under a rule.
 
@@ -139,6 +123,8 @@ def label(
         beyond it goes to temporary files beside the study.
     anew : bool
         Compute every slide, also those that are up to date.
+    compare : bool
+        Find how many tiles change their label by a change of the rule.
 
     Returns
     -------
@@ -152,40 +138,87 @@ def label(
     if handle.con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
         raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
     _require_sets(handle, rule.roi_sets)
-    values = {"rule": rule.text()}
+    before = rule_in_force(handle.con)
     with limited_memory(handle.con, memory) as limit:
         extend_grids(handle)
-        _set_rule(handle, rule)
+        set_rule(handle.con, rule)
         if anew:
             handle.con.execute("DELETE FROM labelled")
         todo = handle.con.execute(read_query("list_unlabelled")).fetchall()
         _keep_small(handle, limit, todo)
-        with track("Labelling", len(todo), "slides", show=handle.progress) as advance:
-            for batch in _batches(todo, limit):
-                with atomic(handle.con):
-                    # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
-                    _delete(handle, ("tile_rois", "label_counts", "roi_counts"), batch)
-                    handle.con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
-                    handle.con.execute(read_query("mark_labelled"), {**batch, **values})
-                    _count(handle, batch)
-                advance(len(batch["slide_ids"]))
-        uncounted = handle.con.execute(read_query("list_uncounted"), values).fetchall()
-        with track("Counting", len(uncounted), "slides", show=handle.progress) as advance:
-            for batch in _batches(uncounted, limit):
-                with atomic(handle.con):
-                    _delete(handle, ("label_counts", "roi_counts"), batch)
-                    handle.con.execute(read_query("mark_counted"), {**batch, **values})
-                    _count(handle, batch)
-                advance(len(batch["slide_ids"]))
-    labels = {
-        name for (name,) in handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-    }
+        _compute(handle, rule, todo, limit)
+        changed = _recount(handle, rule, limit, compare=compare)
+    rois_of = roi_labels(handle.con)
     return LabelReport(
         slides=len(todo),
         counts=handle.con.execute(read_query("count_labels")).to_arrow_table(),
         empty_rois=handle.con.execute(read_query("find_empty_rois")).to_arrow_table(),
-        unknown_labels=tuple(n for n in dict.fromkeys(rule.priority + rule.artifact_labels) if n not in labels),
+        unknown_labels=tuple(n for n in dict.fromkeys(rule.priority + rule.artifact_labels) if n not in rois_of),
+        rule=rule,
+        before=before,
+        compared=changed.compared,
+        relabelled=changed.relabelled,
+        kept_before=changed.kept_before,
+        kept_now=changed.kept_now,
+        alike=tuple(nearly_alike(rois_of)),
+        rois_of=rois_of,
     )
+
+
+def _compute(handle: Handle, rule: LabelRule, todo: Sequence[tuple[Any, ...]], limit: int) -> None:
+    """Find the pairs of the slides that lack them, and count their tiles."""
+    with track("Labelling", len(todo), "slides", show=handle.progress) as advance:
+        for batch in _batches(todo, limit):
+            with atomic(handle.con):
+                # Pairs without a mark cannot be, but a second copy of them would be a wrong label.
+                _delete(handle, ("tile_rois", "label_counts", "roi_counts"), batch)
+                handle.con.execute(read_query("insert_tile_rois"), {**batch, "epsilon": EPSILON})
+                handle.con.execute(read_query("mark_labelled"), {**batch, "rule": rule.text()})
+                _count(handle, batch)
+            advance(len(batch["slide_ids"]))
+
+
+def _recount(handle: Handle, rule: LabelRule, limit: int, *, compare: bool) -> _Changed:
+    """Count the tiles of the slides that another rule counted, and compare their labels with what that one gave."""
+    uncounted = handle.con.execute(read_query("list_uncounted"), {"rule": rule.text()}).fetchall()
+    total = _Changed()
+    with track("Counting", len(uncounted), "slides", show=handle.progress) as advance:
+        for earlier, group in itertools.groupby(uncounted, key=lambda row: row[-2]):
+            for batch in _batches(group, limit):
+                with atomic(handle.con):
+                    counts = _kept_tiles(handle, batch)
+                    relabelled = _relabelled(handle, earlier, rule, batch) if compare else 0
+                    _delete(handle, ("label_counts", "roi_counts"), batch)
+                    handle.con.execute(read_query("mark_counted"), {**batch, "rule": rule.text()})
+                    _count(handle, batch)
+                    if compare:
+                        kept_now = _kept_tiles(handle, batch)[1]
+                        total = total.plus(_Changed(counts[0], relabelled, counts[1], kept_now))
+                advance(len(batch["slide_ids"]))
+    return total
+
+
+def _kept_tiles(handle: Handle, batch: dict[str, Any]) -> tuple[int, int]:
+    """Return how many tiles slides have, and how many are kept, as they were last counted."""
+    return handle.con.execute(
+        "SELECT coalesce(sum(tiles), 0)::BIGINT, coalesce(sum(kept), 0)::BIGINT FROM label_counts "
+        "WHERE grid_id = $grid_id AND list_contains($slide_ids, slide_id)",
+        batch,
+    ).fetchone() or (0, 0)
+
+
+def _relabelled(handle: Handle, earlier: str | None, rule: LabelRule, batch: dict[str, Any]) -> int:
+    """Return how many tiles of slides have another label by a rule than by an earlier one, inside a transaction."""
+    if earlier is None:
+        return 0
+    set_rule(handle.con, LabelRule.of_values(json.loads(earlier)))
+    handle.con.execute(read_query("stage_labels"), batch)
+    handle.con.execute("DROP TABLE IF EXISTS earlier_label")
+    handle.con.execute("ALTER TABLE staged_label RENAME TO earlier_label")
+    set_rule(handle.con, rule)
+    handle.con.execute(read_query("stage_labels"), batch)
+    (count,) = handle.con.execute(read_query("count_relabelled")).fetchone() or (0,)
+    return int(count)
 
 
 def _require_sets(handle: Handle, roi_sets: Sequence[str]) -> None:
@@ -195,7 +228,7 @@ def _require_sets(handle: Handle, roi_sets: Sequence[str]) -> None:
     if sets and missing:
         raise StudyError(
             f"no ROIs are in the set{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
-            f"the study has {', '.join(map(repr, sorted(sets)))}"
+            f"the study has {', '.join(map(repr, sorted(sets)))}; name those that label with `roi_sets`"
         )
 
 
@@ -212,7 +245,7 @@ def _delete(handle: Handle, tables: Sequence[str], batch: dict[str, Any]) -> Non
         )
 
 
-def _keep_small(handle: Handle, limit: int, todo: Sequence[tuple[int, int, str, str, int]]) -> None:
+def _keep_small(handle: Handle, limit: int, todo: Sequence[tuple[Any, ...]]) -> None:
     """Lower DuckDB's bound to what the largest slide can use: the rest it would fill with blocks of the file."""
     largest = max((row[-1] for row in todo), default=0)
     bound = min(limit, max(_ENOUGH, 2 * _BYTES_A_ROW * max(largest, _MOST_WORK)))
@@ -225,20 +258,7 @@ def _count(handle: Handle, batch: dict[str, Any]) -> None:
         handle.con.execute(read_query(name), batch)
 
 
-def _set_rule(handle: Handle, rule: LabelRule) -> None:
-    """Store the rule in force, unless it is stored already."""
-    columns = asdict(rule)
-    row = tuple(list(value) if isinstance(value, tuple) else value for value in columns.values())
-    if handle.con.execute(f"SELECT {', '.join(columns)} FROM label_rule").fetchall() == [row]:
-        return
-    with atomic(handle.con):
-        handle.con.execute("DELETE FROM label_rule")
-        handle.con.execute(
-            f"INSERT INTO label_rule ({', '.join(columns)}) VALUES ({', '.join('?' * len(row))})", list(row)
-        )
-
-
-def _batches(todo: Iterable[tuple[int, int, str, str, int]], memory: int) -> Iterator[dict[str, Any]]:
+def _batches(todo: Iterable[tuple[Any, ...]], memory: int) -> Iterator[dict[str, Any]]:
     """Cut slides into batches of one grid and bounded work, as the queries take them."""
     most = min(_MOST_WORK, memory // 4 // _BYTES_A_ROW)
     for grid_id, group in itertools.groupby(todo, key=lambda row: row[0]):

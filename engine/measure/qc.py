@@ -44,6 +44,8 @@ class QcReport:
         Slides that were measured now, and tiles on them.
     unchanged : int
         Slides that had all of it already.
+    level : {"low", "full"}
+        Where averages over pixels were taken from.
     failed : dict of str to str
         The error of each slide that could not be measured, by name.
     summary : pyarrow.Table
@@ -58,6 +60,7 @@ class QcReport:
     slides: int
     tiles: int
     unchanged: int
+    level: str
     failed: dict[str, str]
     summary: pa.Table
     seconds: float
@@ -91,8 +94,8 @@ def qc(
         Where averages over pixels are taken from. ``low``: the smallest level on which a tile has 32 pixels or more
         a side, by exact area; ``full``: the pixels that the tile is read from, as Slideflow does without
         ``enable_downsample``. White and grey fractions differ, since a low level averages white into what is
-        beside it. By default slides that lack a measure get it from a low level, and those that have it are left
-        alone; a level that is named replaces the other.
+        beside it. By default slides that lack a measure get it from where the others of the grid have it, from a
+        low level if none has, and those that have it are left alone; a level that is named replaces the other.
         ``blur`` is always of the tile as the model sees it, ``tissue`` of a picture of 8 microns per pixel.
     threads : int, optional
         Threads that read and measure; default one a core. The numbers do not depend on it.
@@ -118,16 +121,17 @@ def qc(
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     name = only_grid(handle, grid)
     todo = _todo(handle, name, chosen, slides, level)
+    taken_from = level or _level_of(handle, name, chosen)
     lacking = [item for item in todo if item.measures]
     failed: dict[str, str] = {}
     measured = tiles = 0
     total = sum(item.slide.tiles for item in lacking)
     with track("Measuring", total, "tiles", show=handle.progress) as advance:
-        for slide, result in _measured(lacking, level or "low", threads, advance):
+        for slide, result in _measured(lacking, taken_from, threads, advance):
             if isinstance(result, SlideError):
                 failed[slide.slide] = str(result)
                 continue
-            _store(handle, slide, result.measures, result.table(), level or "low")
+            _store(handle, slide, result.measures, result.table(), taken_from)
             measured += 1
             tiles += slide.tiles
     return QcReport(
@@ -136,10 +140,21 @@ def qc(
         slides=measured,
         tiles=tiles,
         unchanged=len(todo) - len(lacking),
+        level=taken_from,
         failed=failed,
         summary=handle.con.execute(read_query("summarise_qc"), {"grid": name}).to_arrow_table(),
         seconds=time.monotonic() - started,
     )
+
+
+def _level_of(handle: Handle, grid: str, measures: Sequence[str]) -> str:
+    """Return where the averages of a grid are taken from: ``full`` if all that there are were, or else ``low``."""
+    rows = handle.con.execute(
+        "SELECT DISTINCT measured_at FROM qc_slides JOIN grids USING (grid_id) "
+        "WHERE grid = $grid AND list_contains($measures, measure)",
+        {"grid": grid, "measures": list(measures)},
+    ).fetchall()
+    return "full" if {at for (at,) in rows}.intersection(LEVELS) == {"full"} else "low"
 
 
 def _checked(measures: Sequence[str] | None, level: str | None, threads: int | None) -> tuple[str, ...]:

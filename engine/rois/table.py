@@ -19,7 +19,7 @@ from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
+__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois", "rename_in_rois"]
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,7 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
         raise InputError([_roi_problem(*row) for row in problems])
     slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(handle, roi_set, replaced)))
     handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": replaced})
-    handle.con.execute(read_query("nest_rois"))
-    orphans = handle.con.execute(
-        "SELECT coalesce(place, file), roi_name, label FROM nested_roi "
-        "WHERE marked_hole AND NOT nested AND parent IS NULL ORDER BY file, row_no, roi_name"
-    ).fetchall()
-    if orphans:
-        raise InputError([_orphan_problem(*row) for row in orphans])
+    _nest(handle)
     for file in files:
         handle.con.execute(
             "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
@@ -223,17 +217,83 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
             "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
             [roi_set, str(file.path), file.format, file.holes, file.sha256],
         )
+    _put(handle, roi_set, slides)
+    gone = sorted(set(replaced) - {str(file.path) for file in files})
+    handle.con.execute(
+        "DELETE FROM roi_files WHERE roi_set = $roi_set AND list_contains($gone, path)",
+        {"roi_set": roi_set, "gone": gone},
+    )
+    _unstage(handle)
+
+
+def rename_in_rois(
+    handle: Handle, old: str, new: str | None, *, dry_run: bool = False
+) -> tuple[list[str], list[tuple[str, str, bool]]]:
+    """Give the ROIs of a label another, in every set, and find the holes of their slides anew, inside a transaction.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    old : str
+        The label.
+    new : str or None
+        The other one; None for no label.
+    dry_run : bool
+        Only tell what would be.
+
+    Returns
+    -------
+    slides : list of str
+        The slides of these ROIs; what was computed from their ROIs is deleted.
+    holes : list of (str, str, bool)
+        Slide and name of the ROIs that are holes now and were none before (True), or the other way round.
+
+    Raises
+    ------
+    InputError
+        If a hole would lie in no ROI.
+    """
+    rows = handle.con.execute(
+        "SELECT roi_set, slide FROM rois WHERE label = $old GROUP BY ALL ORDER BY ALL", {"old": old}
+    ).fetchall()
+    holes: list[tuple[str, str, bool]] = []
+    for roi_set in dict.fromkeys(row[0] for row in rows):
+        slides = [slide for its, slide in rows if its == roi_set]
+        with registered(handle.con, "incoming_roi", _outlines([], roi_set)):
+            handle.con.execute(read_query("stage_rois"))
+        handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": [""]})
+        handle.con.execute("UPDATE staged_roi SET label = $new WHERE label = $old", {"old": old, "new": new})
+        _nest(handle)
+        holes += handle.con.execute(read_query("find_changed_holes")).fetchall()
+        if not dry_run:
+            _put(handle, roi_set, slides)
+        _unstage(handle)
+    return sorted({slide for _, slide in rows}), sorted(holes)
+
+
+def _nest(handle: Handle) -> None:
+    """Find the holes of the ROIs that are staged."""
+    handle.con.execute(read_query("nest_rois"))
+    orphans = handle.con.execute(
+        "SELECT coalesce(place, file), roi_name, label FROM nested_roi "
+        "WHERE marked_hole AND NOT nested AND parent IS NULL ORDER BY file, row_no, roi_name"
+    ).fetchall()
+    if orphans:
+        raise InputError([_orphan_problem(*row) for row in orphans])
+
+
+def _put(handle: Handle, roi_set: str, slides: Sequence[str]) -> None:
+    """Put the ROIs that are nested in place of those of their slides."""
     handle.con.execute(
         "DELETE FROM rois WHERE roi_set = $roi_set AND list_contains($slides, slide)",
         {"roi_set": roi_set, "slides": slides},
     )
     forget_labels(handle, slides)
     handle.con.execute(read_query("insert_rois"))
-    gone = sorted(set(replaced) - {str(file.path) for file in files})
-    handle.con.execute(
-        "DELETE FROM roi_files WHERE roi_set = $roi_set AND list_contains($gone, path)",
-        {"roi_set": roi_set, "gone": gone},
-    )
+
+
+def _unstage(handle: Handle) -> None:
     handle.con.execute("DROP TABLE staged_roi")
     handle.con.execute("DROP TABLE nested_roi")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
-from slideduck.labels.conditions import bad_condition, not_boolean, parsed_nodes, refusing
+from slideduck.labels.conditions import bad_condition, not_boolean, parsed_nodes, refuse_unknown_labels, refusing
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
 from slideduck.runner.tiles.targets import as_exported
 
@@ -81,12 +81,14 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
     Raises
     ------
     QueryError
-        If it is no condition on these columns, or one whose answer changes from call to call.
+        If it is no condition on these columns, names a label that is no class of the beton, or is one whose answer
+        changes from call to call.
     """
-    table = tile_table(as_exported(sidecar))
+    # Labels are the tiles' own, whatever is to be learnt.
+    exported = as_exported(sidecar)
+    table = tile_table(exported)
     with duckdb.connect(config={"enable_external_access": "false"}) as con:
         con.execute("SET python_enable_replacements = false")
-        # Labels are the tiles' own, whatever is to be learnt.
         con.register("tiles", table)
         con.execute("SET lock_configuration = true")
         tiles = con.table("tiles")
@@ -95,6 +97,7 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
             problem = not_boolean(tiles, where) or _changing(con, where)
             if problem is not None:
                 raise bad_condition(where, table.column_names, problem, place=beton)
+            refuse_unknown_labels(con, where, exported.classes, beton=beton)
             met = tiles.filter(where).project("row").to_arrow_table()["row"].to_numpy()
     chosen = np.zeros(sidecar.samples, bool)
     chosen[met] = True

@@ -54,7 +54,11 @@ SELECT
     coalesce(any_value(concat(
         label_rule.rule,
         CASE WHEN label_rule.rule = 'coverage' THEN ' of at least ' || label_rule.threshold ELSE '' END,
-        ', overlaps: ', label_rule.overlap, ', method: ', label_rule.method
+        ', overlaps: ', label_rule.overlap,
+        CASE WHEN label_rule.overlap = 'priority' THEN ' (' || array_to_string(label_rule.priority, ', ') || ')' END,
+        ', method: ', label_rule.method,
+        ', artifacts: ' || nullif(array_to_string(label_rule.artifact_labels, ', '), ''),
+        ', sets: ' || nullif(array_to_string(label_rule.roi_sets, ', '), 'default')
     )), 'none') AS detail,
 FROM label_rule
 UNION ALL

@@ -341,10 +341,13 @@ def test_one_file_under_two_names_would_leak(study: sd.Study, slides: Path, tmp_
         ({"threshold": 0.0}, "threshold is 0; give a part of the tile above 0 and at most 1"),
         (
             {"overlap": "priority"},
-            "overlap is 'priority' but no labels are given; name them in order, the first wins",
+            "`overlap='priority'` needs labels; name them in order with `priority`, the first wins",
         ),
-        ({"priority": ["a"]}, "priority labels are given but overlap is 'smallest'; give overlap 'priority'"),
-        ({"roi_sets": ["second"]}, "no ROIs are in the set 'second'; the study has 'default'"),
+        ({"priority": ["a"]}, "`priority` names labels, and the overlap is 'smallest'; give `overlap='priority'` too"),
+        (
+            {"roi_sets": ["second"]},
+            "no ROIs are in the set 'second'; the study has 'default'; name those that label with `roi_sets`",
+        ),
     ],
 )
 def test_impossible_rules_are_refused(filled: sd.Study, settings: dict[str, object], message: str) -> None:
@@ -383,14 +386,13 @@ def test_a_change_of_the_rule_computes_nothing(filled: sd.Study) -> None:
     assert filled.sql("SELECT count(*) FROM labels WHERE label IS NOT NULL").fetchall() > full
 
 
-def test_rois_without_tiles_and_misspelt_labels_are_named(filled: sd.Study, tmp_path: Path) -> None:
+def test_rois_without_tiles_are_named(filled: sd.Study, tmp_path: Path) -> None:
     (tmp_path / "tiny.csv").write_text("slide,roi_name,x_base,y_base,label\ns0,dot,1,1,a\ns0,dot,2,1,a\ns0,dot,2,2,a\n")
     filled.add_rois(tmp_path / "tiny.csv")
-    report = filled.label(artifact_labels=["pne"])
+    report = filled.label()
     assert report.empty_rois.to_pylist() == [
         {"grid": "32px_16um", "slide": "s0", "roi_name": "dot", "label": "a", "area_um2": 0.125}
     ]
-    assert report.unknown_labels == ("pne",)
 
 
 def test_slideflows_data_frame(filled: sd.Study) -> None:

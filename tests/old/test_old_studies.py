@@ -81,7 +81,7 @@ def test_computed_again_it_is_what_it_was(old: Old, tmp_path: Path) -> None:
         assert labels_of(study, said).equals(said)
         # Another rule chooses among the pairs that are there.
         assert not study.labels("label = 'pen' AND kept").fetchall()
-        assert study.label().slides == 0
+        assert study.label(reset=True).slides == 0
         assert len(study.labels("label = 'pen' AND kept", grid=GRID).fetchall()) == 4
 
 

@@ -26,7 +26,7 @@ from tests.slides import write_slide
 ENGINE = (
     "add-slides", "relocate", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc",
     "split", "stain", "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area",
-    "agreement", "disagreements",
+    "agreement", "disagreements", "rename-label",
 )  # fmt: skip
 
 

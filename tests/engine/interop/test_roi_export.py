@@ -137,7 +137,7 @@ class Pair:
         query = "SELECT tile_id, label, kept FROM labels ORDER BY tile_id"
         found = []
         for study in (self.source, self.target):
-            study.label(**rule)
+            study.label(**rule, reset=True)
             found.append(study.sql(query).fetchall())
         assert len(found[0]) == 300
         assert found[0] == found[1]
@@ -163,7 +163,7 @@ def read_back(study: sd.Study, report: RoiExportReport, folder: Path) -> tuple[l
         for one in (study, again):
             one.tile(64, tile_um=32)
             for rule in RULES:
-                one.label(**rule)
+                one.label(**rule, reset=True)
                 rows = one.sql("SELECT tile_id, label, kept, n_rois FROM labels ORDER BY tile_id").fetchall()
                 labels.append(rows)
         assert len(labels[0]) == 5359
@@ -335,7 +335,7 @@ APART = feature("m", "t", [square(10, 10, 50)], [square(200, 200, 80), square(22
 def test_polygons_apart_become_rois_where_no_label_changes(pair: Pair, form: str) -> None:
     pair.fill(geojson(APART, feature("o", "s", [square(400, 10, 50)])))
     for rule in RULES:
-        pair.source.label(**rule)
+        pair.source.label(**rule, reset=True)
         report = pair.exported(form)
         assert report.parts == ("s: m_2 (part of m)", "s: m_3 (part of m)")
         assert report.inner_rings == ("s: m_hole (inner ring of m)",)
@@ -361,7 +361,7 @@ def test_polygons_apart_are_refused_where_a_label_would_change(pair: Pair, form:
         feature("o", "s", [square(0, 0, 120)]),
     )
     pair.fill(content)
-    pair.source.label()
+    pair.source.label(reset=True)
     assert refused(pair.source, pair.folder / "no", form) == (
         f"1 ROI cannot be written as {form}; write geojson or geoparquet instead:\n"
         "  s: 'm': it is of 2 polygons that lie apart; as ROIs of their own 9 tiles would get another label"
@@ -574,7 +574,7 @@ def test_any_rois_come_back_or_are_refused_by_name(pair: Pair, content: str, for
         pair.fill(content)
     except InputError:
         assume(False)
-    pair.source.label(rule=rule)
+    pair.source.label(rule=rule, reset=True)
     before = pair.source.sql(ROIS).fetchall()
     shapes = {row[1]: (row[2], shapely.from_wkb(bytes(row[6]))) for row in before if row[3] is None}
     try:

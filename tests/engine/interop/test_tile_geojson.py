@@ -308,8 +308,8 @@ def test_what_is_refused(labelled: sd.Study, tmp_path: Path) -> None:
         "real.duckdb has no slide 'x' in grid '64px_32um'; see which there are with: "
         "slideduck sql real.duckdb 'SELECT slide FROM slides'"
     )
-    assert refused(where="label = 'fat'") == (
-        "no tile of grid '64px_32um' on the slides named meets the condition \"label = 'fat'\"; "
+    assert refused(where="roi_name = 'fat'") == (
+        "no tile of grid '64px_32um' on the slides named meets the condition \"roi_name = 'fat'\"; "
         "there is nothing to export"
     )
     for where, reason in (

@@ -308,7 +308,7 @@ def test_rules_count_what_was_drawn(mixed: sd.Study) -> None:
     """Check some counts by hand, since the recount above reads the view labels."""
 
     def counted(slide: str, **rule: Any) -> Rows:
-        mixed.label(**rule)
+        mixed.label(**rule, reset=True)
         return mixed.sql(
             "SELECT label, tiles, kept, in_no_roi, in_several_rois FROM label_counts JOIN slides USING (slide_id) "
             "JOIN grids USING (grid_id) WHERE slide = $slide AND grid = '32px_32um' ORDER BY ALL",
@@ -381,7 +381,7 @@ def test_a_file_of_one_set_leaves_the_other_set_as_it_was(mixed: sd.Study, tmp_p
     assert {row[2] for row in computed(mixed, "slide = 'both'")["tile_rois"]} == {"default"}
     mixed.label(roi_sets=["second", "default"], anew=True)
     in_force = computed(mixed, "slide = 'both'")
-    mixed.label()
+    mixed.label(reset=True)
     alone = computed(mixed, "slide = 'both'")
     assert in_force["labels"] == alone["labels"]
     assert in_force["label_counts"] == alone["label_counts"]

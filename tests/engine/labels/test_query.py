@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,13 @@ class Rule:
             return None
         return holders[0].label
 
-    def options(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def options(self, labels: Collection[str | None]) -> dict[str, Any]:
+        """Return the rule as `label` takes it, which refuses labels that no ROI has."""
+        priority, artifacts = (
+            tuple(n for n in names if n in labels) for names in (self.priority, self.artifact_labels)
+        )
+        overlap = "smallest" if self.overlap == "priority" and not priority else self.overlap
+        return {**vars(self), "overlap": overlap, "priority": priority, "artifact_labels": artifacts}
 
 
 RULES = [
@@ -154,7 +159,8 @@ class Readers:
             if files:
                 self.study.add_rois(files, holes="explicit", roi_set=name)
         self.sets, self.rule = sets, rule
-        self.study.label(roi_sets=order, **rule.options())
+        labels = {box.label for slides in sets.values() for drawn in slides for box in drawn}
+        self.study.label(roi_sets=order, **rule.options(labels))
 
     def labels(self, name: str, *, by_method: bool = True) -> list[list[tuple[str | None, Boxes]]]:
         """Return the label and the ROIs of every tile of every slide by one set, in the order of y, x."""
@@ -623,7 +629,7 @@ STRIDED = "8px_6um_stride2"
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[3], RULES[5]])
 def test_what_the_labelling_counted_is_what_the_tiles_have(cohort: sd.Study, rule: Rule) -> None:
-    cohort.label(**rule.options())
+    cohort.label(**rule.options(("tumour", "stroma")))
     instant = tuple(name for name in COUNT_COLUMNS if name != "roi_name")
     for columns in (*((name,) for name in instant), ("split", "label"), ("label", "patient", "grid"), instant):
         grid = None if "grid" in columns else STRIDED

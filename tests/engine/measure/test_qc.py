@@ -341,10 +341,30 @@ def test_a_level_that_is_named_replaces_the_other_and_only_there(cohort: sd.Stud
     assert rows_of(cohort, "s0").white_fraction.tolist() == full
     at = "SELECT DISTINCT measured_at FROM qc_slides JOIN slides USING (slide_id) WHERE slide = 's0' ORDER BY ALL"
     assert cohort.sql(at).fetchall() == [("full",), ("picture",), ("tile",)]
-    again = cohort.qc(level="low")
-    assert (again.slides, again.unchanged) == (1, 4)
+    # The others are measured as it is, so that one filter means the same on all slides.
+    others = "SELECT DISTINCT measured_at FROM qc_slides ORDER BY ALL"
+    assert cohort.sql(others).fetchall() == [("full",), ("picture",), ("tile",)]
+    again = cohort.qc(slides=["s0"], level="low")
+    assert (again.slides, again.unchanged, again.level) == (1, 0, "low")
+    assert cohort.sql(others).fetchall() == [("full",), ("low",), ("picture",), ("tile",)]
     assert cohort.sql(at).fetchall() == [("low",), ("picture",), ("tile",)]
     assert rows_of(cohort, "s0").white_fraction.tolist() != full
+
+
+def test_the_command_measures_new_slides_as_the_others_and_says_so(cohort: sd.Study) -> None:
+    path = cohort.path
+    cohort.qc(["white_fraction"], slides=["s0", "s1"], level="full")
+    full = rows_of(cohort, "s0").white_fraction.tolist()
+    cohort.close()
+    later = run("qc", path, "--measure", "white_fraction", "--slide", "s0", "--slide", "s2")
+    told = "taken from full resolution, as on the other slides of the grid; for all from a low level: --level low"
+    assert told in later.stderr.splitlines()
+    assert told not in run("qc", path, "--measure", "white_fraction", "--slide", "s2").stderr
+    low = run("qc", path, "--measure", "white_fraction", "--level", "low")
+    assert (low.exit_code, told in low.stderr) == (0, False)
+    with sd.open(path) as study:
+        assert study.sql("SELECT DISTINCT measured_at FROM qc_slides").fetchall() == [("low",)]
+        assert rows_of(study, "s0").white_fraction.tolist() != full
 
 
 def test_another_definition_is_measured_anew(cohort: sd.Study) -> None:
@@ -518,7 +538,7 @@ def test_a_condition_on_what_is_not_measured_is_refused(cohort: sd.Study, tmp_pa
         ("blur > 0.0 AND blur IS NOT NULL", n_blur),
         ("blur > 0.0 AND slide <> 's3'", n_blur),
         ("coalesce(blur > 0.0, true)", n_blur + 70),
-        ("label = 'blur' OR roi_name = 'tissue'", 0),
+        ("label LIKE 'blur' OR roi_name = 'tissue'", 0),
     ):
         assert len(cohort.labels(allowed).fetchall()) == tiles, allowed
     with pytest.raises(QueryError):
