@@ -133,12 +133,7 @@ def parse_patients(
     known = [key for key in _TEXT if headers[key].casefold() in numbers]
     taken = {numbers[headers[key].casefold()] for key in known}
     rest = [number for number in range(len(read.names)) if number not in taken]
-    problems = read.problems + [
-        (0, f"{path.name}: column {read.names[number]!r} is there beside {headers[read.names[number].casefold()]!r}, "
-         "which is kept under that name; rename it")
-        for number in rest
-        if read.names[number].casefold() in known
-    ]  # fmt: skip
+    problems = read.problems + _check_beside(path.name, [read.names[number] for number in rest], known, headers)
     columns = {key: read.columns[numbers[headers[key].casefold()]] for key in known}
     slides = columns["slide"].to_pylist()
     if slide_suffix:
@@ -154,6 +149,19 @@ def parse_patients(
     )
     there = np.array([slide is not None for slide in slides], dtype=bool)
     return PatientTable(path, form, table.filter(pa.array(there)), read.rows[there], int((~there).sum()), read.missing)
+
+
+def _check_beside(file: str, further: Sequence[str], known: Sequence[str], headers: Mapping[str, str]) -> list[Problem]:
+    """Return the problems of further columns that have a name under which another column is kept."""
+    return [
+        (
+            0,
+            f"{file}: column {name!r} is there beside {headers[name.casefold()]!r}, which is kept under that name; "
+            "rename it",
+        )
+        for name in further
+        if name.casefold() in known
+    ]
 
 
 def _without_suffix(file: str, slides: Sequence[str | None], suffix: str) -> tuple[list[str | None], list[Problem]]:
