@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import click
@@ -11,6 +12,8 @@ __all__ = ["option_said", "parameters_of"]
 
 def option_said(command: click.Command, name: str | None, argument: str, value: str | None) -> str | None:
     """Return what a command calls an argument: ``--jpeg auto``, or ``RUN`` for one without an option.
+
+    The value is quoted as a shell needs it.
 
     Parameters
     ----------
@@ -36,7 +39,7 @@ def option_said(command: click.Command, name: str | None, argument: str, value: 
         if not isinstance(parameter, click.Option):
             return parameter.human_readable_name
         option = next(word for word in parameter.opts if word.startswith("--"))
-        return option if value is None or parameter.is_flag else f"{option} {value}"
+        return option if value is None or parameter.is_flag else f"{option} {shlex.quote(value)}"
     return None
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from slideduck.interop.layout import StudyRoi
 from slideduck.labels.label import LabelRule, label
+from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered
@@ -72,7 +73,12 @@ class RoiProof:
         self._scratch = scratch.con
 
     def returned(
-        self, files: Sequence[Path], rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]
+        self,
+        files: Sequence[Path],
+        rois: Sequence[StudyRoi],
+        written: Mapping[tuple[str, str], str],
+        *,
+        frame: str | None,
     ) -> list[Returned]:
         """Read files, and return what the ROIs that were written into them are now.
 
@@ -84,6 +90,8 @@ class RoiProof:
             The ROIs of the study.
         written : mapping of (str, str) to str
             For each slide and name in the files the ROI, by name, that it stands for, alone or with others.
+        frame : {"bounds", "level0"}, optional
+            Corner that the files count from.
 
         Returns
         -------
@@ -95,7 +103,7 @@ class RoiProof:
         InputError
             If a file cannot be read.
         """
-        add_rois(self._memory, files, roi_set=_EXPORTED)
+        add_rois(self._memory, files, roi_set=_EXPORTED, options=RoiOptions(frame=frame))
         own = {(roi.slide, roi.roi_name): roi for roi in rois}
         wanted = [roi for roi in rois if roi.parent is None]
         of_files = sorted(written.items())
