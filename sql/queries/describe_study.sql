@@ -26,6 +26,17 @@ SELECT
 FROM rois
 UNION ALL
 SELECT
+    'slides without ROI' AS what,
+    count(*) AS count,
+    coalesce('looked at: ' || string_agg(seen.slide, ', ' ORDER BY seen.slide), 'none was looked at') AS detail,
+FROM (
+    SELECT looked_at.slide
+    FROM looked_at
+    GROUP BY looked_at.slide
+    HAVING sum(looked_at.rois) = 0
+) AS seen
+UNION ALL
+SELECT
     'labels' AS what,
     count(DISTINCT rois.label) AS count,
     coalesce(string_agg(DISTINCT rois.label, ', ' ORDER BY rois.label), 'none') AS detail,
