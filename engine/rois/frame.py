@@ -74,13 +74,13 @@ class SlideFrame:
         )
 
 
-def slide_frames(handle: Handle, slides: Iterable[str]) -> dict[str, SlideFrame]:
-    """Return the frames of slides by name; those that the study lacks are absent."""
+def slide_frames(handle: Handle, slides: Iterable[str] | None = None) -> dict[str, SlideFrame]:
+    """Return the frames of slides by name, of all if none are named; those that the study lacks are absent."""
     rows = handle.con.execute(
         "SELECT slide, coalesce(width, 0), coalesce(height, 0), coalesce(bounds_x, 0), coalesce(bounds_y, 0), "
         "coalesce(bounds_width, width, 0), coalesce(bounds_height, height, 0) "
-        "FROM slides WHERE list_contains($slides, slide) ORDER BY slide",
-        {"slides": sorted(set(slides))},
+        "FROM slides WHERE $slides IS NULL OR list_contains($slides::VARCHAR[], slide) ORDER BY slide",
+        {"slides": None if slides is None else sorted(set(slides))},
     ).fetchall()
     return {row[0]: SlideFrame(*row) for row in rows}
 

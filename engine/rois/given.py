@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from slideduck.rois.outlines import RoiFile
 from slideduck.rois.read import parse_roi_file
 from slideduck.store.handle import Handle
 
-__all__ = ["GivenFiles", "folder_below", "slide_problems", "with_slides"]
+__all__ = ["GivenFiles", "folder_below", "given_folders", "slide_problems", "with_slides"]
 
 
 class GivenFiles:
@@ -49,10 +49,11 @@ class GivenFiles:
 
     def __init__(self, handle: Handle, paths: Sequence[str | Path], roi_set: str, options: RoiOptions) -> None:
         self._study, self._paths, self._set, self._options = handle.name, paths, roi_set, options
+        self._folders = given_folders(paths) if options.names == "relative" else set()
         self._held = held_files(handle, roi_set)
         self._errors: dict[str, str | None] = dict(handle.con.execute("SELECT slide, error FROM slides").fetchall())
         self._by_form = {nfc(slide): slide for slide in self._errors}
-        self._frames = slide_frames(handle, self._errors)
+        self._frames = slide_frames(handle)
         self._options_of: dict[Path, RoiOptions] = {}
         self.files: list[RoiFile] = []
         self.kept: dict[Path, dict[str, Any]] = {}
@@ -64,7 +65,7 @@ class GivenFiles:
         before = held.said() if held else {}
         options, kept = self._options.with_kept(before)
         if self._options.is_said("names"):
-            folder = folder_below(path, self._paths) if options.names == "relative" else ""
+            folder = folder_below(path, self._folders) if options.names == "relative" else ""
         else:
             folder = before.get("folder", "")
             kept |= {"folder": folder} if folder else {}
@@ -120,35 +121,26 @@ class GivenFiles:
         return " ".join([f"slideduck add-rois {shlex.quote(self._study)} {paths}", *words])
 
 
-def folder_below(path: Path, given: Iterable[str | os.PathLike[str]]) -> str:
-    """Return the folders between a file and the folder that was given, such as ``case1``; empty where there are none.
+def given_folders(paths: Iterable[str | os.PathLike[str]]) -> set[Path]:
+    """Return the folders that were given; of a pattern it is what stands before the first sign of one."""
+    folders = set()
+    for given in paths:
+        path = absolute(given)
+        if path.is_dir():
+            folders.add(path)
+        elif not path.exists() and glob.has_magic(os.fspath(given)):
+            n_fixed = next(n for n, part in enumerate(path.parts) if glob.has_magic(part))
+            folders.add(Path(*path.parts[:n_fixed]))
+    return folders
 
-    Parameters
-    ----------
-    path : Path
-        The file, absolute.
-    given : iterable of path
-        What was given: folders, patterns (the folder is what stands before the first sign of a pattern), and files.
-        Of several folders that hold the file the outermost counts.
+
+def folder_below(path: Path, folders: Container[Path]) -> str:
+    """Return the folders between a file and the outermost folder that was given and holds it, such as ``case1``.
+
+    It is empty for a file that lies in that folder itself, and for one that was given by its own name.
     """
-    roots = {_root(item) for item in given}
-    around = [root for root in path.parents if root in roots]
+    around = [folder for folder in path.parents if folder in folders]
     return path.parent.relative_to(around[-1]).as_posix().removeprefix(".") if around else ""
-
-
-def _root(given: str | os.PathLike[str]) -> Path:
-    """Return the folder that an argument names."""
-    path = absolute(given)
-    if path.is_dir():
-        return path
-    if path.exists():
-        return path.parent
-    fixed: list[str] = []
-    for part in path.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
 
 
 def with_slides(file: RoiFile, options: RoiOptions, folder: str, by_form: Mapping[str, str]) -> RoiFile:

@@ -230,8 +230,9 @@ def _replace(
     clashes = [] if may_replace else [one.problem() for one in instead]
     if problems or found or clashes:
         raise InputError([*problems, *(_roi_problem(*row) for row in found), *clashes])
-    of_replaced = [(held.path, slide) for held in held_files(handle, roi_set).values() for slide in held.slides]
-    gone = [pair for pair in of_replaced if pair[0] in set(replaced)] + [(one.other, one.slide) for one in instead]
+    held = held_files(handle, roi_set)
+    gone = [(path, slide) for path in replaced if path in held for slide in held[path].slides]
+    gone += [(one.other, one.slide) for one in instead]
     slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(handle, roi_set, replaced)))
     with registered(handle.con, "gone_file_slide", gone_table(gone)):
         handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides})

@@ -22,19 +22,18 @@ SELECT
     count(*) FILTER (WHERE rois.parent IS NOT NULL) || ' of them holes, '
     || count(*) FILTER (WHERE rois.label IS NULL) || ' without a label, on '
     || count(DISTINCT rois.slide) || ' slides, from '
-    || (SELECT count(*) FROM roi_files) || ' files' AS detail,
+    || (SELECT count(*) FROM roi_files) || ' files'
+    || coalesce((
+        SELECT concat('; looked at, without an ROI: ', string_agg(seen.slide, ', ' ORDER BY seen.slide))
+        FROM (
+            SELECT looked_at.slide
+            FROM looked_at
+            GROUP BY looked_at.slide
+            HAVING sum(looked_at.rois) = 0
+        ) AS seen
+        HAVING count(*) > 0
+    ), '') AS detail,
 FROM rois
-UNION ALL
-SELECT
-    'slides without ROI' AS what,
-    count(*) AS count,
-    coalesce('looked at: ' || string_agg(seen.slide, ', ' ORDER BY seen.slide), 'none was looked at') AS detail,
-FROM (
-    SELECT looked_at.slide
-    FROM looked_at
-    GROUP BY looked_at.slide
-    HAVING sum(looked_at.rois) = 0
-) AS seen
 UNION ALL
 SELECT
     'labels' AS what,

@@ -9,6 +9,8 @@ import numpy as np
 import openslide
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shapely import box, union_all
 from shapely.affinity import translate
 from shapely.geometry import mapping, shape
@@ -16,6 +18,8 @@ from shapely.geometry import mapping, shape
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.errors import InputError, StudyError
+from slideduck.rois.frame import out_of_level0
+from tests.campaign import cases
 from tests.slides import write_scn
 
 GLASS, SCANNED, AT = (1024, 768), (512, 256), (256, 128)
@@ -123,6 +127,9 @@ def test_tiles_get_the_labels_that_their_pixels_have(leica: sd.Study, slide: Pat
         # What was not scanned is transparent.
         is_tumour = region[..., 3].all() and region[..., 1].mean() < 100
         assert label == ("Tumour" if is_tumour else None), (x, y)
+    leica.export(rois.parent / "tiles.beton")
+    (file,) = sd.read_sidecar(rois.parent / "tiles.beton").raw["roi_files"]
+    assert (file["path"], file["frame"], file["options"]) == (str(rois), "bounds", '{"frame":"bounds"}')
 
 
 def test_the_frame_stays_in_force_and_a_frame_that_is_said_holds(leica: sd.Study, rois: Path) -> None:
@@ -267,3 +274,18 @@ def test_pictures_and_pages_show_what_was_scanned(leica: sd.Study, rois: Path) -
     page = leica.plot_labels("L", rois.parent / "L.html").read_text()
     assert '<rect vector-effect="non-scaling-stroke" x="256" y="128" width="512" height="256"/>' in page
     assert '<th scope="row">part that was scanned (bounds), from x 256, y 128</th>' in page
+
+
+@given(
+    st.lists(st.integers(-(10**7), 10**7), min_size=6, max_size=12).filter(lambda values: len(values) % 2 == 0),
+    st.tuples(st.integers(0, 200_000), st.integers(0, 200_000)),
+    st.sampled_from([1, 10, 100, 1000]),
+)
+@settings(max_examples=cases(50, 2000))
+def test_a_number_of_a_file_comes_back_as_it_was(values: list[int], offset: tuple[int, int], parts: int) -> None:
+    ring = np.array(values, np.float64).reshape(-1, 2) / parts
+    ((back,),) = out_of_level0([(ring + np.array(offset, np.float64),)], offset)
+    assert (np.abs(back - ring) <= 1e-8).all()
+    assert ((back + np.array(offset, np.float64)) == ring + np.array(offset, np.float64)).all()
+    if parts <= 100:
+        assert (back == ring).all()

@@ -264,7 +264,10 @@ def test_a_file_without_rois_says_that_its_slide_was_looked_at(study: sd.Study, 
         ("default", "b", 1, 0, 0),
     ]
     info = {row["what"]: (row["count"], row["detail"]) for row in study.info().to_pylist()}
-    assert info["slides without ROI"] == (1, "looked at: b")
+    assert info["ROIs"] == (
+        1,
+        "0 of them holes, 0 without a label, on 1 slides, from 2 files; looked at, without an ROI: b",
+    )
     # It is every tile of the slide that is kept, without a label: nobody drew where to look.
     study.tile(64, tile_um=64)
     study.label()
