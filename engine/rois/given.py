@@ -198,12 +198,14 @@ def slide_problems(file: RoiFile, options: RoiOptions, slides: Mapping[str, str 
 
 def _remedy(slide: str, options: RoiOptions, known: Sequence[str]) -> str:
     """Return what to do about a slide that the study lacks."""
+    inner = next((name for name in known if PurePosixPath(name).name == slide), None)
+    if inner is not None and options.names != "relative":
+        return f"; it has {inner!r}: give the folder that {inner.split('/')[0]!r} is in, with `names='relative'`"
+    if (outer := PurePosixPath(slide).name) in known:
+        return f"; it has {outer!r}: give `names='stem'`"
     near = nearest(slide, known)
     ways = ["add it first with add-slides", "name the file after its slide"]
     if not near:
-        inner = next((name for name in known if PurePosixPath(name).name == slide), None)
-        if inner is not None and options.names != "relative":
-            return f"; it has {inner!r}: give the folder that {inner.split('/')[0]!r} is in, with `names='relative'`"
         return f"; {', or '.join(ways)}"
     longer = next((name for name in near if slide.startswith(name) and slide != name), None)
     if longer is not None and not options.slide_suffix:

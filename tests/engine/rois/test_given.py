@@ -67,6 +67,13 @@ ONE = ("T", 0, "tumour")
             ["--slide-suffix", "_Annotations"],
         ),
         (
+            "CASE77-x",
+            "CASE77",
+            "did you mean 'CASE77'? Take off what its name has behind the slide's with `slide_suffix='-x'`; "
+            "or add it first with add-slides; or name the file after its slide",
+            ["--slide-suffix", "-x"],
+        ),
+        (
             "case-7",
             "CASE-007",
             "did you mean 'CASE-007'? Add it first with add-slides; or name the file after its slide",
@@ -74,9 +81,9 @@ ONE = ("T", 0, "tumour")
         ),
         ("zz", "CASE-007", "add it first with add-slides, or name the file after its slide", None),
         (
-            "HE",
-            "case1/HE",
-            "it has 'case1/HE': give the folder that 'case1' is in, with `names='relative'`",
+            "HE_slide",
+            "case1/HE_slide",
+            "it has 'case1/HE_slide': give the folder that 'case1' is in, with `names='relative'`",
             ["--names", "relative"],
         ),
     ],
@@ -140,6 +147,14 @@ def test_folders_are_part_of_names_where_that_is_said(study: sd.Study, tmp_path:
     assert report.kept == (f"{rois}/case1/HE_roi.geojson: `names='relative'` `slide_suffix='_roi'`",)
     assert study.sql("SELECT slide FROM rois WHERE roi_name = 'U'").fetchall() == [("case1/HE",)]
     study.remove_rois(rois / "HE_roi.geojson")
+    write(rois / "other" / "HE.geojson", ("V", 300, "x"))
+    with pytest.raises(InputError) as caught:
+        study.add_rois(rois, names="relative")
+    assert caught.value.problems[-1] == (
+        "HE.geojson:feature 1: slide 'other/HE' is not in the study; it has 'HE': give `names='stem'`"
+    )
+    study.add_rois(rois / "other", names="stem")
+    study.remove_rois(rois / "other")
     study.add_rois(rois / "case1" / "HE_roi.geojson", names="stem")
     assert study.sql("SELECT slide FROM rois WHERE roi_name = 'U'").fetchall() == [("HE",)]
 
