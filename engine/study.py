@@ -168,9 +168,10 @@ class Study:
         """Read ROI files; see `slideduck.rois.table.add_rois`.
 
         The options are those of `slideduck.rois.options.RoiOptions`: ``holes``, ``frame``, ``strict``, ``include``,
-        ``label_from``, ``labels``, ``slide_suffix``, ``names`` and ``replace``.
+        ``label_from``, ``labels``, ``slide_suffix``, ``names`` and ``replace``. What is not said of a file that the
+        study has stays as it was said before.
         """
-        return add_rois(self.handle, _listed(paths), roi_set=roi_set, options=RoiOptions(**options))
+        return add_rois(self.handle, _listed(paths), roi_set=roi_set, options=RoiOptions.said(**options))
 
     def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
         """Remove slides with all that the study knows of them; see `slideduck.catalog.slides.remove_slides`."""
@@ -484,10 +485,13 @@ class Study:
         format: str,
         roi_set: str = "default",
         slides: Sequence[str] | None = None,
+        frame: str | None = None,
         overwrite: bool = False,
     ) -> RoiExportReport:
         """Write ROIs as files of other programs; see `slideduck.interop.rois.export_rois`."""
-        return export_rois(self.handle, folder, format=format, roi_set=roi_set, slides=slides, overwrite=overwrite)
+        return export_rois(
+            self.handle, folder, format=format, roi_set=roi_set, slides=slides, frame=frame, overwrite=overwrite
+        )
 
     def export_tiles(
         self,
@@ -498,12 +502,14 @@ class Study:
         run: str | None = None,
         where: str | None = None,
         merge: bool = False,
+        frame: str | None = None,
         overwrite: bool = False,
     ) -> TileExportReport:
         """Write tiles as objects of QuPath; see `slideduck.interop.tiles.export_tiles`."""
         return export_tiles(
-            self.handle, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, overwrite=overwrite
-        )
+            self.handle, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, frame=frame,
+            overwrite=overwrite,
+        )  # fmt: skip
 
     def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
         """Load what a run predicted of labelled tiles; see `slideduck.catalog.evaluations.add_predictions`."""

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-__all__ = ["synthetic_image", "write_slide"]
+__all__ = ["synthetic_image", "write_scn", "write_slide"]
 
 CENTIMETRE_UM = 10_000
 
@@ -104,4 +104,70 @@ def write_slide(
                 metadata=None,
             )
             level = cv2.resize(level, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
+    return path
+
+
+def write_scn(
+    path: str | PathLike[str],
+    image: NDArray[np.uint8],
+    *,
+    at: tuple[int, int],
+    glass: tuple[int, int],
+    mpp: float = 0.5,
+) -> Path:
+    """Write a Leica SCN of which a part was scanned, and return its path.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write.
+    image : (height, width, 3) uint8 RGB
+        What was scanned, level 0.
+    at : (int, int)
+        Its top left corner on the glass, level-0 pixels: ``openslide.bounds-x`` and ``-y``.
+    glass : (int, int)
+        Width and height of the whole, level-0 pixels.
+    mpp : float
+        Microns per pixel.
+    """
+    path = Path(path)
+    height, width = image.shape[:2]
+
+    def view(size: tuple[int, int], offset: tuple[int, int] = (0, 0)) -> str:
+        x, y, across, down = (round(px * mpp * 1000) for px in (*offset, *size))
+        return f'<view sizeX="{across}" sizeY="{down}" offsetX="{x}" offsetY="{y}" spacingZ="0"/>'
+
+    def part(name: str, size: tuple[int, int], ifd: int, levels: int, power: float, seen: str) -> str:
+        dimensions = "".join(
+            f'<dimension sizeX="{size[0] >> r}" sizeY="{size[1] >> r}" r="{r}" ifd="{ifd + r}"/>' for r in range(levels)
+        )
+        return (
+            f'<image name="{name}" uuid="urn:uuid:{name}"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+            f'<device model="m" version="1"/><pixels sizeX="{size[0]}" sizeY="{size[1]}">{dimensions}</pixels>{seen}'
+            f"<scanSettings><objectiveSettings><objective>{power:g}</objective></objectiveSettings>"
+            "<illuminationSettings><numericalAperture>0.4</numericalAperture>"
+            "<illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>"
+        )
+
+    macro = np.full((48, 64, 3), 200, np.uint8)
+    xml = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">'
+        f'<collection name="c" uuid="urn:uuid:2" sizeX="{round(glass[0] * mpp * 1000)}" '
+        f'sizeY="{round(glass[1] * mpp * 1000)}"><barcode>MQ==</barcode>'
+        + part("macro", (64, 48), 2, 1, 0.6, view(glass))
+        + part("scan", (width, height), 0, 2, 20, view((width, height), at))
+        + "</collection></scn>"
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for number, level in enumerate((image, image[::2, ::2], macro)):
+            writer.write(
+                level,
+                tile=(64, 64),
+                photometric="rgb",
+                compression="jpeg",
+                description=None if number else xml,
+                resolution=None if number == 2 else (CENTIMETRE_UM / mpp / 2**number,) * 2,
+                resolutionunit=None if number == 2 else "CENTIMETER",
+                metadata=None,
+            )
     return path

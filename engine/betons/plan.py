@@ -331,7 +331,11 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
             "label_rule": next(iter(_rows(handle, "SELECT * FROM label_rule")), None),
             "split_rule": next(iter(_rows(handle, "SELECT * FROM split_rule")), None),
             "query": {"where": settings.where},
-            "roi_files": _rows(handle, read_query("list_export_roi_files"), {"slides": names}),
+            "roi_files": [
+                # What is usual is left out: shards of earlier versions go on to be joined.
+                {name: value for name, value in row.items() if value is not None}
+                for row in _rows(handle, read_query("list_export_roi_files"), {"slides": names})
+            ],
         },
         stain=target,
         stain_fits=[fits[n] for n in names] if target else [],

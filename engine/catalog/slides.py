@@ -58,7 +58,8 @@ class SlidesRemoved:
     slides : tuple of str
         The slides, in order of name.
     rois, roi_files, tiles, predictions : int
-        ROIs on them (holes included), files that gave no other ROI, tiles of all grids, and predictions of tiles.
+        ROIs on them (holes included), ROI files that speak of no other slide, tiles of all grids, and predictions of
+        tiles.
     """
 
     slides: tuple[str, ...]
@@ -102,11 +103,11 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
         row = handle.con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
         if not dry_run:
             delete_computed(handle, names)
-            for table in ("predictions", "rois", "slides"):
+            for table in ("predictions", "rois", "roi_file_slides", "slides"):
                 handle.con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
             delete_features(handle, "list_contains($names, slide)", {"names": names})
             handle.con.execute(
-                "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM rois)",
+                "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM roi_file_slides)",
             )
     return SlidesRemoved(tuple(names), *row)
 

@@ -28,7 +28,7 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     "--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to, such as a reader's."
 )
 @click.option(
-    "--holes", type=click.Choice(HOLES), default="auto", show_default=True,
+    "--holes", type=click.Choice(HOLES), show_default="auto",
     help="nested: an ROI within another of its label is a hole; explicit: what the file marks. "
     "auto: nested for CSV, explicit for GeoJSON and XML.",
 )  # fmt: skip
@@ -42,16 +42,16 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     help="Objects of QuPath to take beside annotations. May be repeated.",
 )  # fmt: skip
 @click.option(
-    "--label-from", type=click.Choice(LABEL_FROM), default="name", show_default=True,
+    "--label-from", type=click.Choice(LABEL_FROM), show_default="name",
     help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description.",
 )  # fmt: skip
 @click.option(
     "--labels", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
     help="Table of labels to rename, with the columns from and to; an empty to is no label.",
 )  # fmt: skip
-@click.option("--slide-suffix", default="", metavar="TEXT", help="What file names have behind the slide's name.")
+@click.option("--slide-suffix", metavar="TEXT", help="What file names have behind the slide's name.")
 @click.option(
-    "--names", type=click.Choice(NAMES), default="stem", show_default=True,
+    "--names", type=click.Choice(NAMES), show_default="stem",
     help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
@@ -59,10 +59,13 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
 
     All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
-    did not change is left alone. Sets keep the ROIs of several readers or versions apart.
+    did not change is left alone, and options that you do not give stay what they were for it. Sets keep the ROIs of
+    several readers or versions apart.
     """
+    # What is not given is not said: a file that the study has is then read as it was before.
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
     with slideduck.open(study, progress=True) as opened:
-        report = opened.add_rois(paths, roi_set=roi_set, **options)
+        report = opened.add_rois(paths, roi_set=roi_set, **given)
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
@@ -72,6 +75,9 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
     print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
     print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)
+    print_names(f"{counted(len(report.replaced), 'slide')} with ROIs in the place of others:", report.replaced)
+    print_names(f"{counted(len(report.kept), 'file')} read as before, since nothing else is said:", report.kept)
 
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")

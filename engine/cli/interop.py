@@ -9,12 +9,17 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, example
 from slideduck.interop.rois import ROI_FORMATS
+from slideduck.rois.options import FRAMES
 from slideduck.words import counted, print_names
 
 __all__ = ["export_rois", "export_tiles"]
 
 _FOLDER = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _SLIDES = click.option("--slide", "slides", multiple=True, help="Only this slide. Repeat it for more.")
+_FRAME = click.option(
+    "--frame", type=click.Choice(FRAMES),
+    help="Corner that the files count from: bounds, of what was scanned, as QuPath has it; level0, of the slide.",
+)  # fmt: skip
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace files of the same names.")
 
 
@@ -33,8 +38,11 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace files of th
 )  # fmt: skip
 @click.option("--set", "roi_set", default="default", show_default=True, help="The set of ROIs.")
 @_SLIDES
+@_FRAME
 @_OVERWRITE
-def export_rois(study: Path, folder: Path, format: str, roi_set: str, slides: tuple[str, ...], overwrite: bool) -> None:
+def export_rois(
+    study: Path, folder: Path, format: str, roi_set: str, slides: tuple[str, ...], frame: str | None, overwrite: bool,
+) -> None:  # fmt: skip
     """Write ROIs as files that other programs read, a file for each slide, in level-0 pixels.
 
     The files are read again and compared before they appear: they give the same names, labels and shapes. What a
@@ -42,7 +50,7 @@ def export_rois(study: Path, folder: Path, format: str, roi_set: str, slides: tu
     """
     with slideduck.open(study, read_only=True, progress=True) as opened:
         report = opened.export_rois(
-            folder, format=format, roi_set=roi_set, slides=slides or None, overwrite=overwrite
+            folder, format=format, roi_set=roi_set, slides=slides or None, frame=frame, overwrite=overwrite
         )  # fmt: skip
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) of {counted(report.slides, 'slide')} "
@@ -74,10 +82,11 @@ def export_rois(study: Path, folder: Path, format: str, roi_set: str, slides: tu
     "--where", help="SQL condition on the view labels. Default: tiles with a label, or all that the run predicted."
 )
 @click.option("--merge", is_flag=True, help="One annotation for each label, in place of an object for each tile.")
+@_FRAME
 @_OVERWRITE
 def export_tiles(
     study: Path, folder: Path, grid: str | None, slides: tuple[str, ...], run: str | None, where: str | None,
-    merge: bool, overwrite: bool,
+    merge: bool, frame: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the labels of tiles, or a run's predictions, as GeoJSON that QuPath shows over the slide.
 
@@ -85,8 +94,9 @@ def export_tiles(
     """
     with slideduck.open(study, read_only=True, progress=True) as opened:
         report = opened.export_tiles(
-            folder, grid=grid, slides=slides or None, run=run, where=where, merge=merge, overwrite=overwrite
-        )
+            folder, grid=grid, slides=slides or None, run=run, where=where, merge=merge, frame=frame,
+            overwrite=overwrite,
+        )  # fmt: skip
     objects = f" as {counted(report.objects, 'annotation')}" if merge else ""
     click.echo(f"{counted(report.tiles, 'tile')}{objects} in {counted(len(report.paths), 'file')} in {folder}")
     for label, tiles in report.tiles_per_label.items():

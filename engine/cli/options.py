@@ -13,6 +13,8 @@ __all__ = ["option_said", "parameters_of"]
 def option_said(command: click.Command, name: str | None, argument: str, value: str | None) -> str | None:
     """Return what a command calls an argument: ``--jpeg auto``, or ``RUN`` for one without an option.
 
+    The value is quoted as a shell needs it.
+
     Parameters
     ----------
     command : click.Group

@@ -14,6 +14,7 @@ from slideduck.catalog.grids import only_grid
 from slideduck.catalog.slides import UsableSlide, usable_slide
 from slideduck.labels.view import require_labels
 from slideduck.palette import label_colours
+from slideduck.rois.frame import SlideFrame, slide_frames
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import counted
@@ -113,12 +114,15 @@ class DrawnSlide(UsableSlide):
         ROIs of the set in force, holes as their rings; large ones first.
     tiles : TileMap, optional
         The tiles, or None where they are not asked for.
+    frame : SlideFrame
+        The part of the slide that was scanned.
     """
 
     labels: tuple[str, ...]
     colours: dict[str, str]
     rois: tuple[DrawnRoi, ...]
     tiles: TileMap | None
+    frame: SlideFrame
 
     def roi_lines(self, label: str | None, tiles: Sequence[str], *, rois: bool) -> list[str]:
         """Return the lines of a legend below the name of a label.
@@ -186,6 +190,7 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
         colours={label: colours[label] for label in labels},
         rois=rois,
         tiles=_read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
+        frame=slide_frames(handle, [slide])[slide],
     )
 
 

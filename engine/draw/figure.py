@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.draw.data import NO_LABEL, REMOVED, DrawnSlide
-from slideduck.draw.layers import DASHES, FILL, LINE_COLOUR
+from slideduck.draw.layers import DASHES, FILL, FRAME_STYLE, LINE_COLOUR
 from slideduck.errors import StudyError
 from slideduck.files.write import explained, replacing
 from slideduck.words import counted
@@ -241,6 +241,11 @@ def _legend_entries(drawn: DrawnSlide, *, rois: bool) -> list[tuple[Any, str]]:
     if tiles and tiles.count(REMOVED):
         sample = Patch(facecolor="#E6E2E6", edgecolor="none")
         entries.append((sample, f"not kept, drawn paler\n{counted(tiles.count(REMOVED), 'tile')}"))
+    if drawn.frame.is_part:
+        line = Line2D([], [], color=LINE_COLOUR, **FRAME_STYLE)
+        entries.append(
+            (line, f"part that was scanned (bounds)\nfrom x {drawn.frame.bounds_x}, y {drawn.frame.bounds_y}")
+        )
     return entries
 
 

@@ -13,13 +13,15 @@ from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["DASHES", "FILL", "LINE_COLOUR", "draw_roi", "draw_tiles"]
+__all__ = ["DASHES", "FILL", "FRAME_STYLE", "LINE_COLOUR", "draw_frame", "draw_roi", "draw_tiles"]
 
 #: Opacity of a labelled tile, of its edge, of the edge of a tile without a label, and of the white over all that is
 #: in no tile that is kept.
 FILL, _EDGE, _BARE_EDGE, _VEIL = 0.38, 0.85, 0.5, 0.5
 #: Of what has no label.
 LINE_COLOUR, DASHES = "#4D4D4D", (0, (3, 1.5))
+#: Of the frame around what was scanned.
+FRAME_STYLE: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (8, 4))}
 
 
 def draw_tiles(axes: Axes, to_axes: Any, drawn: DrawnSlide, across: float) -> None:
@@ -92,6 +94,29 @@ def _edges(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return which upper and lower edges of cells border a cell that is True; one row more than the cells have."""
     padded = np.pad(mask, ((1, 1), (0, 0)))
     return np.asarray(padded[1:] | padded[:-1])
+
+
+def draw_frame(axes: Axes, to_axes: Any, drawn: DrawnSlide) -> None:
+    """Draw a thin frame around what was scanned, where that is not the whole slide.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        With the picture of the slide.
+    to_axes : matplotlib.transforms.Transform
+        From base pixels to the page.
+    drawn : DrawnSlide
+        The slide.
+    """
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    frame = drawn.frame
+    if frame.is_part:
+        corner, size = (frame.bounds_x, frame.bounds_y), (frame.bounds_width, frame.bounds_height)
+        halo = [withStroke(linewidth=2.0, foreground="white", alpha=0.9)]
+        style = {"fill": False, "edgecolor": LINE_COLOUR, **FRAME_STYLE}
+        axes.add_patch(Rectangle(corner, size[0], size[1], transform=to_axes, path_effects=halo, **style))
 
 
 def draw_roi(axes: Axes, to_axes: Any, roi: DrawnRoi, drawn: DrawnSlide) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, read_drawn
 from slideduck.errors import StudyError
 from slideduck.files.write import check_folder, explained, replacing
+from slideduck.rois.frame import SlideFrame
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
 from slideduck.store.handle import Handle
@@ -38,6 +39,7 @@ _JPEG_QUALITY = 80
 #: Opacity of tiles at first, percent.
 _OPACITY = 38
 _NO_LABEL_COLOUR = "#4D4D4D"
+_SCANNED = "part that was scanned (bounds)"
 _MARK = re.compile(r"@@(\w+)@@")
 
 
@@ -121,7 +123,9 @@ def _filled(drawn: DrawnSlide, jpeg: bytes, *, rois: bool) -> str:
         "outlines_label": f"Outlines of {counted(len(drawn_rois), 'ROI')}",
         "width": str(drawn.width),
         "height": str(drawn.height),
-        "outlines": "\n".join(_outline(number, roi, drawn) for number, roi in enumerate(drawn_rois)),
+        "outlines": "\n".join(
+            [*_scanned(drawn.frame), *(_outline(number, roi, drawn) for number, roi in enumerate(drawn_rois))]
+        ),
         "slide": escape(drawn.slide),
         "subtitle": escape("; ".join([*([f"grid {tiles.grid}"] if tiles else []), size])),
         "legend": _legend(drawn, rois=rois),
@@ -205,6 +209,17 @@ def _outline(number: int, roi: DrawnRoi, drawn: DrawnSlide) -> str:
     )
 
 
+def _scanned(frame: SlideFrame) -> Iterator[str]:
+    """Yield the frame around what was scanned, where that is a part of the slide; base pixels."""
+    if frame.is_part:
+        place = f'x="{frame.bounds_x}" y="{frame.bounds_y}" width="{frame.bounds_width}" height="{frame.bounds_height}"'
+        yield (
+            f'<g class="frame"><title>{_SCANNED}</title>'
+            f'<rect class="under" vector-effect="non-scaling-stroke" {place}/>'
+            f'<rect vector-effect="non-scaling-stroke" {place}/></g>'
+        )
+
+
 def _short(value: float) -> str:
     """Return a coordinate with two decimals at most: a hundredth of a base pixel is finer than any line."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
@@ -252,6 +267,10 @@ def _legend(drawn: DrawnSlide, *, rois: bool) -> str:
         add_row(f'<path d="{path}" stroke="{_NO_LABEL_COLOUR}" {look}/>', "no label", NO_LABEL, amounts)
     if count(REMOVED):
         add_row('<rect width="20" height="14" fill="#E6E2E6"/>', "not kept, paler", REMOVED, {"tiles": count(REMOVED)})
+    if drawn.frame.is_part:
+        look = f'stroke="{_NO_LABEL_COLOUR}" stroke-dasharray="6 3"'
+        name = f"{_SCANNED}, from x {drawn.frame.bounds_x}, y {drawn.frame.bounds_y}"
+        add_row(f'<path d="M1 7H19" {look}/>', name, NO_LABEL, {})
     return "\n".join([*rows, "</tbody>"])
 
 

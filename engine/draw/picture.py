@@ -16,7 +16,7 @@ from slideduck.draw.figure import (
     slide_figure,
     suffix_problem,
 )
-from slideduck.draw.layers import draw_roi, draw_tiles
+from slideduck.draw.layers import draw_frame, draw_roi, draw_tiles
 from slideduck.draw.page import PAGE_PX, PAGE_SUFFIXES, page
 from slideduck.errors import StudyError
 from slideduck.files.write import check_folder
@@ -105,7 +105,8 @@ def overlay(
     """Draw a slide with its ROIs and the labels of its tiles as PNG, PDF or SVG.
 
     The parameters, and the errors, are those of `plot_labels`. A tile is drawn as the square of a step around
-    its centre, so that each place has one colour where tiles overlap. ROIs end at the edge of the slide. In
+    its centre, so that each place has one colour where tiles overlap. ROIs end at the edge of the slide. A
+    dashed frame is around what was scanned, where that is a part of the slide. In
     PDF and SVG all but the slide itself are lines and areas. A warning names what no installed font can write.
     """
     out = Path(out)
@@ -120,6 +121,7 @@ def overlay(
 
         to_axes = Affine2D().scale(drawn.mpp / 1000) + axes.transData
         draw_tiles(axes, to_axes, drawn, across)
+        draw_frame(axes, to_axes, drawn)
         if rois:
             for roi in drawn.rois:
                 draw_roi(axes, to_axes, roi, drawn)

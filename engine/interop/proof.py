@@ -73,7 +73,9 @@ class RoiProof:
         self._memory = scratch
         self._scratch = scratch.con
 
-    def returned(self, path: Path, rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str]) -> list[Returned]:
+    def returned(
+        self, path: Path, rois: Sequence[StudyRoi], written: Mapping[tuple[str, str], str], *, frame: str | None
+    ) -> list[Returned]:
         """Read a file, or all files of a folder, and return what the ROIs that were written into them are now.
 
         Parameters
@@ -84,6 +86,8 @@ class RoiProof:
             The ROIs of the study.
         written : mapping of (str, str) to str
             For each slide and name in the files the ROI, by name, that it stands for, alone or with others.
+        frame : {"bounds", "level0"}, optional
+            Corner that the files count from.
 
         Returns
         -------
@@ -95,7 +99,8 @@ class RoiProof:
         InputError
             If a file cannot be read.
         """
-        add_rois(self._memory, [path], roi_set=_EXPORTED, options=RoiOptions(names="relative"))
+        options = RoiOptions(names="relative", frame=frame)
+        add_rois(self._memory, [path], roi_set=_EXPORTED, options=options)
         own = {(roi.slide, roi.roi_name): roi for roi in rois}
         wanted = [roi for roi in rois if roi.parent is None]
         of_files = sorted(written.items())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from slideduck.interop.geoparquet import geoparquet_table
 from slideduck.interop.layout import Layout, StudyRoi, lay_out
 from slideduck.interop.proof import Returned, RoiProof, proving
 from slideduck.palette import label_colours
+from slideduck.rois.frame import out_of_level0, written_offsets
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
@@ -84,6 +85,7 @@ def export_rois(
     format: str,
     roi_set: str = "default",
     slides: Sequence[str] | None = None,
+    frame: str | None = None,
     overwrite: bool = False,
 ) -> RoiExportReport:
     """Write a set of ROIs as files that `add_rois` and other programs read.
@@ -100,6 +102,10 @@ def export_rois(
         The set.
     slides : sequence of str, optional
         Names of slides; default all that have ROIs of the set.
+    frame : {"bounds", "level0"}, optional
+        Corner that the files count from: that of what was scanned, as QuPath has it, or the slide's. Needed for
+        GeoJSON of slides where the two differ; the other forms are level 0 unless told otherwise, and GeoParquet
+        always.
     overwrite : bool, default False
         Replace files of those names.
 
@@ -110,14 +116,14 @@ def export_rois(
     Raises
     ------
     StudyError
-        If there is no such form, set or slide; if files are there already; or if the form cannot say what the
-        study says, with every such ROI and the forms that can. No file appears then.
+        If there is no such form, set or slide; if a frame is needed; if files are there already; or if the form
+        cannot say what the study says, with every such ROI and the forms that can. No file appears then.
     DiskFullError
         If there is no room.
 
     Notes
     -----
-    Coordinates are base pixels and are read as the same numbers. Each form is read by `add_rois` with its
+    Coordinates are pixels of level 0 and are read as the same numbers. Each form is read by `add_rois` with its
     default for holes, and gives ROIs of the same names, labels and shapes, and so the same labels of tiles:
 
     - GeoParquet and XML keep holes with their names; CSV too, where they lie within their ROI. In GeoJSON
@@ -131,6 +137,8 @@ def export_rois(
     """
     if format not in ROI_FORMATS:
         raise StudyError(f"format is {format!r}; give one of {', '.join(ROI_FORMATS)}")
+    if format == "geoparquet" and frame == "bounds":
+        raise StudyError("frame is 'bounds', but geoparquet counts from the slide's corner; leave `frame` out")
     with translated():
         names = _slides(handle, roi_set, slides)
         rois = _rois(handle, roi_set, names)
@@ -139,7 +147,8 @@ def export_rois(
             staged(folder, files, overwrite=overwrite) as staging,
             proving(handle, names) as proof,
         ):
-            export = _RoiExport(handle, staging, format, roi_set, rois, proof)
+            offsets = written_offsets(handle, names, frame, is_needed=format == "geojson")
+            export = _RoiExport(handle, staging, format, roi_set, rois, proof, frame, offsets)
             export.write()
             tiles = export.prove()
     layouts = export.layouts.values()
@@ -197,7 +206,15 @@ class _RoiExport:
     """The files of one export while they are written and proved."""
 
     def __init__(
-        self, handle: Handle, staging: Path, form: str, roi_set: str, rois: Sequence[StudyRoi], proof: RoiProof
+        self,
+        handle: Handle,
+        staging: Path,
+        form: str,
+        roi_set: str,
+        rois: Sequence[StudyRoi],
+        proof: RoiProof,
+        frame: str | None,
+        offsets: Mapping[str, tuple[int, int]],
     ) -> None:
         self._con = handle.con
         self._staging = staging
@@ -205,6 +222,8 @@ class _RoiExport:
         self._set = roi_set
         self._rois = rois
         self._proof = proof
+        self._frame = frame
+        self._offsets = offsets
         self._of_slide = {name: list(group) for name, group in groupby(rois, key=lambda roi: roi.slide)}
         self._cut: set[_Key] = set()
         #: The content of the file of each slide; nothing for GeoParquet, which has the rows of the study.
@@ -232,11 +251,13 @@ class _RoiExport:
             path.write_bytes(self._text(name, layout).encode())
 
     def _text(self, slide: str, layout: Layout) -> str:
+        offset = self._offsets[slide]
+        outlines = [replace(one, polygons=out_of_level0(one.polygons, offset)) for one in layout.outlines]
         if self._form == "csv":
-            return csv_text(layout.outlines)
+            return csv_text(outlines)
         if self._form == "xml":
-            return imagescope_text(layout.outlines, self._colours, self._mpp[slide])
-        return geojson_text(layout.outlines, self._colours, self._set)
+            return imagescope_text(outlines, self._colours, self._mpp[slide])
+        return geojson_text(outlines, self._colours, self._set)
 
     def _refuse_unwritable(self, slides: Sequence[str]) -> None:
         """Raise if a name or label holds a character that the form cannot."""
@@ -290,7 +311,7 @@ class _RoiExport:
             path = self._staging
             root = {(slide, name): of for slide, layout in self.layouts.items() for name, of in layout.root.items()}
         try:
-            return self._proof.returned(path, self._rois, root)
+            return self._proof.returned(path, self._rois, root, frame=self._frame)
         except InputError as error:
             raise StudyError(
                 f"the ROIs cannot be written as {self._form}, since the files could not be added to a study; "

@@ -22,6 +22,7 @@ from slideduck.labels.conditions import refusing
 from slideduck.labels.view import labels
 from slideduck.palette import label_colours
 from slideduck.progress import track
+from slideduck.rois.frame import out_of_level0, written_offsets
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
@@ -71,6 +72,7 @@ def export_tiles(
     run: str | None = None,
     where: str | None = None,
     merge: bool = False,
+    frame: str | None = None,
     overwrite: bool = False,
 ) -> TileExportReport:
     """Write the tiles of one grid as objects that QuPath shows over the slide.
@@ -92,6 +94,9 @@ def export_tiles(
         ``run`` every tile that it predicted.
     merge : bool, default False
         Make one annotation of all tiles of a label, in place of an object for each tile.
+    frame : {"bounds", "level0"}, optional
+        Corner that the files count from: that of what was scanned, as QuPath has it, or the slide's. Needed for
+        slides where the two differ.
     overwrite : bool, default False
         Replace files of those names.
 
@@ -103,7 +108,7 @@ def export_tiles(
     ------
     StudyError
         If labels are needed and missing or out of date; if the study has no such grid, slide or run, or no
-        such tile; if files are there already. No file appears then.
+        such tile; if a frame is needed; if files are there already. No file appears then.
     QueryError
         If the condition does not parse, bind or run.
     DiskFullError
@@ -118,6 +123,7 @@ def export_tiles(
     """
     with translated():
         grid, names = _where_to(handle, grid, run, slides)
+        offsets = written_offsets(handle, names, frame, is_needed=True)
         tiles = _tiles(handle, grid, run, where)
         writer = _Writer(handle, grid, run)
         columns = handle.con.sql("FROM labels").columns
@@ -132,7 +138,7 @@ def export_tiles(
                 of_slide = tiles.filter(ColumnExpression("slide") == ConstantExpression(name))
                 path = staging / f"{name}.geojson"
                 with nullcontext() if where is None else refusing(where, columns):
-                    n = writer.write(path, name, of_slide, counts, merge=merge)
+                    n = writer.write(path, name, of_slide, counts, merge=merge, offset=offsets[name])
                 objects += n
                 if n:
                     written.append(name)
@@ -212,13 +218,20 @@ class _Writer:
         self._classified: dict[str | None, str] = {None: ""}
 
     def write(
-        self, path: Path, slide: str, tiles: duckdb.DuckDBPyRelation, counts: Counter[str], *, merge: bool
+        self,
+        path: Path,
+        slide: str,
+        tiles: duckdb.DuckDBPyRelation,
+        counts: Counter[str],
+        *,
+        merge: bool,
+        offset: tuple[int, int],
     ) -> int:
-        """Write the objects of one slide and count its tiles; no file where there are none.
+        """Write the objects of one slide, an offset taken off, and count its tiles; no file where there are none.
 
         Returns the number of objects.
         """
-        features = self._merged(slide, tiles, counts) if merge else self._single(tiles, counts)
+        features = self._merged(slide, tiles, counts, offset) if merge else self._single(tiles, counts, offset)
         first = next(features, None)
         if first is None:
             return 0
@@ -233,13 +246,14 @@ class _Writer:
             file.write("\n]}\n")
         return n
 
-    def _single(self, tiles: duckdb.DuckDBPyRelation, counts: Counter[str]) -> Iterator[str]:
+    def _single(self, tiles: duckdb.DuckDBPyRelation, counts: Counter[str], offset: tuple[int, int]) -> Iterator[str]:
         """Yield an object for each tile, in the order of grid_y, grid_x."""
         ordered = tiles.order("grid_y, grid_x").project("tile_id, base_x, base_y, extract_px, label, measured")
         for batch in ordered.to_arrow_reader(_BATCH_TILES):
             columns = [column.to_pylist() for column in batch.columns]
             counts.update(label or "" for label in columns[4])
-            for tile_id, x, y, side, label, measured in zip(*columns, strict=True):
+            for tile_id, base_x, base_y, side, label, measured in zip(*columns, strict=True):
+                x, y = base_x - offset[0], base_y - offset[1]
                 right, bottom = x + side, y + side
                 yield (
                     f'{{"type":"Feature","id":"{object_id(self._tile_ids, tile_id)}","geometry":'
@@ -249,14 +263,16 @@ class _Writer:
                     f"{self._classification(label)}{self._measurements(measured)}}}}}"
                 )
 
-    def _merged(self, slide: str, tiles: duckdb.DuckDBPyRelation, counts: Counter[str]) -> Iterator[str]:
+    def _merged(
+        self, slide: str, tiles: duckdb.DuckDBPyRelation, counts: Counter[str], offset: tuple[int, int]
+    ) -> Iterator[str]:
         """Yield an annotation for each label, of all its tiles."""
         for label, n, wkb in tiles.query("chosen_tile", read_query("merge_tiles")).fetchall():
             counts[label or ""] += n
             name = "no label" if label is None else label
             yield (
                 f'{{"type":"Feature","id":"{object_id(self._merged_ids, compact_json([slide, label]))}",'
-                f'"geometry":{geometry_json(polygons_from_wkb(wkb)[1])},'
+                f'"geometry":{geometry_json(out_of_level0(polygons_from_wkb(wkb)[1], offset))},'
                 f'"properties":{{"objectType":"annotation","name":{encode_basestring(name)}'
                 f'{self._classification(label)},"measurements":{{"tiles":{n}}}}}}}'
             )

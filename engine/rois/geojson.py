@@ -96,8 +96,6 @@ def _features(path: Path, data: bytes) -> list[Any]:
                 "export annotations from QuPath with File > Export objects as GeoJSON"
             ]
         )
-    if not features:
-        raise InputError([f"{path.name}:1: GeoJSON without features; draw ROIs, or leave the file out"])
     return features
 
 

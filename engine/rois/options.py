@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from slideduck.errors import ConfigError
 from slideduck.slides.search import NAMES
 
-__all__ = ["FRAMES", "HOLES", "INCLUDE", "LABEL_FROM", "NAMES", "RoiOptions"]
+__all__ = ["FRAMES", "HOLES", "INCLUDE", "KEPT", "LABEL_FROM", "NAMES", "RoiOptions"]
 
 #: How holes are recognised: as drawn inside another ROI, as marked in the file, or as is usual for the format.
 HOLES = ("auto", "nested", "explicit")
@@ -21,6 +23,9 @@ INCLUDE = ("detections", "cells", "tiles", "tma")
 
 #: Where the class of an ImageScope region stands.
 LABEL_FROM = ("name", "text", "description")
+
+#: What is kept of a file's options, and stays in force when the file is added again and nothing else is said.
+KEPT = ("holes", "frame", "include", "label_from", "labels", "slide_suffix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,9 @@ class RoiOptions:
         ``case1/HE``.
     replace : bool, default False
         Replace the ROIs of the same slides and names that other files gave.
+    given : frozenset of str
+        Names of the options that were said, be it what is usual. What is not said of a file that the study has stays
+        as it was said before; see `with_kept`.
 
     Raises
     ------
@@ -68,8 +76,38 @@ class RoiOptions:
     slide_suffix: str = ""
     names: str = "stem"
     replace: bool = False
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @classmethod
+    def said(cls, **options: Any) -> RoiOptions:
+        """Return options that were said, except for those that are None: each holds for files added with another."""
+        return cls(**options, given=frozenset(name for name, value in options.items() if value is not None))
+
+    def is_said(self, name: str) -> bool:
+        """Return whether an option was said: named, or given another value than is usual."""
+        return name in self.given or getattr(self, name) != getattr(_USUAL, name)
+
+    def with_kept(self, before: Mapping[str, Any]) -> tuple[RoiOptions, dict[str, Any]]:
+        """Return the options for a file that was added with some, and those that stay in force since none is said.
+
+        Parameters
+        ----------
+        before : mapping of str to object
+            What was said of the file, of `KEPT`.
+        """
+        kept = {name: value for name, value in before.items() if name in KEPT and not self.is_said(name)}
+        return dataclasses.replace(self, **kept), kept
+
+    def to_keep(self) -> dict[str, Any]:
+        """Return what is said of a file and is not usual, of `KEPT`, as JSON can hold it."""
+        unusual = {name: getattr(self, name) for name in KEPT if getattr(self, name) != getattr(_USUAL, name)}
+        return {
+            name: value if isinstance(value, str) else list(value) if name == "include" else dict(value)
+            for name, value in unusual.items()
+        }
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(sorted(set(self.include))))
         for name, value, allowed in (
             ("holes", self.holes, HOLES),
             ("frame", self.frame or FRAMES[0], FRAMES),
@@ -79,3 +117,6 @@ class RoiOptions:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+
+
+_USUAL = RoiOptions()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -92,6 +92,16 @@ class RoiFile:
         In the order of the file.
     skipped : tuple of str
         A message for each object of the file that has no area, such as a line or a point.
+    slide : str or None
+        Name of the slide that the file as a whole is of; None if a column names the slide of each ROI.
+    slides : tuple of str
+        Slides that it speaks of, by their names in the study; one without ROIs has been looked at, and has none.
+    frame : {"bounds", "level0"}, optional
+        Corner that it counts from; None if that was not said, which is level 0 then.
+    said : str
+        What else was said of how to read it, as JSON.
+    offsets : mapping of str to (float, float)
+        What was added to x and y, by slide, to get base pixels.
     """
 
     path: Path
@@ -100,6 +110,11 @@ class RoiFile:
     sha256: str
     outlines: tuple[RoiOutline, ...]
     skipped: tuple[str, ...]
+    slide: str | None = None
+    slides: tuple[str, ...] = ()
+    frame: str | None = None
+    said: str = "{}"
+    offsets: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def place(self, outline: RoiOutline) -> str:
         """Return the place of an ROI, with which messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""

@@ -83,13 +83,14 @@ def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -
     outlines, skipped, problems = _PARSERS[form](path, data)
     if problems:
         raise InputError([message for _, message in sorted(problems, key=lambda problem: problem[0])])
-    if not outlines:
+    if not outlines and (skipped or form == "csv"):
         n = len(skipped)
         others = f" ({n} object{'s' * (n != 1)} without an area)" if n else ""
         raise InputError([f"{path.name}:1: the file holds no ROI{others}; draw areas, or leave the file out"])
     nested = form == "csv" if options.holes == "auto" else options.holes == "nested"
     digest = hashlib.sha256(data).hexdigest()
-    return RoiFile(path, form, "nested" if nested else "explicit", digest, tuple(outlines), tuple(skipped))
+    slide = path.stem if {outline.slide for outline in outlines} <= {path.stem} else None
+    return RoiFile(path, form, "nested" if nested else "explicit", digest, tuple(outlines), tuple(skipped), slide)
 
 
 def _tell_form(data: bytes) -> Literal["csv", "geojson", "xml", "geoparquet"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +13,18 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.rois.given import GivenFiles
+from slideduck.rois.held import (
+    Replacement,
+    find_replacements,
+    gone_table,
+    held_files,
+    keep_files,
+    kept_text,
+    named_alike,
+)
 from slideduck.rois.options import RoiOptions
-from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
+from slideduck.rois.read import RoiFile, find_roi_files
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -36,6 +46,12 @@ class RoisReport:
         ROIs without a label, those that crossed themselves, and those that leave the slide, as ``slide: name``.
     skipped : tuple of str
         Objects in the files that are no areas, with the reason.
+    kept : tuple of str
+        Files that were read as they were added before, since nothing else was said, each with those options.
+    without : tuple of str
+        Slides of the files that have been looked at and have no ROI.
+    replaced : tuple of str
+        What changed where a file took the place of another one, a text for each slide.
     """
 
     files: int
@@ -47,6 +63,9 @@ class RoisReport:
     repaired: tuple[str, ...]
     leaving: tuple[str, ...]
     skipped: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def add_rois(
@@ -58,7 +77,8 @@ def add_rois(
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
-    A file that the study has byte for byte, with the same holes, is left alone, and so are the labels of its slides.
+    A file that the study has byte for byte, read in the same way, is left alone, and so are the labels of its slides.
+    What is not said of how to read a file that the study has stays as it was said before.
 
     Parameters
     ----------
@@ -85,29 +105,22 @@ def add_rois(
         raise StudyError("the name of a set of ROIs is empty; give one, such as reader_a")
     options = options or RoiOptions()
     found = find_roi_files(paths)
-    problems: list[str] = []
-    files: list[RoiFile] = []
+    given = GivenFiles(handle, paths, roi_set, options)
     with track("Reading ROIs", len(found), "files", show=handle.progress) as advance:
         for path in found:
-            try:
-                files.append(parse_roi_file(path, options))
-            except InputError as error:
-                problems.extend(error.problems)
+            given.read(path)
             advance(1)
-    if problems:
-        raise InputError(problems)
-    known = set(
-        handle.con.execute(
-            "SELECT DISTINCT path, sha256, holes FROM roi_files JOIN rois USING (roi_file_id) "
-            "WHERE roi_files.roi_set = $roi_set",
-            {"roi_set": roi_set},
-        ).fetchall()
-    )
-    changed = [file for file in files if (str(file.path), file.sha256, file.holes) not in known]
+    if given.unreadable:
+        raise InputError(given.unreadable)
+    changed = given.changed()
+    files, problems = given.placed(changed)
     with atomic(handle.con):
-        if changed:
-            _replace(handle, roi_set, changed, [str(file.path) for file in changed])
-        return _rois_report(handle, changed, roi_set, unchanged=len(files) - len(changed))
+        replaced = [str(file.path) for file in files]
+        instead = _replace(handle, roi_set, files, replaced, problems, may_replace=options.replace) if files else []
+        report = _rois_report(handle, files, roi_set, unchanged=len(given.files) - len(files))
+    kept = [kept_text(str(file.path), given.kept[file.path]) for file in files if given.kept[file.path]]
+    texts = [f"{one.slide}: {one.path} in place of {one.other}: {one.summary}" for one in instead]
+    return replace(report, kept=tuple(kept), replaced=tuple(texts))
 
 
 @dataclass(frozen=True)
@@ -197,33 +210,37 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     return [slide for (slide,) in rows]
 
 
-def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
-    """Replace the ROIs that these files gave before, inside a transaction."""
-    with (
-        registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
-        registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
-    ):
+def _replace(
+    handle: Handle,
+    roi_set: str,
+    files: Sequence[RoiFile],
+    replaced: Sequence[str],
+    problems: Sequence[str] = (),
+    *,
+    may_replace: bool = False,
+) -> list[Replacement]:
+    """Replace the ROIs that these files gave before, inside a transaction.
+
+    Problems are those that were found already. What the files put in the place of other files is returned.
+    """
+    with registered(handle.con, "incoming_roi", _outlines(files, roi_set)):
         handle.con.execute(read_query("stage_rois"))
-        problems = handle.con.execute(read_query("find_roi_problems")).fetchall()
-    if problems:
-        raise InputError([_roi_problem(*row) for row in problems])
+        found = handle.con.execute(read_query("find_roi_problems")).fetchall()
+    instead = find_replacements(handle, replaced)
+    clashes = [] if may_replace else [one.problem() for one in instead]
+    if problems or found or clashes:
+        raise InputError([*problems, *(_roi_problem(*row) for row in found), *clashes])
+    held = held_files(handle, roi_set)
+    gone = [(path, slide) for path in replaced if path in held for slide in held[path].slides]
+    gone += [(one.other, one.slide) for one in instead]
     slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(handle, roi_set, replaced)))
-    handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": replaced})
+    with registered(handle.con, "gone_file_slide", gone_table(gone)):
+        handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides})
     _nest(handle)
-    for file in files:
-        handle.con.execute(
-            "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
-            "ON CONFLICT (roi_set, path) DO UPDATE SET "
-            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
-            [roi_set, str(file.path), file.format, file.holes, file.sha256],
-        )
+    keep_files(handle, roi_set, files, gone)
     _put(handle, roi_set, slides)
-    gone = sorted(set(replaced) - {str(file.path) for file in files})
-    handle.con.execute(
-        "DELETE FROM roi_files WHERE roi_set = $roi_set AND list_contains($gone, path)",
-        {"roi_set": roi_set, "gone": gone},
-    )
     _unstage(handle)
+    return instead
 
 
 def rename_in_rois(
@@ -262,7 +279,8 @@ def rename_in_rois(
         slides = [slide for its, slide in rows if its == roi_set]
         with registered(handle.con, "incoming_roi", _outlines([], roi_set)):
             handle.con.execute(read_query("stage_rois"))
-        handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": [""]})
+        with registered(handle.con, "gone_file_slide", gone_table([])):
+            handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides})
         handle.con.execute("UPDATE staged_roi SET label = $new WHERE label = $old", {"old": old, "new": new})
         _nest(handle)
         holes += handle.con.execute(read_query("find_changed_holes")).fetchall()
@@ -317,16 +335,9 @@ def _outlines(files: Sequence[RoiFile], roi_set: str) -> pa.Table:
     )
 
 
-def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other: str | None) -> str:
+def _roi_problem(kind: str, place: str, slide: str, roi_name: str, other: str | None, n_rois: int) -> str:
     """Return the message for an ROI that is refused."""
     match kind:
-        case "unknown_slide":
-            return (
-                f"{place}: slide {slide!r} is not in the study; "
-                "add it first with add-slides, or name the file after its slide"
-            )
-        case "slide_error":
-            return f"{place}: slide {slide!r} cannot be used: {other}"
         case "no_area":
             return f"{place}: ROI {roi_name!r} of slide {slide!r} has no area; draw it again or remove it"
         case "outside":
@@ -336,7 +347,7 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other:
             )
         case _:
             return (
-                f"{place}: ROI {roi_name!r} of slide {slide!r} is in {other} too; "
+                f"{place}: {named_alike(roi_name, slide, n_rois)} in {other} too; "
                 "names are unique in a slide: rename one, or add only one of the files"
             )
 
@@ -367,4 +378,5 @@ def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unch
         repaired=tuple(f"{row[0]}: {row[1]}" for row in rows if row[4]),
         leaving=tuple(f"{row[0]}: {row[1]}" for row in rows if row[5]),
         skipped=tuple(reason for file in files for reason in file.skipped),
+        without=tuple(sorted({slide for file in files for slide in file.slides} - {row[0] for row in rows})),
     )

@@ -15,6 +15,7 @@ __all__ = ["VIEWS", "read_query", "read_sql", "run_script"]
 #: Scripts that make macros and views, in the order in which they depend on each other.
 VIEWS = (
     "macros.sql",
+    "views/looked_at.sql",
     "views/slide_roi_set.sql",
     "views/ranked_roi.sql",
     "views/held_roi.sql",

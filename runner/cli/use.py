@@ -190,6 +190,11 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
     help="How tiles that overlap are averaged; peaked counts the middle of a tile most.",
 )
 @click.option("--merge", is_flag=True, help="In GeoJSON, one annotation for each class in place of an object a tile.")
+@click.option(
+    "--frame",
+    type=click.Choice(["bounds", "level0"]),
+    help="Corner that GeoJSON counts from: bounds, of what was scanned, as QuPath has it; level0, of the slide.",
+)
 def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> None:
     """Draw a SLIDE of a STUDY with the probability of each class over it.
 

@@ -19,6 +19,7 @@ from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
 from slideduck.palette import label_colours
+from slideduck.rois.frame import written_offsets
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
@@ -44,6 +45,7 @@ def heatmap(
     max_px: int = _THUMBNAIL_PX,
     window: str = "flat",
     merge: bool = False,
+    frame: str | None = None,
 ) -> Path:
     """Draw a slide with the probability of each class over it, or write it for QuPath.
 
@@ -74,6 +76,9 @@ def heatmap(
         ``"flat"`` or ``"peaked"``: how tiles that overlap are averaged.
     merge : bool
         In GeoJSON, make one annotation of all tiles of a class.
+    frame : {"bounds", "level0"}, optional
+        Corner that GeoJSON counts from: that of what was scanned, as QuPath has it, or the slide's. Needed for
+        slides where the two differ.
 
     Returns
     -------
@@ -83,9 +88,9 @@ def heatmap(
     Raises
     ------
     StudyError
-        If the study has no such slide or grid.
+        If the study has no such slide or grid, or a frame is needed.
     ConfigError
-        If there is no such window, or merge is given for a picture.
+        If there is no such window, or merge or frame is given for a picture.
     SlideError
         If the slide cannot be read.
     """
@@ -93,17 +98,22 @@ def heatmap(
     is_geojson = out.suffix.lower() == ".geojson"
     if not out.absolute().parent.is_dir():
         raise StudyError(f"no folder {out.parent} to put {out.name} in; make the folder first")
-    if merge and not is_geojson:
-        raise ConfigError(f"merge is given for {out.name}, a picture; name it {out.stem}.geojson, or leave merge out")
+    for name, is_given in (("merge", merge), ("frame", frame is not None)):
+        if is_given and not is_geojson:
+            raise ConfigError(
+                f"{name} is given for {out.name}, a picture; name it {out.stem}.geojson, or leave {name} out"
+            )
     if window not in WINDOWS:
         raise ConfigError(f"window is {window!r}; it must be one of {', '.join(WINDOWS)}")
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
+        if is_geojson:
+            written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
         passes = held_passes(study, Path(run).absolute().name)
         report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, **vars(passes))
         if is_geojson:
-            _write_geojson(study, report.run, report.grid, slide, out, merge=merge)
+            _write_geojson(study, report.run, report.grid, slide, out, merge=merge, frame=frame)
             return out
         (classes,) = _one(study, "SELECT classes FROM runs WHERE run = $1", [report.run])
         path, width, height, mpp = _one(study, "SELECT path, width, height, mpp FROM slides WHERE slide = $1", [slide])
@@ -126,10 +136,12 @@ def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[
     return row
 
 
-def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool) -> None:
+def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool, frame: str | None) -> None:
     """Write the predicted tiles of a slide as objects of QuPath, whole or not at all."""
     with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
-        report = export_tiles(study.handle, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge)
+        report = export_tiles(
+            study.handle, Path(folder, "tiles"), grid=grid, slides=[slide], run=run, merge=merge, frame=frame
+        )
         os.replace(report.paths[0], out)
 
 

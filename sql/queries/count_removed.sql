@@ -1,13 +1,20 @@
 -- count_removed: what goes with the slides $slides.
 --
--- Grain: one row. roi_files: files that gave ROIs to these slides alone.
-WITH roi_file AS (
-    SELECT
-        rois.roi_file_id,
-        count(*) FILTER (WHERE list_contains($slides, rois.slide)) AS removed,
-        count(*) AS rois,
+-- Grain: one row. roi_files: files that speak of these slides alone.
+WITH roi AS (
+    SELECT count(*) AS rois,
     FROM rois
-    GROUP BY rois.roi_file_id
+    WHERE list_contains($slides, rois.slide)
+),
+
+roi_file AS (
+    SELECT count(*) AS roi_files,
+    FROM (
+        SELECT roi_file_slides.roi_file_id
+        FROM roi_file_slides
+        GROUP BY roi_file_slides.roi_file_id
+        HAVING bool_and(list_contains($slides, roi_file_slides.slide))
+    ) AS gone
 ),
 
 tile AS (
@@ -24,10 +31,11 @@ prediction AS (
 )
 
 SELECT
-    coalesce(sum(roi_file.removed), 0)::BIGINT AS rois,
-    count(*) FILTER (WHERE roi_file.removed = roi_file.rois) AS roi_files,
-    any_value(tile.tiles) AS tiles,
-    any_value(prediction.predictions) AS predictions,
-FROM tile
+    roi.rois,
+    roi_file.roi_files,
+    tile.tiles,
+    prediction.predictions,
+FROM roi
+CROSS JOIN roi_file
+CROSS JOIN tile
 CROSS JOIN prediction
-LEFT JOIN roi_file ON true

@@ -22,7 +22,17 @@ SELECT
     count(*) FILTER (WHERE rois.parent IS NOT NULL) || ' of them holes, '
     || count(*) FILTER (WHERE rois.label IS NULL) || ' without a label, on '
     || count(DISTINCT rois.slide) || ' slides, from '
-    || (SELECT count(*) FROM roi_files) || ' files' AS detail,
+    || (SELECT count(*) FROM roi_files) || ' files'
+    || coalesce((
+        SELECT concat('; looked at, without an ROI: ', string_agg(seen.slide, ', ' ORDER BY seen.slide))
+        FROM (
+            SELECT looked_at.slide
+            FROM looked_at
+            GROUP BY looked_at.slide
+            HAVING sum(looked_at.rois) = 0
+        ) AS seen
+        HAVING count(*) > 0
+    ), '') AS detail,
 FROM rois
 UNION ALL
 SELECT

@@ -1,45 +1,20 @@
 -- find_roi_problems: why ROIs that are staged cannot be added.
 --
--- Grain: one row per problem; none where all is well. `other` is the file or reason that it clashes with.
+-- Grain: one row per problem; none where all is well. `other` is the file or reason that it clashes with. ROIs that two
+--     files name alike are one problem of both files: n_rois of them, of which roi_name is the first.
 -- Order: file, row.
 WITH placed AS (
     SELECT
         staged_roi.*,
-        slides.slide IS NULL AS unknown_slide,
-        slides.error AS slide_error,
         slides.width,
         slides.height,
         ST_MakeEnvelope(0, 0, slides.width, slides.height) AS frame,
     FROM staged_roi
+    -- Slides that are missing or cannot be used are reported before.
     LEFT JOIN slides ON staged_roi.slide = slides.slide
 ),
 
 problem AS (
-    -- One row per file and slide is enough where the slide itself is the problem.
-    SELECT
-        'unknown_slide' AS kind,
-        placed.file,
-        min(placed.row_no) AS row_no,
-        arg_min(placed.place, placed.row_no) AS place,
-        placed.slide,
-        NULL AS roi_name,
-        NULL AS other,
-    FROM placed
-    WHERE placed.unknown_slide
-    GROUP BY placed.file, placed.slide
-    UNION ALL
-    SELECT
-        'slide_error' AS kind,
-        placed.file,
-        min(placed.row_no) AS row_no,
-        arg_min(placed.place, placed.row_no) AS place,
-        placed.slide,
-        NULL AS roi_name,
-        any_value(placed.slide_error) AS other,
-    FROM placed
-    WHERE placed.slide_error IS NOT NULL
-    GROUP BY placed.file, placed.slide
-    UNION ALL
     SELECT
         'no_area' AS kind,
         placed.file,
@@ -48,6 +23,7 @@ problem AS (
         placed.slide,
         placed.roi_name,
         NULL AS other,
+        1 AS n_rois,
     FROM placed
     WHERE ST_Area(placed.outline) = 0
     UNION ALL
@@ -63,6 +39,7 @@ problem AS (
             ST_XMin(placed.outline), ST_XMax(placed.outline), ST_YMin(placed.outline), ST_YMax(placed.outline),
             placed.width, placed.height
         ) AS other,
+        1 AS n_rois,
     FROM placed
     WHERE
         placed.frame IS NOT NULL
@@ -78,11 +55,12 @@ problem AS (
     SELECT
         'duplicate' AS kind,
         later.file,
-        later.row_no,
-        later.place,
+        min(later.row_no) AS row_no,
+        arg_min(later.place, (later.row_no, later.roi_name)) AS place,
         later.slide,
-        later.roi_name,
-        first(earlier.file ORDER BY earlier.file, earlier.row_no) AS other,
+        arg_min(later.roi_name, (later.row_no, later.roi_name)) AS roi_name,
+        earlier.file AS other,
+        count(*) AS n_rois,
     FROM placed AS later
     INNER JOIN placed AS earlier
         ON
@@ -90,22 +68,7 @@ problem AS (
             AND later.slide = earlier.slide
             AND later.roi_name = earlier.roi_name
             AND earlier.file < later.file
-    GROUP BY later.file, later.row_no, later.place, later.slide, later.roi_name
-    UNION ALL
-    SELECT
-        'duplicate' AS kind,
-        placed.file,
-        placed.row_no,
-        placed.place,
-        placed.slide,
-        placed.roi_name,
-        roi_files.path AS other,
-    FROM placed
-    INNER JOIN rois
-        ON placed.roi_set = rois.roi_set AND placed.slide = rois.slide AND placed.roi_name = rois.roi_name
-    INNER JOIN roi_files ON rois.roi_file_id = roi_files.roi_file_id
-    -- A file that is added again replaces what it gave before.
-    WHERE roi_files.path NOT IN (SELECT incoming_file.path FROM incoming_file)
+    GROUP BY later.file, later.slide, earlier.file
 )
 
 SELECT
@@ -114,5 +77,6 @@ SELECT
     problem.slide,
     problem.roi_name,
     problem.other,
+    problem.n_rois,
 FROM problem
-ORDER BY problem.file, problem.row_no, problem.kind
+ORDER BY problem.file, problem.row_no, problem.kind, problem.other

@@ -1,12 +1,14 @@
 -- list_export_roi_files: the ROI files whose ROIs decide the labels of some slides.
 --
--- Grain: one row per file. Order: roi_set, path.
+-- Grain: one row per file. Order: roi_set, path. frame, options: NULL where they are usual.
 SELECT
     roi_files.path,
     roi_files.format,
     roi_files.holes,
     roi_files.sha256,
     roi_files.roi_set,
+    nullif(roi_files.frame, 'level0') AS frame,
+    nullif(roi_files.options, '{}') AS options,
 FROM roi_files
 SEMI JOIN (
     SELECT rois.roi_file_id

@@ -17,8 +17,12 @@ LEFT JOIN (
     SELECT
         rois.slide,
         string_agg(
-            DISTINCT concat_ws(':', rois.roi_set, roi_files.holes, roi_files.sha256), '|'
-            ORDER BY concat_ws(':', rois.roi_set, roi_files.holes, roi_files.sha256)
+            DISTINCT concat_ws(
+                ':', rois.roi_set, roi_files.holes, roi_files.sha256, roi_files.frame, roi_files.options
+            ), '|'
+            ORDER BY concat_ws(
+                ':', rois.roi_set, roi_files.holes, roi_files.sha256, roi_files.frame, roi_files.options
+            )
         ) AS files,
     FROM rois
     INNER JOIN roi_files ON rois.roi_file_id = roi_files.roi_file_id

@@ -134,6 +134,18 @@ def test_qupath_gets_tiles_with_what_is_known_of_them(folder: Path, study: sd.St
     assert sorted(path.name for path in tmp_path.iterdir()) == ["S0.geojson", "merged.geojson", "study.duckdb"]
 
 
+def test_qupath_counts_from_what_was_scanned(folder: Path, study: sd.Study, tmp_path: Path) -> None:
+    study.con.execute("UPDATE slides SET bounds_x = 64, bounds_y = 32, bounds_width = 100, bounds_height = 100")
+    with pytest.raises(StudyError, match=r"give `frame='bounds'` for QuPath"):
+        heatmap(folder / "run", study, "S0", tmp_path / "S0.geojson", grid=HALF)
+    corners = {}
+    for frame in ("bounds", "level0"):
+        out = heatmap(folder / "run", study, "S0", tmp_path / f"{frame}.geojson", grid=HALF, frame=frame)
+        first = json.loads(out.read_text())["features"][0]["geometry"]["coordinates"][0][0]
+        corners[frame] = tuple(first)
+    assert corners == {"level0": (0, 0), "bounds": (-64, -32)}
+
+
 def test_a_tile_without_uncertainty_has_no_such_measurement(folder: Path, study: sd.Study, tmp_path: Path) -> None:
     predict(folder / "run", study, grid=GRID, slides=["S1"], overwrite=True)
     out = heatmap(folder / "run", study, "S1", tmp_path / "S1.geojson", grid=GRID)
@@ -144,6 +156,7 @@ def test_a_tile_without_uncertainty_has_no_such_measurement(folder: Path, study:
 def test_what_cannot_be_is_refused(folder: Path, study: sd.Study, tmp_path: Path) -> None:
     for name, values, message in (
         ("a.png", {"merge": True}, "merge is given for a.png, a picture; name it a.geojson, or leave merge out"),
+        ("a.png", {"frame": "bounds"}, "frame is given for a.png, a picture; name it a.geojson, or leave frame out"),
         ("a.png", {"window": "round"}, "window is 'round'; it must be one of flat, peaked"),
     ):
         with pytest.raises(ConfigError) as error:
