@@ -14,12 +14,17 @@ from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
 from slideduck.rois.options import RoiOptions
+from slideduck.rois.outside import OutsideRoi, leave_outside, outside_problems
 from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import counted
 
-__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
+__all__ = ["READER", "RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
+
+#: Version of the rules that files are read by; one that was read by another is read again. See ``roi_files.reader``.
+READER = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,13 @@ class RoisReport:
         ROIs without a label, those that crossed themselves, and those that leave the slide, as ``slide: name``.
     skipped : tuple of str
         Objects in the files that are no areas, with the reason.
+    repairs : tuple of str
+        The repaired ones once more, with what the repair changed: area of the outline less that which the rings of
+        the drawing enclose, the inner ones subtracted. The largest change first.
+    flat : tuple of str
+        ROIs of several rings of which some have no area and were left out, as ``place: name``, with their number.
+    outside : tuple of str
+        ROIs that lie wholly outside their slide and were left out, as ``slide: name``.
     """
 
     files: int
@@ -47,6 +59,9 @@ class RoisReport:
     repaired: tuple[str, ...]
     leaving: tuple[str, ...]
     skipped: tuple[str, ...]
+    repairs: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 def add_rois(
@@ -58,7 +73,8 @@ def add_rois(
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
-    A file that the study has byte for byte, with the same holes, is left alone, and so are the labels of its slides.
+    A file that the study has byte for byte, with the same holes, is left alone, and so are the labels of its slides,
+    unless it was read by other rules than today's.
 
     Parameters
     ----------
@@ -79,7 +95,8 @@ def add_rois(
     Raises
     ------
     InputError
-        With every bad row of every file; nothing is added then.
+        With every bad row of every file; nothing is added then. A file is bad as a whole if more than a tenth of its
+        ROIs lie wholly outside their slide.
     """
     if not roi_set.strip():
         raise StudyError("the name of a set of ROIs is empty; give one, such as reader_a")
@@ -99,15 +116,16 @@ def add_rois(
     known = set(
         handle.con.execute(
             "SELECT DISTINCT path, sha256, holes FROM roi_files JOIN rois USING (roi_file_id) "
-            "WHERE roi_files.roi_set = $roi_set",
-            {"roi_set": roi_set},
+            "WHERE roi_files.roi_set = $roi_set AND reader = $reader",
+            {"roi_set": roi_set, "reader": READER},
         ).fetchall()
     )
     changed = [file for file in files if (str(file.path), file.sha256, file.holes) not in known]
     with atomic(handle.con):
+        left = _LeftOut()
         if changed:
-            _replace(handle, roi_set, changed, [str(file.path) for file in changed])
-        return _rois_report(handle, changed, roi_set, unchanged=len(files) - len(changed))
+            left = _replace(handle, roi_set, changed, [str(file.path) for file in changed], strict=options.strict)
+        return _rois_report(handle, changed, roi_set, left, unchanged=len(files) - len(changed))
 
 
 @dataclass(frozen=True)
@@ -197,31 +215,43 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     return [slide for (slide,) in rows]
 
 
-def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class _LeftOut:
+    """What of the files was left out: ROIs outside their slide, and ROIs with their number of rings without an area."""
+
+    outside: Sequence[OutsideRoi] = ()
+    flat: Sequence[tuple[str, str, int]] = ()
+
+
+def _replace(
+    handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str], *, strict: bool = False
+) -> _LeftOut:
     """Replace the ROIs that these files gave before, inside a transaction."""
     with (
         registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
         registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
     ):
         handle.con.execute(read_query("stage_rois"))
-        problems = handle.con.execute(read_query("find_roi_problems")).fetchall()
+        problems = [_roi_problem(*row) for row in handle.con.execute(read_query("find_roi_problems")).fetchall()]
+    outside = leave_outside(handle.con)
+    problems += outside_problems(outside, strict=strict)
     if problems:
-        raise InputError([_roi_problem(*row) for row in problems])
+        raise InputError(problems)
+    flat = handle.con.execute(
+        "SELECT place, roi_name, flat_rings FROM staged_roi WHERE flat_rings > 0 ORDER BY file, row_no, roi_name"
+    ).fetchall()
     slides = sorted({o.slide for file in files for o in file.outlines} | set(_slides_of(handle, roi_set, replaced)))
     handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides, "replaced": replaced})
     handle.con.execute(read_query("nest_rois"))
-    orphans = handle.con.execute(
-        "SELECT coalesce(place, file), roi_name, label FROM nested_roi "
-        "WHERE marked_hole AND NOT nested AND parent IS NULL ORDER BY file, row_no, roi_name"
-    ).fetchall()
+    orphans = handle.con.execute(read_query("find_orphan_holes")).fetchall()
     if orphans:
         raise InputError([_orphan_problem(*row) for row in orphans])
     for file in files:
         handle.con.execute(
-            "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
+            "INSERT INTO roi_files (roi_set, path, format, holes, sha256, reader) VALUES ($1, $2, $3, $4, $5, $6) "
             "ON CONFLICT (roi_set, path) DO UPDATE SET "
-            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
-            [roi_set, str(file.path), file.format, file.holes, file.sha256],
+            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256, reader = excluded.reader",
+            [roi_set, str(file.path), file.format, file.holes, file.sha256, READER],
         )
     handle.con.execute(
         "DELETE FROM rois WHERE roi_set = $roi_set AND list_contains($slides, slide)",
@@ -236,6 +266,7 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
     )
     handle.con.execute("DROP TABLE staged_roi")
     handle.con.execute("DROP TABLE nested_roi")
+    return _LeftOut(outside, flat)
 
 
 def _outlines(files: Sequence[RoiFile], roi_set: str) -> pa.Table:
@@ -269,11 +300,6 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other:
             return f"{place}: slide {slide!r} cannot be used: {other}"
         case "no_area":
             return f"{place}: ROI {roi_name!r} of slide {slide!r} has no area; draw it again or remove it"
-        case "outside":
-            return (
-                f"{place}: ROI {roi_name!r} lies wholly outside slide {slide!r} ({other}); "
-                "coordinates must be level-0 pixels from the slide's top left corner"
-            )
         case _:
             return (
                 f"{place}: ROI {roi_name!r} of slide {slide!r} is in {other} too; "
@@ -281,18 +307,30 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str | None, other:
             )
 
 
-def _orphan_problem(place: str, roi_name: str, label: str | None) -> str:
-    """Return the message for a hole that lies in no ROI."""
-    of = "without a label" if label is None else f"labelled {label!r}"
+def _orphan_problem(
+    place: str, roi_name: str, label: str | None, other_name: str | None, other_label: str | None
+) -> str:
+    """Return the message for a hole that lies in no ROI of its label."""
+    what = f"{place}: hole {roi_name!r} overlaps no ROI {_labelled(label)}"
+    if other_name is None:
+        return f"{what}; move it into the annotation that it is a hole of, or unmark it"
+    by_labels = f" by `labels` or in the file ({label} to {other_label})" if label and other_label else " in the file"
     return (
-        f"{place}: hole {roi_name!r} overlaps no ROI {of}; "
-        "move it into the annotation that it is a hole of, or unmark it"
+        f"{what}, but {other_name!r}, {_labelled(other_label)}; give it the label of what it is a hole of{by_labels}, "
+        "or unmark it"
     )
 
 
-def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unchanged: int) -> RoisReport:
+def _labelled(label: str | None) -> str:
+    return "without a label" if label is None else f"labelled {label!r}"
+
+
+def _rois_report(
+    handle: Handle, files: Sequence[RoiFile], roi_set: str, left: _LeftOut, *, unchanged: int
+) -> RoisReport:
     rows = handle.con.execute(
-        "SELECT slide, roi_name, label, parent, repaired, leaves_slide FROM rois JOIN roi_files "
+        "SELECT slide, roi_name, label, parent, repaired, leaves_slide, changed_area, "
+        "CASE WHEN repaired THEN ST_Area(outline) END FROM rois JOIN roi_files "
         "USING (roi_file_id, roi_set) WHERE roi_set = $roi_set AND list_contains($paths, path) "
         "ORDER BY slide, roi_name",
         {"roi_set": roi_set, "paths": [str(file.path) for file in files]},
@@ -307,4 +345,10 @@ def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unch
         repaired=tuple(f"{row[0]}: {row[1]}" for row in rows if row[4]),
         leaving=tuple(f"{row[0]}: {row[1]}" for row in rows if row[5]),
         skipped=tuple(reason for file in files for reason in file.skipped),
+        repairs=tuple(
+            f"{row[0]}: {row[1]} ({row[6]:+,.0f} px², {100 * row[6] / row[7]:+.2f} % of its area)"
+            for row in sorted((row for row in rows if row[4]), key=lambda row: -abs(row[6]))
+        ),
+        flat=tuple(f"{place}: {name} ({counted(n, 'ring')})" for place, name, n in left.flat),
+        outside=tuple(f"{roi.slide}: {roi.roi_name}" for roi in left.outside),
     )
