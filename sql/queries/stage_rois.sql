@@ -61,9 +61,9 @@ polygon AS (
     SELECT
         area.drawing_no,
         area.part_no,
-        any_value(area.area) FILTER (area.ring_no = 0) AS around,
-        ST_Union_Agg(area.area ORDER BY area.ring_no) FILTER (area.ring_no > 0) AS taken_out,
-        count(*) FILTER (ST_IsEmpty(area.area)) AS flat_rings,
+        any_value(area.area) FILTER (WHERE area.ring_no = 0) AS around,
+        ST_Union_Agg(area.area ORDER BY area.ring_no) FILTER (WHERE area.ring_no > 0) AS taken_out,
+        count(*) FILTER (WHERE ST_IsEmpty(area.area)) AS flat_rings,
     FROM area
     GROUP BY area.drawing_no, area.part_no
 ),

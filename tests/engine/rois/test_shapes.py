@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shapely
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slideduck as sd
+from slideduck.cli.group import cli
 from slideduck.errors import InputError
 from slideduck.slides.grid import SlideGrid
 from tests.campaign import cases
@@ -47,11 +50,11 @@ def enclosed(parts: Parts) -> float:
     return sum(area(outer) - sum(map(area, inner)) for outer, *inner in parts)
 
 
-def geojson(drawings: dict[str, Parts]) -> str:
+def geojson(drawings: Mapping[str, Parts]) -> str:
     features = []
     for name, parts in drawings.items():
         coordinates = [[[*ring, ring[0]] for ring in rings] for rings in parts]
-        geometry = {"type": "MultiPolygon", "coordinates": coordinates}
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": coordinates}
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": coordinates[0]}
         properties = {"name": name, "classification": {"name": f"of {name}"}}
@@ -72,7 +75,7 @@ def layers(**regions: str) -> str:
     return f"<Annotations>{''.join(of_label)}</Annotations>"
 
 
-def imagescope(drawings: dict[str, Parts]) -> str:
+def imagescope(drawings: Mapping[str, Parts]) -> str:
     """Return drawings of one part each, inner rings as marked holes."""
     found = {}
     for name, ((outer, *inner),) in drawings.items():
@@ -81,7 +84,7 @@ def imagescope(drawings: dict[str, Parts]) -> str:
     return layers(**found)
 
 
-def csv(drawings: dict[str, Parts]) -> str:
+def csv(drawings: Mapping[str, Parts]) -> str:
     """Return drawings of one part each, inner rings as ROIs that lie within it."""
     lines = ["roi_name,x_base,y_base,label"]
     for name, ((outer, *inner),) in drawings.items():
@@ -336,6 +339,9 @@ def test_any_drawing_has_the_area_and_the_tiles_that_shapely_gives(study: Study,
     assert len(drawings) > len(single) > len(nested) > 0
     study.add(g=geojson(drawings), x=imagescope(single), c=csv(nested))
     study.opened.label()
+    verified = study.opened.verify(1).drawn
+    assert (verified.rois, verified.differences.num_rows) == (study.rows("SELECT count(*) FROM rois")[0][0], 0)
+    assert all("runs along itself" in why for why in verified.unverified)
     for slide, names in (("g", drawings), ("x", single), ("c", nested)):
         found = study.shapes(slide)
         assert set(found) == set(names)
@@ -361,6 +367,67 @@ def test_any_drawing_has_the_area_and_the_tiles_that_shapely_gives(study: Study,
                 # Where shapely's nodes and the engine's are the last bit apart, a centre on the edge is either's.
                 centre = shapely.Point(key[1] * 32 + 32, key[2] * 32 + 32)
                 assert shape_of(drawings[key[0]]).boundary.distance(centre) < 1e-9, (slide, key)
+
+
+# ------------------------------------------------------------------- compared with the files, by lines
+
+
+def test_shapes_are_compared_with_what_the_files_draw(study: Study) -> None:
+    known = {name: parts for name, (parts, _) in KNOWN.items()}
+    nested = {"r": [[box(0, 0, 400, 400), box(50, 50, 150, 150), box(200, 200, 390, 390)]]}
+    study.add(g=geojson(known), x=layers(a=ISLANDS, b=OVER_TWO.replace('Text="hole"', 'Text="over"')), c=csv(nested))
+    study.opened.label()
+    report = study.opened.verify(None).drawn
+    assert (report.rois, report.unverified, report.differences.num_rows) == (19 + 8 + 3, (), 0)
+    # What the even-odd rule makes of them.
+    wrong = {"hole on the outline": 262_144, "hole leaves": 114_688, "parts overlap": 60_000}
+    for name in wrong:
+        whole = shapely.MultiPolygon([shapely.Polygon(outer, inner) for outer, *inner in known[name]])
+        made = shapely.make_valid(whole if len(whole.geoms) > 1 else whole.geoms[0])
+        study.opened.con.execute(
+            "UPDATE rois SET geom = ST_CollectionExtract(ST_GeomFromWKB($wkb), 3), area = $area WHERE roi_name = $name",
+            {"wkb": shapely.to_wkb(made), "area": wrong[name], "name": name},
+        )
+    # A marked hole taken out of one ROI alone.
+    study.opened.con.execute("UPDATE rois SET geom = outline, area = ST_Area(outline) WHERE roi_name = 'left'")
+    rows = study.opened.verify(None).drawn.differences.to_pylist()
+    assert [(row["slide"], row["roi_name"]) for row in rows] == [
+        *(("g", name) for name in sorted(wrong)),
+        ("x", "left"),
+    ]
+    for row in rows[:3]:
+        assert row["drawn_area"] == pytest.approx(KNOWN[row["roi_name"]][1], rel=0.05), row
+
+
+def test_what_cannot_be_compared_is_said_and_the_remedy_gets_on(study: Study, tmp_path: Path) -> None:
+    drawing: dict[str, Parts] = {"r": [[box(0, 0, 100, 100), box(0, 20, 30, 40)]]}
+    study.add(g=geojson(drawing), x=imagescope(drawing), c=csv({"r": [[box(0, 0, 100, 100)]]}))
+    gone, changed, left = (study.folder / name for name in ("c.csv", "g.geojson", "x.xml"))
+    gone.unlink()
+    changed.write_text(geojson({"r": [[box(0, 0, 100, 90)]]}))
+    study.opened.con.execute("UPDATE rois SET geom = outline WHERE slide = 'x'")
+    study.opened.label()
+    study.opened.con.execute("CHECKPOINT")
+    path = Path(shutil.copy(study.folder / "study.duckdb", tmp_path / "study.duckdb"))
+    result = CliRunner().invoke(cli, ["label", str(path), "--verify"])
+    assert result.exit_code == 1
+    assert result.stderr.split("compared 2 ROIs")[1] == (
+        " with what the files draw, along lines\n"
+        "ROI files and ROIs that cannot be compared:\n"
+        f"  {gone}: cannot be read any more (No such file or directory)\n"
+        f"  {changed}: has changed since it was added; add it again\n"
+        "error: 1 ROI differs from its file; was the study made by an older slideduck, or changed by SQL? Take the "
+        "files out with remove-rois, add them again and label; if they differ again, this is a mistake of slideduck: "
+        "please report it\n"
+    )
+    for command in (["remove-rois", str(path), str(left)], ["add-rois", str(path), str(left), str(changed)]):
+        assert CliRunner().invoke(cli, command).exit_code == 0
+    result = CliRunner().invoke(cli, ["label", str(path), "--verify"])
+    assert result.exit_code == 0
+    assert (
+        "compared 3 ROIs with what the files draw, along lines\nROI files and ROIs that cannot be compared:\n"
+        in result.stderr
+    )
 
 
 GRID = SlideGrid(64, 32, 15, 15, level=0, level_downsample=1.0, read_px=64)
