@@ -145,7 +145,8 @@ COMMENT ON COLUMN rois.slide IS 'Name of the slide that the ROI is drawn on.';
 COMMENT ON COLUMN rois.roi_name IS 'Name, unique in the slide and set.';
 COMMENT ON COLUMN rois.roi_desc IS 'The name, with the names of the holes that are taken out of it.';
 COMMENT ON COLUMN rois.label IS 'Label, or NULL where the ROI has none.';
-COMMENT ON COLUMN rois.parent IS 'roi_name of the ROI that this one is a hole of, or NULL.';
+COMMENT ON COLUMN rois.parent IS
+'roi_name of the ROI that this one is a hole of, or NULL; of several, the smallest around it or most overlapped.';
 COMMENT ON COLUMN rois.area IS 'Area of geom, square base pixels.';
 COMMENT ON COLUMN rois.outline IS 'What was drawn, repaired where it crossed itself, base pixels.';
 COMMENT ON COLUMN rois.geom IS 'The outline with its holes taken out, base pixels: what decides labels.';

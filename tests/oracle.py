@@ -34,10 +34,12 @@ class Effective:
 def repaired(
     points: Sequence[tuple[float, float]], holes: Sequence[Sequence[tuple[float, float]]] = ()
 ) -> shapely.Geometry:
-    """Return a polygon, made valid and reduced to its polygons."""
+    """Return a polygon whose rings are made valid and reduced to their polygons, each by itself."""
     polygon = shapely.Polygon(points, holes)
     if polygon.is_valid:
         return polygon
+    if holes:
+        return repaired(points).difference(shapely.unary_union([repaired(hole) for hole in holes]))
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(polygon)))
     return shapely.MultiPolygon([p for p in parts if p.geom_type == "Polygon"])
 

@@ -72,7 +72,16 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
         + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
     )
     print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
-    print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
+    print_names(
+        f"{counted(len(report.repairs), 'ROI')} repaired, having crossed or touched themselves (largest change first):",
+        report.repairs,
+    )
+    print_names(
+        f"{counted(len(report.flat), 'ROI')} with parts or holes without an area, which are left out:", report.flat
+    )
+    print_names(
+        f"{counted(len(report.outside), 'ROI')} wholly outside their slide, which are left out:", report.outside
+    )
     print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
     print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
     print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)

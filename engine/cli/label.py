@@ -68,7 +68,9 @@ class _Tiles(click.ParamType[int | None]):
 @click.option("--reset", is_flag=True, help="Take the defaults for all that is not given.")
 @click.option("--memory", metavar="SIZE", help="What DuckDB may use, such as 4GB; default a quarter of the machine's.")
 @click.option("--anew", is_flag=True, help="Compute every slide, also those that are up to date.")
-@click.option("--verify", is_flag=True, help="Then compare with a plain spatial join: slow, for proof.")
+@click.option(
+    "--verify", is_flag=True, help="Then compare with a plain spatial join, and ROIs with their files: slow, for proof."
+)
 @click.option("--verify-tiles", type=_Tiles(), default=10_000, show_default=True, help="How many tiles to compare.")
 @output_options
 def label(
@@ -194,6 +196,16 @@ def _print_verified(report: VerifyReport) -> None:
         raise StudyError(
             f"{counted(wrong, 'pair differs', 'pairs differ')} from the spatial join; was the study changed by SQL? "
             "Label it with --anew; if they differ again, this is a mistake of slideduck: please report it"
+        )
+    message(f"compared {counted(report.drawn.rois, 'ROI')} with what the files draw, along lines")
+    print_names("ROI files and ROIs that cannot be compared:", report.drawn.unverified)
+    different = report.drawn.differences.num_rows
+    if different:
+        print_rows(report.drawn.differences, Output(), title="ROIs that differ from their files")
+        raise StudyError(
+            f"{counted(different, 'ROI differs from its file', 'ROIs differ from their files')}; was the study made by "
+            "an older slideduck, or changed by SQL? Take the files out with remove-rois, add them again and label; if "
+            "they differ again, this is a mistake of slideduck: please report it"
         )
 
 

@@ -289,7 +289,7 @@ class _RoiExport:
         """
         returned = self._read_again()
         if self._form in ("csv", "xml"):
-            has_holes = {(roi.slide, roi.parent) for roi in self._rois if roi.parent is not None}
+            has_holes = {(roi.slide, roi.roi_name) for roi in self._rois if roi.drawn_wkb != roi.labelled_wkb}
             self._cut = {(one.slide, one.root) for one in returned if not one.is_same} & has_holes
         if self._cut:
             # Where a hole does not lie within its ROI, the ROI may still be drawn without it.

@@ -90,9 +90,10 @@ def parse_geoparquet(path: Path, data: bytes) -> tuple[list[RoiOutline], list[st
             problems += [(row, f"{place}: {what}") for what in wrong]
         else:
             outlines.append(RoiOutline(slide, name, label or None, polygons, bool(parent), row))
+    named = with_names(outlines, [f"ROI_{outline.row}" for outline in outlines])
     if not problems:
-        problems = _edited(file, texts, geometries, drawn)
-    return with_names(outlines, [f"ROI_{outline.row}" for outline in outlines]), skipped, problems
+        problems = _edited(file, named, geometries, drawn)
+    return named, skipped, problems
 
 
 def _read(file: str, data: bytes) -> tuple[pa.Table, str]:
@@ -169,22 +170,37 @@ def _wrong_rings(called: str, polygons: Sequence[Polygon]) -> list[str]:
 
 
 def _edited(
-    file: str, texts: dict[str, list[str]], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
+    file: str, outlines: Sequence[RoiOutline], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
 ) -> list[Problem]:
     """Return the rows whose geometry and outline contradict each other: nothing says which of them is meant."""
     if not any(drawn):
         return []
-    both = pa.table(
+    shapes = [("drawn", one, one.marked_hole, one.wkb()) for one in outlines]
+    for one in outlines:
+        left = geometries[one.row - 1]
+        if drawn[one.row - 1] and left is not None:
+            shapes.append(("left", one, False, left))
+    sets, rois, marked, wkb = zip(*shapes, strict=True)
+    n = len(shapes)
+    staged = pa.table(
         {
-            "row_no": pa.array(range(1, len(drawn) + 1), pa.int64()),
-            **{name: pa.array(texts[name], pa.string()) for name in ("slide", "roi_name", "parent")},
-            "geometry": pa.array(geometries, pa.binary()),
-            "outline": pa.array(drawn, pa.binary()),
+            "file": [file] * n,
+            "row_no": pa.array([one.row for one in rois], pa.int64()),
+            "place": [file] * n,
+            "roi_set": pa.array(sets, pa.string()),
+            "slide": pa.array([one.slide for one in rois], pa.string()),
+            "roi_name": pa.array([one.roi_name for one in rois], pa.string()),
+            "label": pa.array([one.label for one in rois], pa.string()),
+            "marked_hole": pa.array(marked, pa.bool_()),
+            "nested": [False] * n,
+            "wkb": pa.array(wkb, pa.binary()),
         }
     )
     with duckdb.connect(config=spatial_config()) as con:
         load_spatial(con)
-        con.register("stored_roi", both)
+        con.register("incoming_roi", staged)
+        for query in ("stage_rois", "nest_rois"):
+            con.execute(read_query(query))
         rows = con.execute(read_query("find_edited_rois")).fetchall()
     return [
         (

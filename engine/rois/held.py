@@ -106,7 +106,13 @@ def kept_text(path: str, kept: Mapping[str, Any]) -> str:
     return f"{path}: {' '.join(words)}"
 
 
-def keep_files(handle: Handle, roi_set: str, files: Sequence[RoiFile], gone: Sequence[tuple[str, str]]) -> None:
+def keep_files(
+    handle: Handle,
+    roi_set: str,
+    files: Sequence[RoiFile],
+    gone: Sequence[tuple[str, str]],
+    left_out: Mapping[tuple[str, str], int],
+) -> None:
     """Write down files and the slides that they speak of, inside a transaction.
 
     Parameters
@@ -119,6 +125,8 @@ def keep_files(handle: Handle, roi_set: str, files: Sequence[RoiFile], gone: Seq
         The files that are added.
     gone : sequence of (str, str)
         Paths, each with a slide of which that file says nothing any more. A file that speaks of no slide goes.
+    left_out : mapping of (str, str) to int
+        For paths and slides the number of ROIs that were left out, lying wholly outside the slide.
     """
     pairs = [(file, slide) for file in files for slide in file.slides]
     rows = pa.table(
@@ -138,6 +146,7 @@ def keep_files(handle: Handle, roi_set: str, files: Sequence[RoiFile], gone: Seq
             "slide": pa.array([slide for _, slide in pairs], pa.string()),
             "offset_x": pa.array([file.offsets.get(slide, (0, 0))[0] for file, slide in pairs], pa.float64()),
             "offset_y": pa.array([file.offsets.get(slide, (0, 0))[1] for file, slide in pairs], pa.float64()),
+            "left_out": pa.array([left_out.get((str(file.path), slide), 0) for file, slide in pairs], pa.int32()),
         }
     )
     of_set = {"roi_set": roi_set}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +25,12 @@ from slideduck.rois.held import (
     named_alike,
 )
 from slideduck.rois.options import RoiOptions
+from slideduck.rois.outside import OutsideRoi, leave_outside, outside_problems
 from slideduck.rois.read import RoiFile, find_roi_files
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import counted
 
 __all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois", "rename_in_rois"]
 
@@ -52,6 +55,13 @@ class RoisReport:
         Slides of the files that have been looked at and have no ROI.
     replaced : tuple of str
         What changed where a file took the place of another one, a text for each slide.
+    repairs : tuple of str
+        The repaired ones once more, with what the repair changed: area of the outline less that which the rings of
+        the drawing enclose, the inner ones subtracted. The largest change first.
+    flat : tuple of str
+        ROIs of several rings of which some have no area and were left out, as ``place: name``, with their number.
+    outside : tuple of str
+        ROIs that lie wholly outside their slide and were left out, as ``slide: name``.
     """
 
     files: int
@@ -66,6 +76,9 @@ class RoisReport:
     kept: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 def add_rois(
@@ -77,8 +90,8 @@ def add_rois(
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
-    A file that the study has byte for byte, read in the same way, is left alone, and so are the labels of its slides.
-    What is not said of how to read a file that the study has stays as it was said before.
+    A file that the study has byte for byte, read in the same way, is left alone, and so are the labels of its slides,
+    unless it was read by other rules than today's. What is not said of how to read a file that the study has stays as it was said before.
 
     Parameters
     ----------
@@ -99,7 +112,8 @@ def add_rois(
     Raises
     ------
     InputError
-        With every bad row of every file; nothing is added then.
+        With every bad row of every file; nothing is added then. A file is bad as a whole if more than a tenth of its
+        ROIs lie wholly outside their slide.
     """
     if not roi_set.strip():
         raise StudyError("the name of a set of ROIs is empty; give one, such as reader_a")
@@ -115,12 +129,13 @@ def add_rois(
     changed = given.changed()
     files, problems = given.placed(changed)
     with atomic(handle.con):
-        replaced = [str(file.path) for file in files]
-        instead = _replace(handle, roi_set, files, replaced, problems, may_replace=options.replace) if files else []
-        report = _rois_report(handle, files, roi_set, unchanged=len(given.files) - len(files))
+        done = _Replaced()
+        if files:
+            replaced = [str(file.path) for file in files]
+            done = _replace(handle, roi_set, files, replaced, problems, options=options)
+        report = _rois_report(handle, files, roi_set, done, unchanged=len(given.files) - len(files))
     kept = [kept_text(str(file.path), given.kept[file.path]) for file in files if given.kept[file.path]]
-    texts = [f"{one.slide}: {one.path} in place of {one.other}: {one.summary}" for one in instead]
-    return replace(report, kept=tuple(kept), replaced=tuple(texts))
+    return replace(report, kept=tuple(kept))
 
 
 @dataclass(frozen=True)
@@ -196,7 +211,7 @@ def remove_rois(
             {"roi_set": roi_set, "paths": removed},
         ).fetchone() or (0,)
         if not dry_run:
-            _replace(handle, roi_set, [], removed)
+            _replace(handle, roi_set, [], removed, options=RoiOptions())
     return RoisRemoved(tuple(removed), count, tuple(slides))
 
 
@@ -210,6 +225,18 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     return [slide for (slide,) in rows]
 
 
+@dataclass(frozen=True)
+class _Replaced:
+    """What files put in the place of other files, and what of them was left out.
+
+    That is ROIs outside their slide, and rings without an area, which ROIs have with their place and number.
+    """
+
+    instead: Sequence[Replacement] = ()
+    outside: Sequence[OutsideRoi] = ()
+    flat: Sequence[tuple[str, str, int]] = ()
+
+
 def _replace(
     handle: Handle,
     roi_set: str,
@@ -217,19 +244,22 @@ def _replace(
     replaced: Sequence[str],
     problems: Sequence[str] = (),
     *,
-    may_replace: bool = False,
-) -> list[Replacement]:
-    """Replace the ROIs that these files gave before, inside a transaction.
-
-    Problems are those that were found already. What the files put in the place of other files is returned.
-    """
+    options: RoiOptions,
+) -> _Replaced:
+    """Replace the ROIs that files gave before, inside a transaction. Problems are those that were found already."""
     with registered(handle.con, "incoming_roi", _outlines(files, roi_set)):
         handle.con.execute(read_query("stage_rois"))
         found = handle.con.execute(read_query("find_roi_problems")).fetchall()
+    outside = leave_outside(handle.con)
     instead = find_replacements(handle, replaced)
-    clashes = [] if may_replace else [one.problem() for one in instead]
-    if problems or found or clashes:
-        raise InputError([*problems, *(_roi_problem(*row) for row in found), *clashes])
+    refused = [*problems, *(_roi_problem(*row) for row in found), *outside_problems(outside, strict=options.strict)]
+    if not options.replace:
+        refused += [one.problem() for one in instead]
+    if refused:
+        raise InputError(refused)
+    flat = handle.con.execute(
+        "SELECT place, roi_name, flat_rings FROM staged_roi WHERE flat_rings > 0 ORDER BY file, row_no, roi_name"
+    ).fetchall()
     held = held_files(handle, roi_set)
     gone = [(path, slide) for path in replaced if path in held for slide in held[path].slides]
     gone += [(one.other, one.slide) for one in instead]
@@ -237,10 +267,10 @@ def _replace(
     with registered(handle.con, "gone_file_slide", gone_table(gone)):
         handle.con.execute(read_query("stage_kept_rois"), {"roi_set": roi_set, "slides": slides})
     _nest(handle)
-    keep_files(handle, roi_set, files, gone)
+    keep_files(handle, roi_set, files, gone, Counter((roi.file, roi.slide) for roi in outside))
     _put(handle, roi_set, slides)
     _unstage(handle)
-    return instead
+    return _Replaced(instead, outside, flat)
 
 
 def rename_in_rois(
@@ -293,10 +323,7 @@ def rename_in_rois(
 def _nest(handle: Handle) -> None:
     """Find the holes of the ROIs that are staged."""
     handle.con.execute(read_query("nest_rois"))
-    orphans = handle.con.execute(
-        "SELECT coalesce(place, file), roi_name, label FROM nested_roi "
-        "WHERE marked_hole AND NOT nested AND parent IS NULL ORDER BY file, row_no, roi_name"
-    ).fetchall()
+    orphans = handle.con.execute(read_query("find_orphan_holes")).fetchall()
     if orphans:
         raise InputError([_orphan_problem(*row) for row in orphans])
 
@@ -340,11 +367,6 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str, other: str | 
     match kind:
         case "no_area":
             return f"{place}: ROI {roi_name!r} of slide {slide!r} has no area; draw it again or remove it"
-        case "outside":
-            return (
-                f"{place}: ROI {roi_name!r} lies wholly outside slide {slide!r} ({other}); "
-                "coordinates must be level-0 pixels from the slide's top left corner"
-            )
         case _:
             return (
                 f"{place}: {named_alike(roi_name, slide, n_rois)} in {other} too; "
@@ -352,18 +374,30 @@ def _roi_problem(kind: str, place: str, slide: str, roi_name: str, other: str | 
             )
 
 
-def _orphan_problem(place: str, roi_name: str, label: str | None) -> str:
-    """Return the message for a hole that lies in no ROI."""
-    of = "without a label" if label is None else f"labelled {label!r}"
+def _orphan_problem(
+    place: str, roi_name: str, label: str | None, other_name: str | None, other_label: str | None
+) -> str:
+    """Return the message for a hole that lies in no ROI of its label."""
+    what = f"{place}: hole {roi_name!r} overlaps no ROI {_labelled(label)}"
+    if other_name is None:
+        return f"{what}; move it into the annotation that it is a hole of, or unmark it"
+    by_labels = f" by `labels` or in the file ({label} to {other_label})" if label and other_label else " in the file"
     return (
-        f"{place}: hole {roi_name!r} overlaps no ROI {of}; "
-        "move it into the annotation that it is a hole of, or unmark it"
+        f"{what}, but {other_name!r}, {_labelled(other_label)}; give it the label of what it is a hole of{by_labels}, "
+        "or unmark it"
     )
 
 
-def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unchanged: int) -> RoisReport:
+def _labelled(label: str | None) -> str:
+    return "without a label" if label is None else f"labelled {label!r}"
+
+
+def _rois_report(
+    handle: Handle, files: Sequence[RoiFile], roi_set: str, done: _Replaced, *, unchanged: int
+) -> RoisReport:
     rows = handle.con.execute(
-        "SELECT slide, roi_name, label, parent, repaired, leaves_slide FROM rois JOIN roi_files "
+        "SELECT slide, roi_name, label, parent, repaired, leaves_slide, changed_area, "
+        "CASE WHEN repaired THEN ST_Area(outline) END FROM rois JOIN roi_files "
         "USING (roi_file_id, roi_set) WHERE roi_set = $roi_set AND list_contains($paths, path) "
         "ORDER BY slide, roi_name",
         {"roi_set": roi_set, "paths": [str(file.path) for file in files]},
@@ -379,4 +413,11 @@ def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unch
         leaving=tuple(f"{row[0]}: {row[1]}" for row in rows if row[5]),
         skipped=tuple(reason for file in files for reason in file.skipped),
         without=tuple(sorted({slide for file in files for slide in file.slides} - {row[0] for row in rows})),
+        repairs=tuple(
+            f"{row[0]}: {row[1]} ({row[6]:+,.0f} px², {100 * row[6] / row[7]:+.2f} % of its area)"
+            for row in sorted((row for row in rows if row[4]), key=lambda row: -abs(row[6]))
+        ),
+        flat=tuple(f"{place}: {name} ({counted(n, 'ring')})" for place, name, n in done.flat),
+        outside=tuple(f"{roi.slide}: {roi.roi_name}" for roi in done.outside),
+        replaced=tuple(f"{one.slide}: {one.path} in place of {one.other}: {one.summary}" for one in done.instead),
     )

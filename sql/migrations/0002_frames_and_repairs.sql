@@ -60,6 +60,8 @@ ORDER BY rois.roi_file_id, rois.slide;
 ALTER TABLE rois ADD COLUMN changed_area DOUBLE DEFAULT 0;
 COMMENT ON COLUMN rois.changed_area IS
 'Area of the outline less that which the rings of the drawing enclose, square base pixels; 0 if not repaired.';
+COMMENT ON COLUMN rois.parent IS
+'roi_name of the ROI that this one is a hole of, or NULL; of several, the smallest around it or most overlapped.';
 COMMENT ON COLUMN rois.repaired IS 'True if the drawing crossed or touched itself and was repaired, ring by ring.';
 
 ALTER TABLE patients ALTER COLUMN patient DROP NOT NULL;

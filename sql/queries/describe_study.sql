@@ -1,6 +1,21 @@
 -- describe_study: what a study holds, at a glance.
 --
--- Grain: one row per kind of thing.
+-- Grain: one row per kind of thing; "ROIs to add again" only where there are any: those that the rules before changed,
+--     repaired ones (whole drawings were, by the even-odd rule) and marked holes (cut out of one ROI alone).
+WITH outdated AS (
+    SELECT
+        rois.slide || ': ' || rois.roi_name AS called,
+        concat(
+            'slideduck add-rois STUDY ''', replace(roi_files.path, '''', '''"''"'''), '''',
+            CASE WHEN roi_files.roi_set <> 'default' THEN ' --set ''' || roi_files.roi_set || '''' END,
+            CASE WHEN (roi_files.format = 'csv') <> (roi_files.holes = 'nested') THEN ' --holes ' || roi_files.holes END
+        ) AS remedy,
+        row_number() OVER (ORDER BY rois.slide ASC, rois.roi_name ASC, rois.roi_set ASC) AS number,
+    FROM rois
+    INNER JOIN roi_files ON rois.roi_file_id = roi_files.roi_file_id
+    WHERE roi_files.reader < 2 AND (rois.repaired OR (rois.marked_hole AND roi_files.holes = 'explicit'))
+)
+
 SELECT
     'slides' AS what,
     count(*) AS count,
@@ -34,6 +49,17 @@ SELECT
         HAVING count(*) > 0
     ), '') AS detail,
 FROM rois
+UNION ALL
+SELECT
+    'ROIs to add again' AS what,
+    count(*) AS count,
+    'an older slideduck gave these other shapes than their drawings have: '
+    || string_agg(outdated.called, ', ' ORDER BY outdated.number) FILTER (WHERE outdated.number <= 20)
+    || CASE WHEN count(*) > 20 THEN ' and ' || (count(*) - 20) || ' more' ELSE '' END
+    || '; type ' || string_agg(DISTINCT outdated.remedy, '; ' ORDER BY outdated.remedy)
+    || ' and label again' AS detail,
+FROM outdated
+HAVING count(*) > 0
 UNION ALL
 SELECT
     'labels' AS what,

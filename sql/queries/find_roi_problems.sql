@@ -6,9 +6,6 @@
 WITH placed AS (
     SELECT
         staged_roi.*,
-        slides.width,
-        slides.height,
-        ST_MakeEnvelope(0, 0, slides.width, slides.height) AS frame,
     FROM staged_roi
     -- Slides that are missing or cannot be used are reported before.
     LEFT JOIN slides ON staged_roi.slide = slides.slide
@@ -26,31 +23,6 @@ problem AS (
         1 AS n_rois,
     FROM placed
     WHERE ST_Area(placed.outline) = 0
-    UNION ALL
-    SELECT
-        'outside' AS kind,
-        placed.file,
-        placed.row_no,
-        placed.place,
-        placed.slide,
-        placed.roi_name,
-        format(
-            'x {:.1f} to {:.1f}, y {:.1f} to {:.1f}; the slide is {} x {}',
-            ST_XMin(placed.outline), ST_XMax(placed.outline), ST_YMin(placed.outline), ST_YMax(placed.outline),
-            placed.width, placed.height
-        ) AS other,
-        1 AS n_rois,
-    FROM placed
-    WHERE
-        placed.frame IS NOT NULL
-        AND ST_Area(placed.outline) > 0
-        AND (
-            ST_XMin(placed.outline) >= placed.width
-            OR ST_YMin(placed.outline) >= placed.height
-            OR NOT ST_Intersects(placed.outline, placed.frame)
-            OR ST_XMax(placed.outline) <= 0
-            OR ST_YMax(placed.outline) <= 0
-        )
     UNION ALL
     SELECT
         'duplicate' AS kind,

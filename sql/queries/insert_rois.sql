@@ -12,6 +12,7 @@ SELECT
     nested_roi.geom,
     nested_roi.marked_hole,
     nested_roi.repaired,
+    nested_roi.changed_area,
     NOT ST_CoveredBy(nested_roi.outline, ST_MakeEnvelope(0, 0, slides.width, slides.height)) AS leaves_slide,
     roi_files.roi_file_id,
 FROM nested_roi

@@ -3,8 +3,10 @@
 -- Grain: one row per ROI of staged_roi.
 -- Nested: an ROI within another of the same label is a hole of the smallest that contains it, one within a hole is
 --     an island again, and so on. No label counts as one label. Of two equal outlines neither contains the other.
--- Explicit: only what the file marks is a hole, of the smallest ROI of its label that contains it, or else of the
---     one that it overlaps most.
+-- Explicit: only what the file marks is a hole. It is cut out of every ROI of its label that it overlaps; its parent
+--     is the smallest of them that contains it, or else the one that it overlaps most; equal: the lesser name.
+-- Islands: an ROI within a marked hole that is itself within an ROI of the label was drawn into the hole, which is not
+--     cut out of it then; and a marked hole within such an island is not one of the ROI around the hole.
 CREATE OR REPLACE TEMP TABLE nested_roi AS
 WITH RECURSIVE measured AS (
     SELECT
@@ -66,21 +68,16 @@ depth AS (
             AND container.container_name = depth.roi_name
 ),
 
-marked AS (
+overlap AS (
     SELECT
         hole.roi_set,
         hole.slide,
-        hole.roi_name,
-        first(
-            around.roi_name
-            ORDER BY
-                CASE WHEN ST_Within(hole.outline, around.outline) THEN 0 ELSE 1 END,
-                CASE
-                    WHEN ST_Within(hole.outline, around.outline) THEN around.outline_area
-                    ELSE -ST_Area(ST_Intersection(hole.outline, around.outline))
-                END,
-                around.roi_name
-        ) AS parent,
+        hole.roi_name AS hole_name,
+        around.roi_name,
+        around.outline_area,
+        ST_Area(ST_Intersection(hole.outline, around.outline)) AS overlap_area,
+        ST_Within(hole.outline, around.outline) AS is_within,
+        around.outline_area < hole.outline_area AND ST_Within(around.outline, hole.outline) AS is_around,
     FROM measured AS hole
     INNER JOIN measured AS around
         ON
@@ -97,7 +94,76 @@ marked AS (
         AND NOT around.marked_hole
         AND NOT around.nested
         AND ST_Area(ST_Intersection(hole.outline, around.outline)) > 0
-    GROUP BY hole.roi_set, hole.slide, hole.roi_name
+),
+
+island AS (
+    SELECT
+        overlap.roi_set,
+        overlap.slide,
+        overlap.hole_name,
+        overlap.roi_name,
+    FROM overlap
+    SEMI JOIN overlap AS wide
+        ON
+            overlap.roi_set = wide.roi_set
+            AND overlap.slide = wide.slide
+            AND overlap.hole_name = wide.hole_name
+            AND wide.is_within
+    WHERE overlap.is_around
+),
+
+hole_in_island AS (
+    SELECT DISTINCT
+        island.roi_set,
+        island.slide,
+        inner_overlap.hole_name,
+        outer_overlap.roi_name,
+    FROM island
+    INNER JOIN overlap AS inner_overlap
+        ON
+            island.roi_set = inner_overlap.roi_set
+            AND island.slide = inner_overlap.slide
+            AND island.roi_name = inner_overlap.roi_name
+            AND inner_overlap.is_within
+    INNER JOIN overlap AS outer_overlap
+        ON
+            island.roi_set = outer_overlap.roi_set
+            AND island.slide = outer_overlap.slide
+            AND island.hole_name = outer_overlap.hole_name
+            AND outer_overlap.is_within
+),
+
+marked AS (
+    SELECT overlap.*
+    FROM overlap
+    ANTI JOIN island
+        ON
+            overlap.roi_set = island.roi_set
+            AND overlap.slide = island.slide
+            AND overlap.hole_name = island.hole_name
+            AND overlap.roi_name = island.roi_name
+    ANTI JOIN hole_in_island
+        ON
+            overlap.roi_set = hole_in_island.roi_set
+            AND overlap.slide = hole_in_island.slide
+            AND overlap.hole_name = hole_in_island.hole_name
+            AND overlap.roi_name = hole_in_island.roi_name
+),
+
+marked_parent AS (
+    SELECT
+        marked.roi_set,
+        marked.slide,
+        marked.hole_name,
+        first(
+            marked.roi_name
+            ORDER BY
+                CASE WHEN marked.is_within THEN 0 ELSE 1 END,
+                CASE WHEN marked.is_within THEN marked.outline_area ELSE -marked.overlap_area END,
+                marked.roi_name
+        ) AS parent,
+    FROM marked
+    GROUP BY marked.roi_set, marked.slide, marked.hole_name
 ),
 
 parented AS (
@@ -105,7 +171,7 @@ parented AS (
         measured.* EXCLUDE (outline_area, x_min, x_max, y_min, y_max),
         CASE
             WHEN measured.nested AND depth.depth % 2 = 1 THEN depth.container_name
-            WHEN NOT measured.nested AND measured.marked_hole THEN marked.parent
+            WHEN NOT measured.nested AND measured.marked_hole THEN marked_parent.parent
         END AS parent,
     FROM measured
     INNER JOIN depth
@@ -113,23 +179,44 @@ parented AS (
             measured.roi_set = depth.roi_set
             AND measured.slide = depth.slide
             AND measured.roi_name = depth.roi_name
-    LEFT JOIN marked
+    LEFT JOIN marked_parent
         ON
-            measured.roi_set = marked.roi_set
-            AND measured.slide = marked.slide
-            AND measured.roi_name = marked.roi_name
+            measured.roi_set = marked_parent.roi_set
+            AND measured.slide = marked_parent.slide
+            AND measured.roi_name = marked_parent.hole_name
+),
+
+taken AS (
+    SELECT
+        parented.roi_set,
+        parented.slide,
+        parented.parent AS roi_name,
+        parented.roi_name AS hole_name,
+    FROM parented
+    WHERE parented.nested AND parented.parent IS NOT NULL
+    UNION ALL
+    SELECT
+        marked.roi_set,
+        marked.slide,
+        marked.roi_name,
+        marked.hole_name,
+    FROM marked
 ),
 
 holes AS (
     SELECT
-        parented.roi_set,
-        parented.slide,
-        parented.parent,
-        ST_Union_Agg(parented.outline ORDER BY parented.roi_name) AS taken_out,
-        string_agg(parented.roi_name, ', ' ORDER BY parented.roi_name) AS hole_names,
-    FROM parented
-    WHERE parented.parent IS NOT NULL
-    GROUP BY parented.roi_set, parented.slide, parented.parent
+        taken.roi_set,
+        taken.slide,
+        taken.roi_name,
+        ST_Union_Agg(measured.outline ORDER BY taken.hole_name) AS taken_out,
+        string_agg(taken.hole_name, ', ' ORDER BY taken.hole_name) AS hole_names,
+    FROM taken
+    INNER JOIN measured
+        ON
+            taken.roi_set = measured.roi_set
+            AND taken.slide = measured.slide
+            AND taken.hole_name = measured.roi_name
+    GROUP BY taken.roi_set, taken.slide, taken.roi_name
 )
 
 SELECT
@@ -147,4 +234,4 @@ LEFT JOIN holes
     ON
         parented.roi_set = holes.roi_set
         AND parented.slide = holes.slide
-        AND parented.roi_name = holes.parent
+        AND parented.roi_name = holes.roi_name

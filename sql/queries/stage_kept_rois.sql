@@ -11,6 +11,7 @@ SELECT
     rois.marked_hole,
     roi_files.holes = 'nested' AS nested,
     rois.repaired,
+    rois.changed_area,
     rois.outline,
     roi_files.path AS file,
 FROM rois

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 import slideduck as sd
 from slideduck.betons import merge_betons, read_sidecar, verify_beton
+from slideduck.cli.group import cli
+from slideduck.store.db import load_spatial, spatial_config
 from tests.old.conftest import Old
 from tests.old.make_old import MADE_IN
 
@@ -140,3 +145,49 @@ def test_betons_and_side_cars_are_whole(name: str, old: Old) -> None:
         row = said[tile]
         found = (sidecar.tile_slide[i], sidecar.classes[sidecar.class_number[i]], sidecar.tile_split[i])
         assert found == (row["slide"], row["label"], row["split"])
+
+
+def test_rois_that_the_old_repair_changed_are_named_and_the_remedy_gets_on(old: Old, tmp_path: Path) -> None:
+    study, drawn = old.copy(tmp_path, "study.duckdb") / "study.duckdb", tmp_path / "it's S1.geojson"
+    outer, inner = (
+        [[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]],
+        [[0, 100], [200, 100], [200, 300], [0, 300], [0, 100]],
+    )
+    polygon = {"type": "Polygon", "coordinates": [outer, inner]}
+    drawn.write_text(json.dumps({"type": "Feature", "geometry": polygon, "properties": {"name": "edge"}}))
+    with duckdb.connect(str(study), config=spatial_config()) as con:
+        load_spatial(con)
+        # As version 0.1.0 kept it: the hole that touches the outline is filled.
+        con.execute(
+            "INSERT INTO roi_files (roi_set, path, format, holes, sha256) "
+            "VALUES ('other', $1, 'geojson', 'explicit', $2)",
+            [str(drawn), sha256(drawn)],
+        )
+        con.execute(
+            "INSERT INTO rois BY NAME SELECT 'other' AS roi_set, 'S1' AS slide, 'edge' AS roi_name, "
+            "'edge' AS roi_desc, 160000 AS area, ST_MakeEnvelope(0, 0, 400, 400) AS outline, outline AS geom, "
+            "true AS repaired, max(roi_file_id) AS roi_file_id FROM roi_files"
+        )
+    (row,) = (row for row in _info(study) if row["what"] == "ROIs to add again")
+    command = f"slideduck add-rois STUDY '{tmp_path}/it'\"'\"'s S1.geojson' --set 'other'"
+    assert row["count"] == 1
+    assert row["detail"] == (
+        f"an older slideduck gave these other shapes than their drawings have: S1: edge; type {command} and label again"
+    )
+    # The slide is the one that the file is named after.
+    drawn = drawn.rename(tmp_path / "S1.geojson")
+    with sd.open(study) as opened:
+        opened.con.execute("UPDATE roi_files SET path = $1 WHERE roi_set = 'other'", [str(drawn)])
+    (row,) = (row for row in _info(study) if row["what"] == "ROIs to add again")
+    words = shlex.split(row["detail"].split("; type ")[1].removesuffix(" and label again").replace("STUDY", str(study)))
+    assert CliRunner().invoke(cli, words[1:]).exit_code == 0
+    assert "ROIs to add again" not in [row["what"] for row in _info(study)]
+    with sd.open(study) as opened:
+        assert opened.sql("SELECT area, changed_area FROM rois WHERE roi_set = 'other'").fetchall() == [(120_000, 0)]
+
+
+def _info(study: Path) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(cli, ["info", str(study), "--json"])
+    assert result.exit_code == 0
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows

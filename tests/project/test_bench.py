@@ -6,9 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import shapely
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +28,9 @@ def on_every_core() -> None:
 
 def run(name: str, *words: str) -> list[str]:
     """Run a bench beside the networks of the tests, and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "runner"), "COLUMNS": "120"}
+    root = Path(__file__).resolve().parents[2]
+    folders = [str(root / "tests" / "runner"), str(root), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders)), "COLUMNS": "120"}
     # Of its own accord, not of the worker that runs the test: two threads on one core never end TBB's pool.
     environment.pop("NUMBA_NUM_THREADS", None)
     done = subprocess.run(
@@ -59,6 +65,25 @@ def test_the_bench_of_the_loader_compares_all_that_are_installed() -> None:
     assert "Slideflow is not installed here; --slideflow-python names a Python that imports it." in lines[-2]
     names = re.findall(r"(slideduck/[^,]+|uncopied/decode) \d+\.\d\d \(\d+\.\d\d\)", lines[-1])
     assert names == ["slideduck/decode", "uncopied/decode", "slideduck/torch + PIL", "slideduck/torch + cv2"]
+
+
+def test_the_bench_of_shapes_says_what_was_wrong_with_them(tmp_path: Path) -> None:
+    wheel = tmp_path / "histolytics-0.3.0-py3-none-any.whl"
+    shapes = [f"POLYGON (({x} 0, {x + 90} 0, {x + 90} 90, {x} 90, {x} 0))" for x in range(0, 900, 100)]
+    shapes.append("POLYGON ((0 200, 900 600, 900 200, 0 600, 0 200))")
+    rows = {"geometry": shapely.to_wkb(shapely.from_wkt(shapes)).tolist(), "class_name": ["a", "b"] * 5}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("hgsc_tissue_wsi", "hgsc_nuclei_wsi"):
+            with archive.open(f"histolytics/data/{name}.parquet", "w") as file:
+                pq.write_table(pa.table(rows), file)
+    lines = run("shapes.py", str(wheel))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [(row[0], row[1], row[2], row[6], row[8]) for row in cells] == [
+        ("tissue", "10", "50", "1", "0 and 0"),
+        ("nuclei", "10", "50", "1", "0 and 0"),
+    ]
+    for kind, line in zip(("tissue", "nuclei"), lines[-2:], strict=True):
+        assert line == f"{kind}: 1 Self-intersection; the largest change: s: r9 (+180,000 px², +100.00 % of its area)"
 
 
 def test_the_bench_of_imports_prints_medians_and_the_heaviest_modules() -> None:

@@ -551,14 +551,14 @@ def effective(path: Path) -> dict[str, tuple[str | None, shapely.Geometry]]:
             found[is_hole].append(Region(region.attrib["Text"], layer.attrib["Name"] or None, repaired(points)))
     shapes = {roi.name: (roi.label, roi.outline) for roi in found[False]}
     for hole in found[True]:
-        around = [roi for roi in found[False] if roi.label == hole.label and hole.outline.within(roi.outline)]
-        if around:
-            parent = min(around, key=lambda roi: (roi.outline.area, roi.name))
-        else:
-            touched = [roi for roi in found[False] if roi.label == hole.label]
-            parent = max(touched, key=lambda roi: (roi.outline.intersection(hole.outline).area, roi.name))
-        label, shape = shapes[parent.name]
-        shapes[parent.name] = label, shape.difference(hole.outline)
+        touched = [roi for roi in found[False] if roi.label == hole.label and roi.outline.intersects(hole.outline)]
+        is_around = any(hole.outline.within(roi.outline) for roi in touched)
+        for roi in touched:
+            label, shape = shapes[roi.name]
+            smaller = roi.outline.area < hole.outline.area and roi.outline.within(hole.outline)
+            # What lies in a hole of an ROI is an island.
+            if not (is_around and smaller):
+                shapes[roi.name] = label, shape.difference(hole.outline)
     return shapes
 
 
