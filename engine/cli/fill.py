@@ -10,6 +10,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import SlideduckError
+from slideduck.rois.classes import read_label_table
 from slideduck.rois.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.words import counted, message, print_names
 
@@ -113,7 +114,8 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     did not change is left alone. Sets keep the ROIs of several readers or versions apart.
     """
     with slideduck.open(study, progress=True) as opened:
-        report = opened.add_rois(paths, roi_set=roi_set, **options)
+        renames = {} if labels is None else read_label_table(labels)
+        report = opened.add_rois(paths, roi_set=roi_set, labels=renames, **options)
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
@@ -123,6 +125,8 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     print_names(f"{counted(len(report.repaired), 'ROI')} crossed themselves and were repaired:", report.repaired)
     print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
     print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    for note in report.notes:
+        message(note)
 
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")

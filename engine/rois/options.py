@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -81,3 +82,16 @@ class RoiOptions:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+
+    def told(self) -> str:
+        """Return what the ROIs of a file depend on beside its bytes, its holes and its frame, as JSON.
+
+        Returns
+        -------
+        str
+            Without what is as usual: ``{}`` where nothing was said.
+        """
+        usual = {"include": [], "label_from": "name", "labels": {}, "slide_suffix": "", "names": "stem"}
+        said = {name: getattr(self, name) for name in usual}
+        said |= {"include": sorted(set(self.include)), "labels": dict(self.labels)}
+        return json.dumps({name: value for name, value in said.items() if value != usual[name]}, sort_keys=True)

@@ -13,8 +13,11 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.rois.classes import note_labels, note_unused, renamed_as_before
+from slideduck.rois.ndpa import in_base_pixels
 from slideduck.rois.options import RoiOptions
-from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file
+from slideduck.rois.outlines import Notes
+from slideduck.rois.read import RoiFile, find_roi_files, note_passed_over, parse_roi_file
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -36,6 +39,8 @@ class RoisReport:
         ROIs without a label, those that crossed themselves, and those that leave the slide, as ``slide: name``.
     skipped : tuple of str
         Objects in the files that are no areas, with the reason.
+    notes : tuple of str
+        What else was met or done: a sentence for each, with how often and a few examples.
     """
 
     files: int
@@ -47,6 +52,7 @@ class RoisReport:
     repaired: tuple[str, ...]
     leaving: tuple[str, ...]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def add_rois(
@@ -96,18 +102,25 @@ def add_rois(
             advance(1)
     if problems:
         raise InputError(problems)
+    notes = Notes()
+    note_passed_over(paths, notes)
+    note_unused(options.labels, files, notes)
+    files = renamed_as_before(handle, in_base_pixels(handle, files))
     known = set(
         handle.con.execute(
-            "SELECT DISTINCT path, sha256, holes FROM roi_files JOIN rois USING (roi_file_id) "
+            "SELECT DISTINCT path, sha256, holes, options FROM roi_files JOIN rois USING (roi_file_id) "
             "WHERE roi_files.roi_set = $roi_set",
             {"roi_set": roi_set},
         ).fetchall()
     )
-    changed = [file for file in files if (str(file.path), file.sha256, file.holes) not in known]
+    changed = [file for file in files if (str(file.path), file.sha256, file.holes, options.told()) not in known]
     with atomic(handle.con):
         if changed:
-            _replace(handle, roi_set, changed, [str(file.path) for file in changed])
-        return _rois_report(handle, changed, roi_set, unchanged=len(files) - len(changed))
+            _replace(handle, roi_set, changed, [str(file.path) for file in changed], options.told())
+        for file in changed:
+            notes.update(file.notes)
+        note_labels(handle, changed, notes)
+        return _rois_report(handle, changed, roi_set, notes, unchanged=len(files) - len(changed))
 
 
 @dataclass(frozen=True)
@@ -183,7 +196,7 @@ def remove_rois(
             {"roi_set": roi_set, "paths": removed},
         ).fetchone() or (0,)
         if not dry_run:
-            _replace(handle, roi_set, [], removed)
+            _replace(handle, roi_set, [], removed, "{}")
     return RoisRemoved(tuple(removed), count, tuple(slides))
 
 
@@ -197,8 +210,8 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     return [slide for (slide,) in rows]
 
 
-def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
-    """Replace the ROIs that these files gave before, inside a transaction."""
+def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str], told: str) -> None:
+    """Replace the ROIs that these files gave before, inside a transaction; `told` is what the files were read by."""
     with (
         registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
         registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
@@ -218,10 +231,10 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
         raise InputError([_orphan_problem(*row) for row in orphans])
     for file in files:
         handle.con.execute(
-            "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
-            "ON CONFLICT (roi_set, path) DO UPDATE SET "
-            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
-            [roi_set, str(file.path), file.format, file.holes, file.sha256],
+            "INSERT INTO roi_files (roi_set, path, format, holes, sha256, options) VALUES ($1, $2, $3, $4, $5, $6) "
+            "ON CONFLICT (roi_set, path) DO UPDATE SET format = excluded.format, holes = excluded.holes, "
+            "sha256 = excluded.sha256, options = excluded.options",
+            [roi_set, str(file.path), file.format, file.holes, file.sha256, told],
         )
     handle.con.execute(
         "DELETE FROM rois WHERE roi_set = $roi_set AND list_contains($slides, slide)",
@@ -290,7 +303,7 @@ def _orphan_problem(place: str, roi_name: str, label: str | None) -> str:
     )
 
 
-def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unchanged: int) -> RoisReport:
+def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, notes: Notes, *, unchanged: int) -> RoisReport:
     rows = handle.con.execute(
         "SELECT slide, roi_name, label, parent, repaired, leaves_slide FROM rois JOIN roi_files "
         "USING (roi_file_id, roi_set) WHERE roi_set = $roi_set AND list_contains($paths, path) "
@@ -307,4 +320,5 @@ def _rois_report(handle: Handle, files: Sequence[RoiFile], roi_set: str, *, unch
         repaired=tuple(f"{row[0]}: {row[1]}" for row in rows if row[4]),
         leaving=tuple(f"{row[0]}: {row[1]}" for row in rows if row[5]),
         skipped=tuple(reason for file in files for reason in file.skipped),
+        notes=notes.texts(),
     )
