@@ -95,7 +95,8 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
 )  # fmt: skip
 @click.option(
     "--label-from", type=click.Choice(LABEL_FROM), default="name", show_default=True,
-    help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description.",
+    help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description "
+    "(in HALO the comment, in NDP.view the details).",
 )  # fmt: skip
 @click.option(
     "--labels", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
@@ -108,7 +109,7 @@ def add_slides(study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None,
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
 def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | None, **options: Any) -> None:
-    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
+    """Read ROI files of Slideflow, QuPath, ImageScope, HALO, ASAP, NDP.view and GeoPandas, told apart by content.
 
     All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
     did not change is left alone. Sets keep the ROIs of several readers or versions apart.

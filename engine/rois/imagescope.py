@@ -5,12 +5,15 @@ HALO's has ``V`` for ``Vertex``, words for types, and comments in place of texts
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slideduck.files.find import quoted
 from slideduck.rois.markup import AREAS, Shape, XmlReader, note_other_classes, shape_ring
 from slideduck.rois.options import LABEL_FROM, RoiOptions
-from slideduck.rois.outlines import Parsed, RoiOutline, Skipped, with_names
+from slideduck.rois.outlines import Note, Parsed, RoiOutline, Skipped, holds_point, ring_area, with_names
 
 __all__ = ["parse_imagescope"]
 
@@ -28,6 +31,7 @@ _KINDS = {
     "ruler": "ruler",
     "pin": "pin",
 }
+_HOLES = Note("hole", "holes", "with the class of the ROI around, none of the layer having their own")
 _PLACES = {"name": "layer's Name", "text": "region's Text", "description": "Description"}
 
 
@@ -59,6 +63,7 @@ def parse_imagescope(path: Path, slide: str, data: bytes, options: RoiOptions) -
     """
     parsed = Parsed(slide)
     wanted: list[str] = []
+    layers: list[int] = []
     reader = _Reader(path.name)
     reader.read(data)
     for region in reader.regions:
@@ -72,13 +77,36 @@ def parse_imagescope(path: Path, slide: str, data: bytes, options: RoiOptions) -
             parsed.problems.append((region.line, f"{place}: {message}"))
         ring = shape_ring(region, path.name, parsed.problems)
         label = region.classes[options.label_from]
-        if not label:
-            note_other_classes(region, options, _PLACES, parsed.notes)
         negative = region.negative == "1"
+        if not label and not negative:
+            note_other_classes(region, options, _PLACES, parsed.notes)
         parsed.outlines.append(RoiOutline(slide, region.name, label or None, ((ring,),), negative, region.line))
         wanted.append(f"ROI_{region.id}")
+        layers.append(region.layer)
+    if options.label_from != "name":
+        _label_holes(parsed, layers)
     parsed.outlines[:] = with_names(parsed.outlines, wanted, parsed.notes)
     return parsed
+
+
+def _label_holes(parsed: Parsed, layers: Sequence[int]) -> None:
+    """Give a marked hole whose own class no ROI of its layer has the class of the smallest of them around it.
+
+    A hole is cut out of the ROIs of its label; where classes stand in texts, holes have none, or another text.
+    """
+    of_layer: dict[int, list[RoiOutline]] = defaultdict(list)
+    for outline, layer in zip(parsed.outlines, layers, strict=True):
+        if not outline.marked_hole:
+            of_layer[layer].append(outline)
+    for i, layer in enumerate(layers):
+        hole = parsed.outlines[i]
+        if hole.marked_hole and all(hole.label != other.label for other in of_layer[layer]):
+            point = hole.polygons[0][0][0]
+            around = [other for other in of_layer[layer] if holds_point(other.polygons[0][0], *point)]
+            if around:
+                label = min(around, key=lambda other: ring_area(other.polygons[0][0])).label
+                parsed.outlines[i] = replace(hole, label=label)
+                parsed.notes.add(_HOLES)
 
 
 class _Reader(XmlReader):
@@ -91,6 +119,7 @@ class _Reader(XmlReader):
         #: What the attribute for descriptions is called: its name, and the number that the layer's header gives it.
         self._descriptions = {"Description"}
         self._open: Shape | None = None
+        self._number = 0
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
         """Take the beginning of an element."""
@@ -102,6 +131,7 @@ class _Reader(XmlReader):
         elif element == "Annotation":
             self._layer = dict.fromkeys(LABEL_FROM, "") | {"name": attributes.get("Name", "").strip()}
             self._descriptions = {"Description"}
+            self._number += 1
         elif element == "AttributeHeader" and attributes.get("Name", "").strip() == "Description":
             self._descriptions.add(attributes.get("Id", "").strip())
         elif element == "Attribute" and attributes.get("Name", "").strip() in self._descriptions:
@@ -124,6 +154,7 @@ class _Reader(XmlReader):
             kind=_KINDS.get(kind.lower(), f"region of type {quoted(kind)}"),
             classes=self._layer | {"text": name},
             negative=attributes.get("NegativeROA", "0").strip(),
+            layer=self._number,
         )
 
     def _describe(self, text: str) -> None:

@@ -46,6 +46,8 @@ class Shape:
         For each place where its class may stand (`LABEL_FROM`) what stands there, empty for nothing.
     negative : str
         What marks it as a hole, ``"0"`` or ``"1"``.
+    layer : int
+        Number of its layer, where the file has layers.
     x, y : list of str
         Its points, as written.
     lines : list of int
@@ -58,6 +60,7 @@ class Shape:
     kind: str
     classes: dict[str, str] = field(default_factory=dict)
     negative: str = "0"
+    layer: int = 0
     x: list[str] = field(default_factory=list)
     y: list[str] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)

@@ -29,7 +29,9 @@ __all__ = [
     "distinct_points",
     "ellipse_ring",
     "few_points",
+    "holds_point",
     "rectangle_ring",
+    "ring_area",
     "ring_from_points",
     "with_area",
     "with_names",
@@ -298,7 +300,8 @@ def with_area(
     wrong : list of str
         What is wrong where nothing would remain.
     """
-    kept = [polygon for polygon in polygons if not _is_flat(polygon[0])]
+    alone = len(polygons) == 1
+    kept = [polygon for polygon in polygons if not (distinct_points(polygon[0]) < 3 if alone else _is_flat(polygon[0]))]
     if not kept:
         # Three points in a line are refused later, with those that have no area once they are repaired.
         counts = [distinct_points(polygon[0]) for polygon in polygons]
@@ -322,6 +325,29 @@ def _is_flat(ring: Ring) -> bool:
     return not np.any(along[:, 0] * far[1] != along[:, 1] * far[0])
 
 
+def ring_area(ring: Ring) -> float:
+    """Return the area of a ring that does not cross itself, square base pixels (the shoelace formula)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2)
+
+
+def holds_point(ring: Ring, x: float, y: float) -> bool:
+    """Return whether a point lies within a ring, by the even-odd rule; on the ring itself it may or may not."""
+    from_x, from_y = ring[:, 0], ring[:, 1]
+    to_x, to_y = np.roll(from_x, -1), np.roll(from_y, -1)
+    crossed = (from_y > y) != (to_y > y)
+    rise = np.where(crossed, to_y - from_y, 1)
+    return bool(np.count_nonzero(crossed & (x < from_x + (y - from_y) / rise * (to_x - from_x))) % 2)
+
+
+def _in_nfc(outline: RoiOutline) -> RoiOutline:
+    """Return an ROI with its name and label in Unicode's NFC, mostly as they are."""
+    name, label = nfc(outline.roi_name), outline.label and nfc(outline.label)
+    if (name, label) == (outline.roi_name, outline.label):
+        return outline
+    return replace(outline, roi_name=name, label=label)
+
+
 def with_names(outlines: Sequence[RoiOutline], wanted: Sequence[str], notes: Notes) -> list[RoiOutline]:
     """Return ROIs with a name of its own for each; names and labels are put into Unicode's NFC.
 
@@ -335,7 +361,7 @@ def with_names(outlines: Sequence[RoiOutline], wanted: Sequence[str], notes: Not
     notes : Notes
         Count those that are numbered.
     """
-    outlines = [replace(o, roi_name=nfc(o.roi_name), label=o.label and nfc(o.label)) for o in outlines]
+    outlines = [_in_nfc(outline) for outline in outlines]
     taken = {(outline.slide, outline.roi_name) for outline in outlines}
     seen: set[tuple[str, str]] = set()
     numbers: Counter[tuple[str, str]] = Counter()

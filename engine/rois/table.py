@@ -64,7 +64,7 @@ def add_rois(
 ) -> RoisReport:
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
-    A file that the study has byte for byte, with the same holes, is left alone, and so are the labels of its slides.
+    A file that the study has byte for byte, read in the same way, is left alone, and so are the labels of its slides.
 
     Parameters
     ----------

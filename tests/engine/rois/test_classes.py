@@ -8,7 +8,9 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import shapely
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from slideduck.cli.group import cli
 from slideduck.errors import InputError
 from slideduck.rois.classes import read_label_table
 from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import holds_point, ring_area
 from slideduck.rois.read import RoiFile, parse_roi_file
 from tests.campaign import cases
 from tests.slides import write_slide
@@ -122,6 +125,43 @@ def test_description_of_a_region_goes_before_that_of_its_layer(tmp_path: Path) -
         path = imagescope(tmp_path / "A.xml", name="T", layer="Tumour", texts=("",), region=region)
         assert labels(parse_roi_file(path, RoiOptions(label_from="description"))) == ["Necrosis"]
         assert parse_roi_file(path).notes.texts() == ()
+
+
+def test_holes_have_the_class_of_what_they_are_a_hole_of(tmp_path: Path) -> None:
+    """A hole is cut out of its label: where classes stand in texts, holes say nothing, or that they are holes."""
+
+    def region(side: int, text: str, negative: int = 0, at: int = 0) -> str:
+        corners = [(at, at), (at + side, at), (at + side, at + side), (at, at + side)]
+        points = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in corners)
+        return f'<Region Type="0" Text="{text}" NegativeROA="{negative}"><Vertices>{points}</Vertices></Region>'
+
+    layers = [
+        region(400, "Tumour") + region(90, "Mitosis", at=5) + region(10, "", 1, at=50) + region(10, "hole", 1, at=300),
+        region(400, "Stroma") + region(10, "Stroma", 1, at=50) + region(10, "", 1, at=500),
+    ]
+    annotations = "".join(f'<Annotation Name=""><Regions>{regions}</Regions></Annotation>' for regions in layers)
+    (tmp_path / "A.xml").write_text(f"<Annotations>{annotations}</Annotations>")
+    rois = parse_roi_file(tmp_path / "A.xml", RoiOptions(label_from="text"))
+    assert [outline.label for outline in rois.outlines if outline.marked_hole] == ["Mitosis", "Tumour", "Stroma", None]
+    assert "2 holes with the class of the ROI around, none of the layer having their own" in rois.notes.texts()
+    assert not any("whose class may be" in note for note in rois.notes.texts())
+    assert set(labels(parse_roi_file(tmp_path / "A.xml"))) == {None}
+
+
+@settings(max_examples=cases(100, 2000), deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=7).filter(lambda r: len({*r}) > 2),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
+def test_a_ring_holds_the_points_that_shapely_says(ring: list[tuple[int, int]], x: int, y: int) -> None:
+    shape = shapely.Polygon(ring)
+    point = shapely.Point(x + 0.5, y + 0.25)
+    points = np.array(ring, np.float64)
+    if shape.is_valid:
+        assert ring_area(points) == shape.area
+        if not shape.boundary.intersects(point):
+            assert holds_point(points, point.x, point.y) == shape.contains(point)
 
 
 # -------------------------------------------------------------------------------- names and forms
