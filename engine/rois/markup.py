@@ -215,7 +215,7 @@ def shape_ring(shape: Shape, name: str, problems: list[Problem], wanted: str = "
         problems.append((shape.line, f"{name}:{shape.line}: {message}"))
         return ring
     if shape.kind != "polygon" and len(x) == 2:
-        return ellipse_ring(x, y) if shape.kind == "ellipse" else rectangle_ring(x, y)
+        ring = ellipse_ring(x, y) if shape.kind == "ellipse" else rectangle_ring(x, y)
     n = distinct_points(ring)
     if n < 3:
         problems.append((shape.line, f"{name}:{shape.line}: {shape.called} {few_points(n)}"))

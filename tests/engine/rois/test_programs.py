@@ -262,6 +262,7 @@ def test_every_bad_annotation_of_ndpa_is_reported(tmp_path: Path) -> None:
         state(1, freehand([("1,5", 2), (3, ""), *CROP])),
         state(2, freehand(CROP[:2])).replace("nanometers", "pixels"),
         state(3, CIRCLE.replace("20000", "wide")),
+        state(4, CIRCLE.replace("20000", "0")),
     )
     write = "write nanometres, such as 1024000"
     assert problems(tmp_path / "A.ndpa", content) == [
@@ -271,6 +272,7 @@ def test_every_bad_annotation_of_ndpa_is_reported(tmp_path: Path) -> None:
         "A.ndpa:4: region 2 without a name has 2 distinct points; an area needs three or more",
         f"A.ndpa:5: X of a vertex of region 3 without a name is 'wide', not a finite number; {write}",
         f"A.ndpa:5: Y of a vertex of region 3 without a name is 'wide', not a finite number; {write}",
+        "A.ndpa:6: region 4 without a name has 1 distinct point; an area needs three or more",
     ]
 
 
@@ -645,6 +647,18 @@ def test_a_folder_is_searched_for_every_format(study: sd.Study, tmp_path: Path) 
         "1 .zip file passed over; name each that holds ROIs: y.zip",
         "2 .txt files passed over; name each that holds ROIs: more.txt, notes.txt",
     )
+
+
+def test_what_is_passed_over_is_read_by_its_name_or_unpacked(study: sd.Study, tmp_path: Path) -> None:
+    several = tmp_path / "rois.zip"
+    several.write_bytes(archive(N_dot_geojson=GEOJSON, T_dot_geojson=GEOJSON))
+    with pytest.raises(InputError, match=r"^rois.zip:1: a zip archive of 2 files .*; unpack it and give the folder"):
+        study.add_rois(several, roi_set="unpacked")
+    with zipfile.ZipFile(several) as zipped:
+        zipped.extractall(tmp_path / "rois")
+    assert study.add_rois(tmp_path / "rois", roi_set="unpacked").rois == 2
+    (tmp_path / "N.txt").write_text("roi_name,x_base,y_base\na,0,0\na,9,0\na,9,9\n")
+    assert study.add_rois(tmp_path / "N.txt", roi_set="text").rois == 1
 
 
 def test_taking_cells_of_a_file_that_the_study_has(study: sd.Study, tmp_path: Path) -> None:

@@ -635,6 +635,14 @@ WHOLE = [
     b"roi_name,x_base,y_base,label\n" + b"".join(b"a,%d,%d,t\n" % (x, y) for x, y in SQUARE),
     collection(feature(polygon(SQUARE, TRIANGLE), name="a", classification={"name": "t"})).encode(),
     imagescope(t=region(Text="a") + region(TRIANGLE, Text="b", NegativeROA="1")).encode(),
+    b'<ASAP_Annotations><Annotation Name="a" Type="Polygon" PartOfGroup="t"><Coordinates>'
+    + b"".join(
+        b'<Coordinate Order="%d" X="%d" Y="%d"/>' % (i, *point) for i, point in enumerate([(0, 0), (9, 0), (9, 9)])
+    )
+    + b"</Coordinates></Annotation></ASAP_Annotations>",
+    b'<annotations><ndpviewstate id="1"><title>a</title><annotation type="freehand"><pointlist>'
+    + b"".join(b"<point><x>%d</x><y>%d</y></point>" % point for point in [(0, 0), (9000, 0), (9000, 9000)])
+    + b"</pointlist></annotation></ndpviewstate></annotations>",
 ]
 PIECES = [
     b"",
