@@ -31,7 +31,7 @@ CODE_PAGE = "cp1252"
 
 _DELIMITERS = (",", ";", "\t")
 #: First line of a file that Excel wrote or is to read: the delimiter.
-_SEP_LINE = re.compile(r"""\s*(?:sep=(\S|\t)|"sep=(\S|\t)")[ ,;\t]*(?=\r|\n|$)""", re.IGNORECASE)
+_SEP_LINE = re.compile(r"""[ \t]*(?:sep=(\S|\t)|"sep=(\S|\t)")[ ,;\t]*(?=\r|\n|$)""", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NUMBER_CHARACTERS = frozenset("0123456789+-.eE")
 

@@ -55,7 +55,7 @@ def parse_csv(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parse
     if has_slide:
         slides[:] = table.text("slide")
     if "label" in table:
-        labels[:] = table.text("label")
+        labels[:] = list(map(nfc, table.text("label")))
     x, wrong_x = table.numbers("x_base", _PIXELS)
     y, wrong_y = table.numbers("y_base", _PIXELS)
     points = np.column_stack([x, y])

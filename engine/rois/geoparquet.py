@@ -15,7 +15,7 @@ from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
 from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Notes, Parsed, Polygon, RoiOutline, Skipped, with_area, with_names
+from slideduck.rois.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_area, with_names
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial, spatial_config
 from slideduck.store.sqlfiles import read_query
@@ -23,6 +23,7 @@ from slideduck.store.sqlfiles import read_query
 __all__ = ["parse_geoparquet"]
 
 _AREAS = ("Polygon", "MultiPolygon")
+_COLLECTION = Note("GeometryCollection", "GeometryCollections", "of which the areas alone were taken")
 _TEXTS = ("slide", "roi_name", "label", "parent")
 #: A column without any text is of type null.
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
@@ -62,6 +63,8 @@ def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -
     geometries = _geometries(file, table, primary)
     drawn = _geometries(file, table, "outline") if "outline" in table.column_names else [None] * n
     parsed = Parsed(None if names_slides else slide)
+    # Names tell an outline its geometry, and a hole its parent: a name that came twice would say neither.
+    unique = any(drawn)
     first_of: dict[tuple[str, str], int] = {}
     for row in range(1, n + 1):
         of_slide, name, label, parent = (texts[column][row - 1] for column in _TEXTS)
@@ -71,8 +74,7 @@ def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -
             parsed.skipped.append(Skipped("empty row", f"{place}: {called} has no geometry"))
             continue
         wrong = [] if of_slide else ["slide is empty; write the slide's name"]
-        # Names tell a hole its parent, and an outline its geometry: a name that comes twice would say neither.
-        if name and any(drawn) and first_of.setdefault((of_slide, name), row) != row:
+        if name and unique and first_of.setdefault((of_slide, name), row) != row:
             wrong.append(
                 f"{called} of slide {of_slide!r} is there already (row {first_of[of_slide, name]}); with a column "
                 "outline names are unique in a slide: rename one"
@@ -86,6 +88,8 @@ def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -
                 message = f"{place}: {called} is a {kind}, not a Polygon or MultiPolygon"
                 parsed.skipped.append(Skipped(kind, message))
                 continue
+            if kind not in _AREAS:
+                parsed.notes.add(_COLLECTION, place)
             polygons, wrong_rings = _checked(called, polygons, place, parsed.notes)
             wrong += wrong_rings
         if wrong:

@@ -186,6 +186,7 @@ def test_areas_of_geometrycollections_are_read(tmp_path: Path) -> None:
     nested = shapely.GeometryCollection([line, shapely.GeometryCollection([points, TRIANGLE]), SQUARE])
     rois = parse_roi_file(write(tmp_path / "x.parquet", {"geometry": [nested]}))
     assert shapes(rois)[0].equals_exact(shapely.MultiPolygon([TRIANGLE, SQUARE]))
+    assert rois.notes.texts() == ("1 GeometryCollection of which the areas alone were taken: x.parquet:1",)
 
 
 @pytest.mark.parametrize(
