@@ -223,6 +223,7 @@ def read_table(
     data: bytes | None = None,
     may_be_empty: bool = False,
     code_page: bool = False,
+    of_another_kind: str = "",
 ) -> Table:
     """Read a CSV file.
 
@@ -238,6 +239,8 @@ def read_table(
         Take a header without rows.
     code_page : bool, default False
         Read what is not UTF-8 as Windows-1252; the caller says so where `Table.encoding` is `CODE_PAGE`.
+    of_another_kind : str
+        What to do about a table that has none of the required columns, for messages.
 
     Returns
     -------
@@ -277,7 +280,7 @@ def read_table(
         elif not columns:
             header_row = line
             columns = [cell.strip() for cell in record]
-            check_columns(columns, required, optional, f"{name}:{line}")
+            check_columns(columns, required, optional, f"{name}:{line}", of_another_kind)
         elif len(record) == len(columns):
             cells += record
             rows.append(line)
@@ -346,7 +349,9 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]
             yield line, what
 
 
-def check_columns(columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str) -> None:
+def check_columns(
+    columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str, of_another_kind: str = ""
+) -> None:
     """Raise if a column is missing or there twice; upper and lower case are the same.
 
     Parameters
@@ -357,6 +362,8 @@ def check_columns(columns: Sequence[str], required: Sequence[str], optional: Seq
         Names that it must and may have.
     place : str
         Where they stand, for messages.
+    of_another_kind : str
+        What to do where none of the required ones is there, for messages.
 
     Raises
     ------
@@ -377,6 +384,7 @@ def check_columns(columns: Sequence[str], required: Sequence[str], optional: Seq
         problems.append(
             f"{place}: no column {' and no column '.join(map(repr, missing))}; the columns are: {found}; "
             f"{_needs(required, optional)}"
+            + (f"; {of_another_kind}" if of_another_kind and len(missing) == len(required) else "")
         )
     if problems:
         raise InputError(problems)

@@ -17,6 +17,7 @@ __all__ = ["parse_csv"]
 _REQUIRED = ("roi_name", "x_base", "y_base")
 _OPTIONAL = ("label", "slide")
 _PIXELS = "base pixels, such as 1024.5"
+_ANOTHER = "if it is a table of another kind, name the ROI files, or give a folder that holds them alone"
 _CODE_PAGE = Note("file", "files", "not in UTF-8 read as Windows-1252; save as UTF-8 if names in it look wrong")
 
 
@@ -43,7 +44,9 @@ def parse_csv(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parse
     InputError
         If the file as a whole cannot be used; see `slideduck.files.tables.read_table`.
     """
-    table = read_table(path, _REQUIRED, _OPTIONAL, data=data, may_be_empty=True, code_page=True)
+    table = read_table(
+        path, _REQUIRED, _OPTIONAL, data=data, may_be_empty=True, code_page=True, of_another_kind=_ANOTHER
+    )
     has_slide = "slide" in table
     parsed = Parsed(None if has_slide else slide, problems=list(table.problems))
     if table.encoding == CODE_PAGE:

@@ -661,6 +661,19 @@ def test_what_is_passed_over_is_read_by_its_name_or_unpacked(study: sd.Study, tm
     assert study.add_rois(tmp_path / "N.txt", roi_set="text").rois == 1
 
 
+def test_a_table_of_another_kind_in_a_folder_is_refused(study: sd.Study, tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("slide,patient\nN,P1\n")
+    (tmp_path / "N.geojson").write_bytes(GEOJSON)
+    with pytest.raises(InputError) as caught:
+        study.add_rois(tmp_path, roi_set="mixed")
+    assert str(caught.value) == (
+        "patients.csv:1: no column 'roi_name' and no column 'x_base' and no column 'y_base'; the columns are: slide, "
+        "patient; it needs the columns roi_name, x_base, y_base (and may have label, slide); if it is a table of "
+        "another kind, name the ROI files, or give a folder that holds them alone"
+    )
+    assert study.add_rois(tmp_path / "*.geojson", roi_set="mixed").rois == 1
+
+
 def test_taking_cells_of_a_file_that_the_study_has(study: sd.Study, tmp_path: Path) -> None:
     path = tmp_path / "N.geojson"
     path.write_text(json.dumps([feature(name="a"), feature(objectType="cell", name="c")]))
