@@ -83,7 +83,7 @@ def parse_imagescope(path: Path, slide: str, data: bytes, options: RoiOptions) -
         parsed.outlines.append(RoiOutline(slide, region.name, label or None, ((ring,),), negative, region.line))
         wanted.append(f"ROI_{region.id}")
         layers.append(region.layer)
-    if options.label_from != "name":
+    if options.label_from != "name" and not parsed.problems:
         _label_holes(parsed, layers)
     parsed.outlines[:] = with_names(parsed.outlines, wanted, parsed.notes)
     return parsed

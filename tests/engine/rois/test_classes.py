@@ -146,6 +146,12 @@ def test_holes_have_the_class_of_what_they_are_a_hole_of(tmp_path: Path) -> None
     assert "2 holes with the class of the ROI around, none of the layer having their own" in rois.notes.texts()
     assert not any("whose class may be" in note for note in rois.notes.texts())
     assert set(labels(parse_roi_file(tmp_path / "A.xml"))) == {None}
+    (tmp_path / "A.xml").write_text(
+        '<Annotations><Annotation><Region Id="1" Text="a" NegativeROA="1"/></Annotation></Annotations>'
+    )
+    with pytest.raises(InputError) as caught:
+        parse_roi_file(tmp_path / "A.xml", RoiOptions(label_from="text"))
+    assert str(caught.value) == "A.xml:1: ROI 'a' has 0 distinct points; an area needs three or more"
 
 
 @settings(max_examples=cases(100, 2000), deadline=None)
