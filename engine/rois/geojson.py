@@ -23,8 +23,8 @@ from slideduck.rois.outlines import (
     RoiOutline,
     Skipped,
     ring_from_points,
-    with_area,
     with_names,
+    with_points,
 )
 from slideduck.rois.qupath import INCLUDED, RefusedError, class_of, left_out, object_type, text_of, with_children
 
@@ -205,7 +205,7 @@ def _polygons(geometry: dict[str, Any] | None, place: str, notes: Notes) -> tupl
             else:
                 wrong.append(f"its coordinates hold {quoted(rings)}, not rings of points; draw it again")
     if not wrong:
-        polygons, wrong = with_area(parsed, lambda part: f"its {part}", place, notes)
+        polygons, wrong = with_points(parsed, lambda part: f"its {part}", place, notes)
     if wrong:
         raise RefusedError(*wrong)
     return polygons

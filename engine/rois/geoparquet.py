@@ -15,7 +15,7 @@ from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
 from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_area, with_names
+from slideduck.rois.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_names, with_points
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial, spatial_config
 from slideduck.store.sqlfiles import read_query
@@ -170,7 +170,7 @@ def _checked(
         for i, ring in enumerate(polygon)
         if not np.isfinite(ring).all()
     ]
-    return (polygons, wrong) if wrong else with_area(polygons, lambda part: f"the {part} of {called}", place, notes)
+    return (polygons, wrong) if wrong else with_points(polygons, lambda part: f"the {part} of {called}", place, notes)
 
 
 def _edited(

@@ -33,8 +33,8 @@ __all__ = [
     "rectangle_ring",
     "ring_area",
     "ring_from_points",
-    "with_area",
     "with_names",
+    "with_points",
 ]
 
 #: (n, 2) float64, x then y, base pixels; the first point is not repeated at the end.
@@ -121,8 +121,8 @@ class Note(NamedTuple):
 
 #: Names that ROIs of a file share.
 REPEATED = Note("ROI", "ROIs", "with the name of another numbered")
-_PARTS = Note("part of an ROI", "parts of ROIs", "left out, having no area")
-_HOLES = Note("hole", "holes", "left out, having no area")
+_PARTS = Note("part of an ROI", "parts of ROIs", "of fewer than three distinct points left out")
+_HOLES = Note("hole", "holes", "of fewer than three distinct points left out")
 
 
 class Notes:
@@ -277,10 +277,10 @@ def ellipse_ring(x: Ring, y: Ring) -> Ring:
     )
 
 
-def with_area(
+def with_points(
     polygons: Sequence[Polygon], called: Callable[[str], str], place: str, notes: Notes
 ) -> tuple[tuple[Polygon, ...], list[str]]:
-    """Leave out what has no area of an ROI of several parts, and count it.
+    """Leave out the parts and holes of an ROI that have too few points for an area, and count them.
 
     Parameters
     ----------
@@ -296,33 +296,21 @@ def with_area(
     Returns
     -------
     polygons : tuple of Polygon
-        The parts with an area, and their holes with one.
+        The others. Points in a line are left for the repair, which finds out what has an area.
     wrong : list of str
         What is wrong where nothing would remain.
     """
-    alone = len(polygons) == 1
-    kept = [polygon for polygon in polygons if not (distinct_points(polygon[0]) < 3 if alone else _is_flat(polygon[0]))]
+    counts = [distinct_points(polygon[0]) for polygon in polygons]
+    kept = [polygon for polygon, n in zip(polygons, counts, strict=True) if n >= 3]
     if not kept:
-        # Three points in a line are refused later, with those that have no area once they are repaired.
-        counts = [distinct_points(polygon[0]) for polygon in polygons]
-        few = [n for n in counts if n < 3]
-        return tuple(polygons), [f"{called('outline')} {few_points(n)}" for n in few] if len(few) == len(counts) else []
+        return (), [f"{called('outline')} {few_points(n)}" for n in counts]
     if len(kept) < len(polygons):
         notes.add(_PARTS, place, len(polygons) - len(kept))
-    cleaned = [(outer, *(hole for hole in holes if not _is_flat(hole))) for outer, *holes in kept]
+    cleaned = [(outer, *(hole for hole in holes if distinct_points(hole) >= 3)) for outer, *holes in kept]
     holes = sum(map(len, kept)) - sum(map(len, cleaned))
     if holes:
         notes.add(_HOLES, place, holes)
     return tuple(cleaned), []
-
-
-def _is_flat(ring: Ring) -> bool:
-    """Return whether a ring has fewer than three distinct points, or all in one line."""
-    if distinct_points(ring) < 3:
-        return True
-    along = ring - ring[0]
-    far = along[np.abs(along).sum(axis=1).argmax()]
-    return not np.any(along[:, 0] * far[1] != along[:, 1] * far[0])
 
 
 def ring_area(ring: Ring) -> float:

@@ -170,7 +170,7 @@ def test_names_that_come_twice_are_numbered_but_not_beside_an_outline(tmp_path: 
     assert shapes(rois)[2].equals(SQUARE)
     assert rois.notes.texts() == (
         "1 ROI with the name of another numbered: s: a_2",
-        "1 hole left out, having no area: x.parquet:3",
+        "1 hole of fewer than three distinct points left out: x.parquet:3",
     )
     columns["outline"] = [shapely.to_wkb(SQUARE)] * 3
     assert problems(write(tmp_path / "x.parquet", columns)) == [

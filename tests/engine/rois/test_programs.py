@@ -407,12 +407,12 @@ def test_areas_of_a_geometrycollection(tmp_path: Path) -> None:
     ]
 
 
-def test_parts_and_holes_without_an_area_are_left_out(tmp_path: Path) -> None:
-    """As contours of a mask have them: a point, a line there and back, points in a line."""
+def test_parts_and_holes_of_too_few_points_are_left_out(tmp_path: Path) -> None:
+    """As contours of a mask have them: a point, a line there and back."""
     ring = BOX["coordinates"][0]
-    point, line, straight = [[5, 5]] * 4, [[5, 5], [9, 5], [5, 5]], [[1, 1], [3, 3], [2, 2], [1, 1]]
+    point, line = [[5, 5]] * 4, [[5, 5], [9, 5], [5, 5]]
     hole = [[10, 10], [20, 10], [20, 20], [10, 10]]
-    several = [[point], [ring, line, hole, straight], [line, hole], [straight]]
+    several = [[point], [ring, line, hole, point], [line, hole], [line]]
     content = [
         {**feature(), "geometry": {"type": "MultiPolygon", "coordinates": several}},
         {**feature(), "geometry": {"type": "Polygon", "coordinates": [ring, point]}},
@@ -421,8 +421,8 @@ def test_parts_and_holes_without_an_area_are_left_out(tmp_path: Path) -> None:
     assert shapes(rois)[0].equals(shapely.Polygon(ring, [hole]))
     assert shapes(rois)[1].equals(shapely.Polygon(ring))
     assert rois.notes.texts() == (
-        "3 holes left out, having no area: A.geojson:feature 1, A.geojson:feature 2",
-        "3 parts of ROIs left out, having no area: A.geojson:feature 1",
+        "3 holes of fewer than three distinct points left out: A.geojson:feature 1, A.geojson:feature 2",
+        "3 parts of ROIs of fewer than three distinct points left out: A.geojson:feature 1",
     )
     nothing = [{**feature(), "geometry": {"type": "MultiPolygon", "coordinates": [[point], [line]]}}]
     assert problems(tmp_path / "A.geojson", json.dumps(nothing)) == [
