@@ -94,7 +94,7 @@ COMMENT ON TABLE roi_files IS 'One row per ROI file that the study holds.';
 COMMENT ON COLUMN roi_files.roi_file_id IS 'Key.';
 COMMENT ON COLUMN roi_files.roi_set IS 'Set of ROIs that the file belongs to, such as a reader''s.';
 COMMENT ON COLUMN roi_files.path IS 'Absolute path of the file.';
-COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml or geoparquet.';
+COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml (ImageScope, HALO), asap, ndpa or geoparquet.';
 COMMENT ON COLUMN roi_files.holes IS 'nested or explicit: how its holes are told.';
 COMMENT ON COLUMN roi_files.sha256 IS 'Fingerprint of the file''s bytes.';
 COMMENT ON COLUMN roi_files.frame IS

@@ -12,7 +12,8 @@ __all__ = ["MODULES", "SECTIONS"]
 SECTIONS = {
     "Fill a study": {
         "add-slides": "Read the headers of slides: files, folders or globs.",
-        "add-rois": "Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.",
+        "add-rois": "Read ROI files of Slideflow, QuPath, ImageScope, HALO, ASAP, NDP.view and GeoPandas, told apart "
+        "by content.",
         "add-patients": "Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and "
         "further columns.",
         "add-predictions": "Load what a RUN predicted of labelled tiles into a STUDY, to look at its errors in SQL.",

@@ -9,6 +9,7 @@ import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
+from slideduck.rois.classes import read_label_table
 from slideduck.rois.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.words import counted, message, print_names
 
@@ -43,7 +44,8 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 )  # fmt: skip
 @click.option(
     "--label-from", type=click.Choice(LABEL_FROM), show_default="name",
-    help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description.",
+    help="Where the class of an ImageScope region stands: the layer's Name, the region's Text, or the Description "
+    "(in HALO the comment, in NDP.view the details).",
 )  # fmt: skip
 @click.option(
     "--labels", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
@@ -56,7 +58,7 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
 def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | None, **options: Any) -> None:
-    """Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.
+    """Read ROI files of Slideflow, QuPath, ImageScope, HALO, ASAP, NDP.view and GeoPandas, told apart by content.
 
     All files are checked before anything is kept. A file that is added again replaces what it gave before; one that
     did not change is left alone, and options that you do not give stay what they were for it. Sets keep the ROIs of
@@ -65,6 +67,8 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     # What is not given is not said: a file that the study has is then read as it was before.
     given = {name: value for name, value in options.items() if value not in (None, (), False)}
     with slideduck.open(study, progress=True) as opened:
+        if labels is not None:
+            given["labels"] = read_label_table(labels)
         report = opened.add_rois(paths, roi_set=roi_set, **given)
     click.echo(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
@@ -87,6 +91,8 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)
     print_names(f"{counted(len(report.replaced), 'slide')} with ROIs in the place of others:", report.replaced)
     print_names(f"{counted(len(report.kept), 'file')} read as before, since nothing else is said:", report.kept)
+    for note in report.notes:
+        message(note)
 
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")

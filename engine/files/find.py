@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import glob
+import gzip
+import io
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slideduck.errors import InputError
 
-__all__ = ["Paths", "absolute", "find_files", "quoted", "read_input", "reason"]
+__all__ = ["Paths", "absolute", "below_folders", "find_files", "quoted", "read_input", "reason", "unpacked"]
 
 #: One path, or several: of files, of folders, or patterns such as ``slides/*.svs``.
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _QUOTED_CHARACTERS = 60
 
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 #: First bytes of files that are often given in place of a text file.
 _PACKED = {
-    b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
+    _GZIP: "compressed with gzip; unpack it first",
+    _ZIP: "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
 }
+#: Largest text that is unpacked, 1 GiB: a few kilobytes can be made to fill any memory.
+_UNPACKED_BYTES = 1 << 30
 
 
 def quoted(value: object) -> str:
@@ -40,13 +47,20 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
-def read_input(path: str | os.PathLike[str]) -> bytes:
+def read_input(path: str | os.PathLike[str], *, packed: bool = False) -> bytes:
     """Return the bytes of a text file that the user gave.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    packed : bool, default False
+        Take a packed file, for `unpacked`.
 
     Raises
     ------
     InputError
-        If it cannot be read, is empty, or is packed.
+        If it cannot be read, is empty, or is packed although it must not be.
     """
     path = Path(path)
     try:
@@ -60,9 +74,69 @@ def read_input(path: str | os.PathLike[str]) -> bytes:
     if not data.strip():
         raise InputError([f"{path.name}:1: the file is empty; save or export it again"])
     for magic, what in _PACKED.items():
-        if data.startswith(magic):
+        if data.startswith(magic) and not packed:
             raise InputError([f"{path.name}:1: not text, but {what}"])
     return data
+
+
+def unpacked(name: str, data: bytes, most: int = _UNPACKED_BYTES) -> bytes:
+    """Return the text in a file that is packed with gzip, or as the only file of a zip archive; others as they are.
+
+    Parameters
+    ----------
+    name : str
+        The file's name, for messages.
+    data : bytes
+        Its bytes.
+    most : int
+        Bytes of text that are taken, by default 1 GiB.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, has several files or none, holds no text, or more than is taken.
+    """
+    if not data.startswith((_GZIP, _ZIP)):
+        return data
+    try:
+        if data.startswith(_ZIP):
+            text = _unzipped(name, data, most)
+        else:
+            text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InputError([f"{name}:1: cannot be unpacked: {error}; pack or export it again"]) from error
+    if len(text) > most:
+        raise InputError([f"{name}:1: holds over {most:,} bytes of text; unpack it, and give what is in it"])
+    if not text.strip():
+        raise InputError([f"{name}:1: the file in it is empty; save or export it again"])
+    return text
+
+
+def _unzipped(name: str, data: bytes, most: int) -> bytes:
+    """Return the only file of an archive, cut where it is seen to be too large."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        # macOS packs its own notes beside the files.
+        members = [
+            member
+            for member in archive.infolist()
+            if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        ]
+        if len(members) != 1:
+            raise InputError(
+                [
+                    f"{name}:1: a zip archive of {len(members)} files (or an Excel workbook), not of one; unpack it "
+                    "and give the folder, or save the workbook as CSV in UTF-8"
+                ]
+            )
+        with archive.open(members[0]) as member:
+            return member.read(most + 1)
+
+
+def below_folders(paths: Paths, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files with some suffixes in and below the folders among paths, in the order of their text."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    folders = [path for path in map(absolute, given) if path.is_dir()]
+    return sorted({path for folder in folders for path in _below(folder, suffixes, None)})
 
 
 def find_files(paths: Paths, suffixes: Sequence[str], what: str, *, folder_beside: str | None = None) -> list[Path]:
@@ -136,7 +210,7 @@ def _expand(text: str, suffixes: Sequence[str], folder_beside: str | None) -> It
                 # "slides/**" goes down by itself.
                 if "**" not in text:
                     yield from _below(path, suffixes, folder_beside)
-            elif takes_any or path.suffix.lower() in suffixes:
+            elif takes_any or path.name.lower().endswith(tuple(suffixes)):
                 yield path
 
 
@@ -158,5 +232,5 @@ def _below(folder: Path, suffixes: Sequence[str], folder_beside: str | None) -> 
             if entry.is_dir():
                 if entry.name not in data_folders:
                     waiting.append(Path(entry.path))
-            elif Path(entry.name).suffix.lower() in suffixes:
+            elif entry.name.lower().endswith(tuple(suffixes)):
                 yield Path(entry.path)

@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 from slideduck.errors import InputError
 from slideduck.files.find import quoted, read_input
 
-__all__ = ["Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table"]
+__all__ = ["CODE_PAGE", "Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table"]
 
 #: A message and the row that it is about, by which messages are put in order.
 Problem = tuple[int, str]
 
+#: Encoding of older Windows programs in Western Europe and America; nothing in a file tells it.
+CODE_PAGE = "cp1252"
+
 _DELIMITERS = (",", ";", "\t")
+#: First line of a file that Excel wrote or is to read: the delimiter.
+_SEP_LINE = re.compile(r"""[ \t]*(?:sep=(\S|\t)|"sep=(\S|\t)")[ ,;\t]*(?=\r|\n|$)""", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NUMBER_CHARACTERS = frozenset("0123456789+-.eE")
 
@@ -52,6 +57,8 @@ class Table:
     problems : tuple of Problem
         Rows that were left out because they cannot be read, each with its message. The caller raises
         them together with the problems of the other rows.
+    encoding : str
+        ``"utf-8"`` for Unicode of any kind, or `CODE_PAGE`.
     """
 
     path: Path
@@ -61,6 +68,7 @@ class Table:
     cells: tuple[list[str], ...]
     rows: NDArray[np.int64]
     problems: tuple[Problem, ...]
+    encoding: str = "utf-8"
 
     def __contains__(self, column: str) -> bool:
         return self._find(column) is not None
@@ -181,6 +189,20 @@ def decode(data: bytes, name: str) -> str:
     return text
 
 
+def _decode_table(data: bytes, name: str) -> tuple[str, str]:
+    """Return the encoding and the text of a file, which may be in Windows-1252; raise as `decode` does."""
+    try:
+        return "utf-8", decode(data, name)
+    except InputError:
+        try:
+            text = data.decode(CODE_PAGE)
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise
+        return CODE_PAGE, text
+
+
 def _undecodable(data: bytes, name: str) -> list[str]:
     """Name every line that is not UTF-8."""
     problems = []
@@ -194,7 +216,14 @@ def _undecodable(data: bytes, name: str) -> list[str]:
 
 
 def read_table(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, data: bytes | None = None
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    data: bytes | None = None,
+    may_be_empty: bool = False,
+    code_page: bool = False,
+    of_another_kind: str = "",
 ) -> Table:
     """Read a CSV file.
 
@@ -206,11 +235,17 @@ def read_table(
         Names of columns that must and may be there. They help to tell the delimiter.
     data : bytes, optional
         The file's bytes, where they have been read already.
+    may_be_empty : bool, default False
+        Take a header without rows.
+    code_page : bool, default False
+        Read what is not UTF-8 as Windows-1252; the caller says so where `Table.encoding` is `CODE_PAGE`.
+    of_another_kind : str
+        What to do about a table that has none of the required columns, for messages.
 
     Returns
     -------
     Table
-        With at least one row, or at least one problem.
+        With at least one row, or at least one problem, unless it may be empty.
 
     Raises
     ------
@@ -219,11 +254,18 @@ def read_table(
         missing or there twice.
     """
     name = path.name
-    text = decode(read_input(path) if data is None else data, name)
+    data = read_input(path) if data is None else data
+    encoding, text = _decode_table(data, name) if code_page else ("utf-8", decode(data, name))
+    separator = _SEP_LINE.match(text)
+    if separator:
+        # The line stays, without its text, so that rows keep their numbers.
+        text = text[separator.end() :]
     header = next((line for line in io.StringIO(text, newline="") if line.strip(" \t,;\r\n")), "")
     if not header:
         raise InputError([f"{name}:1: the file is empty; {_needs(required, optional)}"])
     delimiter = _tell_delimiter(header, (*required, *optional))
+    if separator:
+        delimiter = separator[1] or separator[2]
     columns: list[str] = []
     # Cells row by row in one flat list: a list of a million rows would keep the garbage collector busy.
     cells: list[str] = []
@@ -238,7 +280,7 @@ def read_table(
         elif not columns:
             header_row = line
             columns = [cell.strip() for cell in record]
-            check_columns(columns, required, optional, f"{name}:{line}")
+            check_columns(columns, required, optional, f"{name}:{line}", of_another_kind)
         elif len(record) == len(columns):
             cells += record
             rows.append(line)
@@ -247,7 +289,7 @@ def read_table(
             what = f"{n} cell{'s' * (n != 1)}, but the header has {len(columns)}"
             remedy = "write every cell, empty ones too, and quote cells that hold the delimiter"
             problems.append((line, f"{name}:{line}: {what}; {remedy}"))
-    if not rows and not problems:
+    if not rows and not problems and not may_be_empty:
         raise InputError([f"{name}:{header_row}: a header and no rows; {_needs(required, optional)}"])
     named = [number for number, column in enumerate(columns) if column]
     return Table(
@@ -258,6 +300,7 @@ def read_table(
         cells=tuple(cells[number :: len(columns)] for number in named),
         rows=np.array(rows, dtype=np.int64),
         problems=tuple(problems),
+        encoding=encoding,
     )
 
 
@@ -306,7 +349,9 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]
             yield line, what
 
 
-def check_columns(columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str) -> None:
+def check_columns(
+    columns: Sequence[str], required: Sequence[str], optional: Sequence[str], place: str, of_another_kind: str = ""
+) -> None:
     """Raise if a column is missing or there twice; upper and lower case are the same.
 
     Parameters
@@ -317,6 +362,8 @@ def check_columns(columns: Sequence[str], required: Sequence[str], optional: Seq
         Names that it must and may have.
     place : str
         Where they stand, for messages.
+    of_another_kind : str
+        What to do where none of the required ones is there, for messages.
 
     Raises
     ------
@@ -337,6 +384,7 @@ def check_columns(columns: Sequence[str], required: Sequence[str], optional: Seq
         problems.append(
             f"{place}: no column {' and no column '.join(map(repr, missing))}; the columns are: {found}; "
             f"{_needs(required, optional)}"
+            + (f"; {of_another_kind}" if of_another_kind and len(missing) == len(required) else "")
         )
     if problems:
         raise InputError(problems)

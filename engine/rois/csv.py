@@ -7,50 +7,58 @@ from pathlib import Path
 
 import numpy as np
 
-from slideduck.files.tables import Problem, read_table
-from slideduck.rois.outlines import RoiOutline, distinct_points, ring_from_points
+from slideduck.files.tables import CODE_PAGE, read_table
+from slideduck.names import nfc
+from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import Note, Parsed, RoiOutline, distinct_points, few_points, ring_from_points, with_names
 
 __all__ = ["parse_csv"]
 
 _REQUIRED = ("roi_name", "x_base", "y_base")
 _OPTIONAL = ("label", "slide")
 _PIXELS = "base pixels, such as 1024.5"
+_ANOTHER = "if it is a table of another kind, name the ROI files, or give a folder that holds them alone"
+_CODE_PAGE = Note("file", "files", "not in UTF-8 read as Windows-1252; save as UTF-8 if names in it look wrong")
 
 
-def parse_csv(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
+def parse_csv(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parsed:
     """Read the ROIs of a CSV file as Slideflow Studio writes it.
 
     Parameters
     ----------
     path : Path
-        The file; its stem is the slide's name where there is no column ``slide``.
+        The file.
+    slide : str
+        The slide that it is of where there is no column ``slide``.
     data : bytes
         Its content: a point a row, in base pixels; the rows of an ROI stand together, in drawing order.
+    options : RoiOptions
+        None of them is for this format.
 
     Returns
     -------
-    outlines : list of RoiOutline
-    skipped : list of str
-        None: every row is a point of an area.
-    problems : list of Problem
-        Messages for each row that is refused, by its number.
+    Parsed
 
     Raises
     ------
     InputError
         If the file as a whole cannot be used; see `slideduck.files.tables.read_table`.
     """
-    table = read_table(path, _REQUIRED, _OPTIONAL, data=data)
-    file, rows = table.path.name, table.rows
-    problems = list(table.problems)
-    names = np.array(table.text("roi_name"), dtype=object)
-    slides = np.full(len(names), table.path.stem, dtype=object)
-    labels = np.full(len(names), "", dtype=object)
+    table = read_table(
+        path, _REQUIRED, _OPTIONAL, data=data, may_be_empty=True, code_page=True, of_another_kind=_ANOTHER
+    )
     has_slide = "slide" in table
+    parsed = Parsed(None if has_slide else slide, problems=list(table.problems))
+    if table.encoding == CODE_PAGE:
+        parsed.notes.add(_CODE_PAGE, path.name)
+    file, rows, problems = table.path.name, table.rows, parsed.problems
+    names = np.array(list(map(nfc, table.text("roi_name"))), dtype=object)
+    slides = np.full(len(names), slide, dtype=object)
+    labels = np.full(len(names), "", dtype=object)
     if has_slide:
         slides[:] = table.text("slide")
     if "label" in table:
-        labels[:] = table.text("label")
+        labels[:] = list(map(nfc, table.text("label")))
     x, wrong_x = table.numbers("x_base", _PIXELS)
     y, wrong_y = table.numbers("y_base", _PIXELS)
     points = np.column_stack([x, y])
@@ -64,19 +72,18 @@ def parse_csv(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], lis
     begins = np.flatnonzero((names[1:] != names[:-1]) | (slides[1:] != slides[:-1])) + 1
     edges = [0, *begins.tolist(), len(names)] if len(names) else [0]
     other_label = np.flatnonzero(labels[1:] != labels[:-1]) + 1
-    outlines = []
     first_row: dict[tuple[str, str], int] = {}
     for start, stop in pairwise(edges):
-        name, slide, row = names[start], slides[start], int(rows[start])
-        if not name or not slide:
+        name, of_slide, row = names[start], slides[start], int(rows[start])
+        if not name or not of_slide:
             continue
-        called = f"ROI {name!r}" + (f" of slide {slide!r}" if has_slide else "")
-        if (slide, name) in first_row:
-            message = f"{called} is there already (row {first_row[slide, name]}); names are unique in a slide"
+        called = f"ROI {name!r}" + (f" of slide {of_slide!r}" if has_slide else "")
+        if (of_slide, name) in first_row:
+            message = f"{called} is there already (row {first_row[of_slide, name]}); names are unique in a slide"
             remedy = "rename one, or put the rows of one ROI together"
             problems.append((row, f"{file}:{row}: {message}: {remedy}"))
             continue
-        first_row[slide, name] = row
+        first_row[of_slide, name] = row
         label = labels[start]
         for i in other_label[np.searchsorted(other_label, start + 1) : np.searchsorted(other_label, stop)]:
             if labels[i] != label:
@@ -87,7 +94,7 @@ def parse_csv(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], lis
         ring = ring_from_points(points[start:stop])
         n = distinct_points(ring)
         if n < 3:
-            message = f"{called} has {n} distinct point{'s' * (n != 1)}; an area needs three or more"
-            problems.append((row, f"{file}:{row}: {message}"))
-        outlines.append(RoiOutline(slide, name, label or None, ((ring,),), False, row))
-    return outlines, [], problems
+            problems.append((row, f"{file}:{row}: {called} {few_points(n)}"))
+        parsed.outlines.append(RoiOutline(of_slide, name, label or None, ((ring,),), False, row))
+    parsed.outlines[:] = with_names(parsed.outlines, [""] * len(parsed.outlines), parsed.notes)
+    return parsed

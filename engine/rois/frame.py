@@ -100,7 +100,9 @@ def in_level0(file: RoiFile, frames: Mapping[str, SlideFrame]) -> RoiFile:
     RoiFile
         With the offset of each slide.
     """
-    offsets = {slide: frames[slide].offset(file.frame) for slide in file.slides}
+    # NDPA counts from the centre, and is in level 0 by now.
+    frame = None if file.format == "ndpa" else file.frame
+    offsets = {slide: frames[slide].offset(frame) for slide in file.slides}
     moved = (_moved(outline, offsets[outline.slide]) for outline in file.outlines)
     return replace(file, outlines=tuple(moved), offsets=offsets)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,63 +12,99 @@ import numpy as np
 
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
-from slideduck.files.tables import Problem, decode
-from slideduck.rois.outlines import Polygon, Ring, RoiOutline, distinct_points, ring_from_points, with_names
+from slideduck.files.tables import decode
+from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import (
+    Note,
+    Notes,
+    Parsed,
+    Polygon,
+    Ring,
+    RoiOutline,
+    Skipped,
+    ring_from_points,
+    with_names,
+    with_points,
+)
+from slideduck.rois.qupath import INCLUDED, RefusedError, class_of, left_out, object_type, text_of, with_children
 
 __all__ = ["parse_geojson"]
 
 _AREAS = ("Polygon", "MultiPolygon")
-_NOT_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString", "GeometryCollection")
+_COLLECTION = "GeometryCollection"
+_NOT_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString", _COLLECTION)
+
+_BESIDE = Note("geometry", "geometries", "without an area left out of a GeometryCollection")
+_MISSING_CORE = Note("TMA core", "TMA cores", "left out, being marked as missing")
+
+#: JSON of other programs: what tells it, and whose it is.
+_FOREIGN = (
+    ({"annotations", "images", "categories"}, "COCO JSON"),
+    ({"annotations", "item"}, "Darwin JSON, as V7 exports it"),
+    ({"annotations", "image"}, "Darwin JSON, as V7 exports it"),
+    ({"shapes", "imagePath"}, "JSON of LabelMe"),
+    ({"_via_img_metadata"}, "JSON of the VGG Image Annotator"),
+    ({"annotations", "data"}, "JSON of Label Studio"),
+)
 
 
-class _RefusedError(Exception):
-    """The problems of one feature, a message for each."""
-
-
-def parse_geojson(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
+def parse_geojson(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parsed:
     """Read the ROIs of a GeoJSON file.
 
     Parameters
     ----------
     path : Path
-        The file; its stem is the slide's name.
+        The file.
+    slide : str
+        The slide that it is of.
     data : bytes
         Its content: a FeatureCollection, a list of features, one feature, or one geometry.
+    options : RoiOptions
+        ``include`` says which of QuPath's objects are taken beside annotations.
 
     Returns
     -------
-    outlines : list of RoiOutline
-        Features without a name are ``ROI_1`` and so on, by their number in the file.
-    skipped : list of str
-        A message for each feature without an area.
-    problems : list of Problem
-        Messages for each feature that is refused, by its number.
+    Parsed
+        Features without a name are ``ROI_1`` and so on, by their number in the file; those that lie in another have
+        the number of that.
 
     Raises
     ------
     InputError
         If the file as a whole is no GeoJSON.
     """
-    outlines: list[RoiOutline] = []
-    skipped: list[str] = []
-    problems: list[Problem] = []
-    first_of: dict[str, int] = {}
-    for number, feature in enumerate(_features(path, data), 1):
+    parsed = Parsed(slide)
+    taken = {"annotation"} | {kind for kind, word in INCLUDED.items() if word in options.include}
+    for number, top in enumerate(_features(path, data), 1):
         place = f"{path.name}:feature {number}"
-        try:
-            name, label, geometry = _parts(feature)
-            why = _why_no_area(geometry)
-            if why:
-                skipped.append(f"{place}: {f'ROI {name!r}' if name else 'a feature without a name'} {why}")
-                continue
-            if name and first_of.setdefault(name, number) != number:
-                raise _RefusedError(
-                    f"ROI {name!r} is there already (feature {first_of[name]}); names are unique in a slide: rename one"
-                )
-            outlines.append(RoiOutline(path.stem, name, label, _polygons(geometry), False, number))
-        except _RefusedError as refused:
-            problems += [(number, f"{place}: {message}") for message in refused.args]
-    return with_names(outlines, [f"ROI_{outline.row}" for outline in outlines]), skipped, problems
+        for feature in with_children(top):
+            try:
+                _take(parsed, feature, number, place, taken)
+            except RefusedError as refused:
+                parsed.problems.extend((number, f"{place}: {message}") for message in refused.args)
+    parsed.outlines[:] = with_names(parsed.outlines, [f"ROI_{o.row}" for o in parsed.outlines], parsed.notes)
+    return parsed
+
+
+def _take(parsed: Parsed, feature: Any, number: int, place: str, taken: set[str]) -> None:
+    """Add a feature to what was found in a file."""
+    properties, geometry = _parts(feature)
+    kind = object_type(feature, properties)
+    if kind not in taken:
+        parsed.notes.add(left_out(kind))
+        return
+    if kind == "tma_core" and properties.get("isMissing") is True:
+        parsed.notes.add(_MISSING_CORE)
+        return
+    name, label = text_of(properties.get("name"), "name"), class_of(properties)
+    skipped = _why_no_area(geometry)
+    if skipped:
+        called = f"ROI {name!r}" if name else "a feature without a name"
+        parsed.skipped.append(Skipped(skipped.kind, f"{place}: {called} {skipped.message}"))
+        return
+    polygons = _polygons(geometry, place, parsed.notes)
+    assert parsed.slide is not None
+    parsed.outlines.append(RoiOutline(parsed.slide, name, label or None, polygons, False, number))
 
 
 def _features(path: Path, data: bytes) -> list[Any]:
@@ -81,6 +118,7 @@ def _features(path: Path, data: bytes) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise InputError([f"{path.name}:1: JSON that cannot be read: {error}; export it again"]) from error
     kind = document.get("type") if isinstance(document, dict) else None
+    features: list[Any] | None
     if isinstance(document, list):
         features = document
     elif kind == "FeatureCollection" and isinstance(document.get("features"), list):
@@ -90,6 +128,16 @@ def _features(path: Path, data: bytes) -> list[Any]:
     elif kind in _AREAS or kind in _NOT_AREAS:
         features = [{"type": "Feature", "geometry": document}]
     else:
+        features = None
+    foreign = _foreign(document[0] if isinstance(document, list) and document else document)
+    if foreign:
+        raise InputError(
+            [
+                f"{path.name}:1: {foreign}, not GeoJSON; write each of its polygons as a Feature, in level-0 pixels, "
+                "with its class as properties.classification, in a file named after the slide"
+            ]
+        )
+    if features is None:
         raise InputError(
             [
                 f"{path.name}:1: JSON, but not GeoJSON: no FeatureCollection, list of features or Feature; "
@@ -99,63 +147,79 @@ def _features(path: Path, data: bytes) -> list[Any]:
     return features
 
 
-def _parts(feature: Any) -> tuple[str, str | None, dict[str, Any] | None]:
-    """Return the name (empty where there is none), the label and the geometry of a feature."""
+def _foreign(document: Any) -> str:
+    """Return whose JSON a document is, empty for GeoJSON and for what is not known."""
+    keys = set(document) if isinstance(document, dict) and "Feature" not in str(document.get("type")) else set()
+    return next((whose for marks, whose in _FOREIGN if marks <= keys), "")
+
+
+def _parts(feature: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the properties and the geometry of a feature."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
-        raise _RefusedError(f"{quoted(feature)} is not a Feature; export it again")
+        raise RefusedError(f"{quoted(feature)} is not a Feature; export it again")
     properties, geometry = feature.get("properties"), feature.get("geometry")
     for what, value in (("properties", properties), ("geometry", geometry)):
         if value is not None and not isinstance(value, dict):
-            raise _RefusedError(f"its {what} is {quoted(value)}, not an object; export it again")
-    properties = properties or {}
-    classification = properties.get("classification")
-    if isinstance(classification, dict):
-        # A class derived from another has a list "names" in place of "name"; QuPath shows it with colons.
-        names = classification.get("names")
-        if isinstance(names, list):
-            classification = ": ".join(map(str, names))
-        else:
-            classification = classification.get("name")
-    name = _text(properties.get("name"), "name")
-    return name, _text(classification, "classification") or None, geometry
+            raise RefusedError(f"its {what} is {quoted(value)}, not an object; export it again")
+    return properties or {}, geometry
 
 
-def _text(value: Any, what: str) -> str:
-    """Return a text without outer spaces, empty for null."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _RefusedError(f"its {what} is {quoted(value)}, not text; write a text")
-    return value.strip()
-
-
-def _why_no_area(geometry: dict[str, Any] | None) -> str:
-    """Say why a geometry is skipped, or return an empty text for one with an area."""
+def _why_no_area(geometry: dict[str, Any] | None) -> Skipped | None:
+    """Say why a geometry is skipped, None for one with an area."""
     if geometry is None:
-        return "has no geometry"
+        return Skipped("empty feature", "has no geometry")
     kind = geometry.get("type")
-    return f"is a {kind}, not a Polygon or MultiPolygon" if kind in _NOT_AREAS else ""
+    if kind not in _NOT_AREAS or any(part.get("type") not in _NOT_AREAS for part in _within(geometry)):
+        return None
+    return Skipped(kind, f"is a {kind}, not a Polygon or MultiPolygon")
 
 
-def _polygons(geometry: dict[str, Any] | None) -> tuple[Polygon, ...]:
-    """Return the polygons of a Polygon or MultiPolygon, after a look at every ring."""
+def _within(geometry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a geometry, or those of a GeometryCollection."""
+    waiting: list[Any] = [geometry]
+    while waiting:
+        here = waiting.pop()
+        if not isinstance(here, dict):
+            raise RefusedError(f"its geometry holds {quoted(here)}, not an object; export it again")
+        if here.get("type") != _COLLECTION:
+            yield here
+            continue
+        geometries = here.get("geometries")
+        if not isinstance(geometries, list):
+            raise RefusedError(f"its geometries are {quoted(geometries)}, not a list; export it again")
+        waiting.extend(reversed(geometries))
+
+
+def _polygons(geometry: dict[str, Any] | None, place: str, notes: Notes) -> tuple[Polygon, ...]:
+    """Return the polygons of a geometry, after a look at every ring."""
     assert geometry is not None
-    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
-    if kind not in _AREAS:
-        raise _RefusedError(f"its geometry is a {quoted(kind)}; draw a Polygon or MultiPolygon")
-    polygons = [coordinates] if kind == "Polygon" else coordinates
-    if not isinstance(polygons, list) or not polygons:
-        raise _RefusedError(f"its coordinates are {quoted(coordinates)}, not polygons; draw it again")
     wrong: list[str] = []
     parsed: list[Polygon] = []
-    for rings in polygons:
-        if isinstance(rings, list) and rings:
-            parsed.append(tuple(_ring(ring, "hole" if i else "outline", wrong) for i, ring in enumerate(rings)))
-        else:
-            wrong.append(f"its coordinates hold {quoted(rings)}, not rings of points; draw it again")
+    for part in _within(geometry):
+        if part.get("type") in _NOT_AREAS:
+            notes.add(_BESIDE, place)
+            continue
+        for rings in _rings(part):
+            if isinstance(rings, list) and rings:
+                parsed.append(tuple(_ring(ring, "hole" if i else "outline", wrong) for i, ring in enumerate(rings)))
+            else:
+                wrong.append(f"its coordinates hold {quoted(rings)}, not rings of points; draw it again")
+    if not wrong:
+        polygons, wrong = with_points(parsed, lambda part: f"its {part}", place, notes)
     if wrong:
-        raise _RefusedError(*wrong)
-    return tuple(parsed)
+        raise RefusedError(*wrong)
+    return polygons
+
+
+def _rings(geometry: dict[str, Any]) -> list[Any]:
+    """Return the lists of rings of a Polygon or MultiPolygon, one for each polygon."""
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind not in _AREAS:
+        raise RefusedError(f"its geometry is a {quoted(kind)}; draw a Polygon or MultiPolygon")
+    polygons = [coordinates] if kind == "Polygon" else coordinates
+    if not isinstance(polygons, list) or not polygons:
+        raise RefusedError(f"its coordinates are {quoted(coordinates)}, not polygons; draw it again")
+    return polygons
 
 
 def _ring(points: Any, part: str, wrong: list[str]) -> Ring:
@@ -173,11 +237,7 @@ def _ring(points: Any, part: str, wrong: list[str]) -> Ring:
             return np.empty((0, 2))
         # Points with and without z side by side.
         coordinates = np.array([point[:2] for point in points], dtype=np.float64)
-    ring = ring_from_points(np.ascontiguousarray(coordinates))
-    n = distinct_points(ring)
-    if n < 3:
-        wrong.append(f"its {part} has {n} distinct point{'s' * (n != 1)}; an area needs three or more")
-    return ring
+    return ring_from_points(np.ascontiguousarray(coordinates))
 
 
 def _coordinates(points: list[Any]) -> Ring | None:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
-from slideduck.rois.outlines import Polygon, RoiOutline, distinct_points, with_names
+from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_names, with_points
 from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial, spatial_config
 from slideduck.store.sqlfiles import read_query
@@ -22,30 +23,31 @@ from slideduck.store.sqlfiles import read_query
 __all__ = ["parse_geoparquet"]
 
 _AREAS = ("Polygon", "MultiPolygon")
+_COLLECTION = Note("GeometryCollection", "GeometryCollections", "of which the areas alone were taken")
 _TEXTS = ("slide", "roi_name", "label", "parent")
 #: A column without any text is of type null.
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
-def parse_geoparquet(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
+def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parsed:
     """Read the ROIs of a GeoParquet file.
 
     Parameters
     ----------
     path : Path
-        The file; its stem is the slide's name where there is no column ``slide``.
+        The file.
+    slide : str
+        The slide that it is of where there is no column ``slide``.
     data : bytes
         Its content. The primary geometry is what was drawn, in base pixels, unless a column ``outline`` holds
         something; a row with a ``parent`` is a hole. ``roi_name`` and ``label`` may be missing.
+    options : RoiOptions
+        None of them is for this format.
 
     Returns
     -------
-    outlines : list of RoiOutline
-        Rows without a name are ``ROI_1`` and so on, by their number in the file.
-    skipped : list of str
-        A message for each row without an area.
-    problems : list of Problem
-        Messages for each row that is refused, by its number, from 1.
+    Parsed
+        Rows without a name are ``ROI_1`` and so on, by their number in the file, from 1.
 
     Raises
     ------
@@ -54,46 +56,50 @@ def parse_geoparquet(path: Path, data: bytes) -> tuple[list[RoiOutline], list[st
     """
     file = path.name
     table, primary = _read(file, data)
-    n = table.num_rows
+    n, names_slides = table.num_rows, "slide" in table.column_names
     texts = {name: _text(file, table, name) for name in _TEXTS}
+    if not names_slides:
+        texts["slide"] = [slide] * n
     geometries = _geometries(file, table, primary)
     drawn = _geometries(file, table, "outline") if "outline" in table.column_names else [None] * n
-    outlines: list[RoiOutline] = []
-    skipped: list[str] = []
-    problems: list[Problem] = []
+    parsed = Parsed(None if names_slides else slide)
+    # Names tell an outline its geometry, and a hole its parent: a name that came twice would say neither.
+    unique = any(drawn)
     first_of: dict[tuple[str, str], int] = {}
     for row in range(1, n + 1):
-        slide, name, label, parent = (texts[column][row - 1] for column in _TEXTS)
+        of_slide, name, label, parent = (texts[column][row - 1] for column in _TEXTS)
         called = f"ROI {name!r}" if name else "a row without a name"
         geometry, place = drawn[row - 1] or geometries[row - 1], f"{file}:{row}"
         if geometry is None:
-            skipped.append(f"{place}: {called} has no geometry")
+            parsed.skipped.append(Skipped("empty row", f"{place}: {called} has no geometry"))
             continue
-        if "slide" not in table.column_names:
-            slide = path.stem
-        wrong = [] if slide else ["slide is empty; write the slide's name"]
-        if name and first_of.setdefault((slide, name), row) != row:
+        wrong = [] if of_slide else ["slide is empty; write the slide's name"]
+        if name and unique and first_of.setdefault((of_slide, name), row) != row:
             wrong.append(
-                f"{called} of slide {slide!r} is there already (row {first_of[slide, name]}); "
-                "names are unique in a slide: rename one"
+                f"{called} of slide {of_slide!r} is there already (row {first_of[of_slide, name]}); with a column "
+                "outline names are unique in a slide: rename one"
             )
         try:
             kind, polygons = polygons_from_wkb(geometry)
         except ValueError as error:
             wrong.append(f"the geometry of {called} is broken: {error}; write the file again")
         else:
-            if kind not in _AREAS:
-                skipped.append(f"{place}: {called} is a {kind}, not a Polygon or MultiPolygon")
+            if kind not in _AREAS and not polygons:
+                message = f"{place}: {called} is a {kind}, not a Polygon or MultiPolygon"
+                parsed.skipped.append(Skipped(kind, message))
                 continue
-            wrong += _wrong_rings(called, polygons)
+            if kind not in _AREAS:
+                parsed.notes.add(_COLLECTION, place)
+            polygons, wrong_rings = _checked(called, polygons, place, parsed.notes)
+            wrong += wrong_rings
         if wrong:
-            problems += [(row, f"{place}: {what}") for what in wrong]
+            parsed.problems.extend((row, f"{place}: {what}") for what in wrong)
         else:
-            outlines.append(RoiOutline(slide, name, label or None, polygons, bool(parent), row))
-    named = with_names(outlines, [f"ROI_{outline.row}" for outline in outlines])
-    if not problems:
-        problems = _edited(file, named, geometries, drawn)
-    return named, skipped, problems
+            parsed.outlines.append(RoiOutline(of_slide, name, label or None, polygons, bool(parent), row))
+    parsed.outlines[:] = with_names(parsed.outlines, [f"ROI_{o.row}" for o in parsed.outlines], parsed.notes)
+    if not parsed.problems:
+        parsed.problems.extend(_edited(file, parsed.outlines, geometries, drawn))
+    return parsed
 
 
 def _read(file: str, data: bytes) -> tuple[pa.Table, str]:
@@ -152,21 +158,19 @@ def _geometries(file: str, table: pa.Table, name: str) -> list[bytes | None]:
     return values
 
 
-def _wrong_rings(called: str, polygons: Sequence[Polygon]) -> list[str]:
-    """Return the problem of the rings of an ROI."""
+def _checked(
+    called: str, polygons: tuple[Polygon, ...], place: str, notes: Notes
+) -> tuple[tuple[Polygon, ...], list[str]]:
+    """Return the polygons of an ROI that have an area, and what is wrong with its rings."""
     if not polygons:
-        return [f"the geometry of {called} is empty; draw it again or remove it"]
-    wrong = []
-    for polygon in polygons:
-        for i, ring in enumerate(polygon):
-            part = "hole" if i else "outline"
-            n = distinct_points(ring) if len(ring) else 0
-            if not np.isfinite(ring).all():
-                wrong.append(f"the {part} of {called} has a point that is not finite; draw it again")
-            elif n < 3:
-                points = f"{n} distinct point{'s' * (n != 1)}"
-                wrong.append(f"the {part} of {called} has {points}; an area needs three or more")
-    return wrong
+        return polygons, [f"the geometry of {called} is empty; draw it again or remove it"]
+    wrong = [
+        f"the {'hole' if i else 'outline'} of {called} has a point that is not finite; draw it again"
+        for polygon in polygons
+        for i, ring in enumerate(polygon)
+        if not np.isfinite(ring).all()
+    ]
+    return (polygons, wrong) if wrong else with_points(polygons, lambda part: f"the {part} of {called}", place, notes)
 
 
 def _edited(

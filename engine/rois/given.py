@@ -15,6 +15,7 @@ from slideduck.files.find import absolute
 from slideduck.names import nearest, nfc
 from slideduck.rois.frame import SlideFrame, in_level0, slide_frames, undecided, undecided_problem
 from slideduck.rois.held import as_said, held_files
+from slideduck.rois.ndpa import in_base_pixels
 from slideduck.rois.options import KEPT, RoiOptions
 from slideduck.rois.outlines import RoiFile
 from slideduck.rois.read import parse_roi_file
@@ -48,7 +49,7 @@ class GivenFiles:
     """
 
     def __init__(self, handle: Handle, paths: Sequence[str | Path], roi_set: str, options: RoiOptions) -> None:
-        self._study, self._paths, self._set, self._options = handle.name, paths, roi_set, options
+        self._handle, self._paths, self._set, self._options = handle, paths, roi_set, options
         self._folders = given_folders(paths) if options.names == "relative" else set()
         self._held = held_files(handle, roi_set)
         self._errors: dict[str, str | None] = dict(handle.con.execute("SELECT slide, error FROM slides").fetchall())
@@ -94,6 +95,8 @@ class GivenFiles:
         problems: list[str] = []
         pairs: list[tuple[RoiFile, SlideFrame]] = []
         placed = []
+        files, off_centre = in_base_pixels(self._handle, files)
+        problems += off_centre
         for file in files:
             of_slides = slide_problems(file, self._options_of[file.path], self._errors)
             problems += of_slides.values()
@@ -118,7 +121,7 @@ class GivenFiles:
         words += [f"--{name}" for name in ("strict", "replace") if getattr(self._options, name)]
         words += [f"--set {shlex.quote(self._set)}"] if self._set != "default" else []
         paths = " ".join(shlex.quote(os.fspath(path)) for path in self._paths)
-        return " ".join([f"slideduck add-rois {shlex.quote(self._study)} {paths}", *words])
+        return " ".join([f"slideduck add-rois {shlex.quote(self._handle.name)} {paths}", *words])
 
 
 def given_folders(paths: Iterable[str | os.PathLike[str]]) -> set[Path]:

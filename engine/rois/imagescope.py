@@ -1,199 +1,163 @@
-"""Reads the XML files that Aperio ImageScope writes: annotation layers with their regions."""
+"""Reads the XML files of Aperio ImageScope and of HALO (``.annotations``): layers with their regions.
+
+HALO's has ``V`` for ``Vertex``, words for types, and comments in place of texts.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
-from xml.parsers import expat
 
-import numpy as np
-
-from slideduck.errors import InputError
 from slideduck.files.find import quoted
-from slideduck.files.tables import Problem, parse_numbers
-from slideduck.rois.outlines import Ring, RoiOutline, distinct_points, ring_from_points, with_names
+from slideduck.rois.markup import AREAS, Shape, XmlReader, note_other_classes, shape_ring
+from slideduck.rois.options import LABEL_FROM, RoiOptions
+from slideduck.rois.outlines import Note, Parsed, RoiOutline, Skipped, holds_point, ring_area, with_names
 
 __all__ = ["parse_imagescope"]
 
-# Region types of ImageScope.
-_RECTANGLE, _ELLIPSE = "1", "2"
-_NOT_AREAS = {"3": "an arrow", "4": "a ruler", "5": "a pointer"}
-_AREAS = ("0", _RECTANGLE, _ELLIPSE)
-
-#: Corners of the polygon that stands for an ellipse: 0.04 % less area than the ellipse.
-_ELLIPSE_POINTS = 128
-
-
-@dataclass
-class _Region:
-    """A region while it is read."""
-
-    line: int
-    label: str | None
-    id: str
-    name: str
-    kind: str
-    negative: str
-    x: list[str] = field(default_factory=list)
-    y: list[str] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+#: Types of ImageScope, and of HALO.
+_KINDS = {
+    "0": "polygon",
+    "1": "rectangle",
+    "2": "ellipse",
+    "3": "arrow",
+    "4": "ruler",
+    "5": "pointer",
+    "polygon": "polygon",
+    "rectangle": "rectangle",
+    "ellipse": "ellipse",
+    "ruler": "ruler",
+    "pin": "pin",
+}
+_HOLES = Note("hole", "holes", "with the class of the ROI around, none of the layer having their own")
+_PLACES = {"name": "layer's Name", "text": "region's Text", "description": "Description"}
 
 
-def parse_imagescope(path: Path, data: bytes) -> tuple[list[RoiOutline], list[str], list[Problem]]:
-    """Read the ROIs of an ImageScope XML file.
+def parse_imagescope(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parsed:
+    """Read the ROIs of an XML file of ImageScope or HALO.
 
     Parameters
     ----------
     path : Path
-        The file; its stem is the slide's name.
+        The file.
+    slide : str
+        The slide that it is of.
     data : bytes
         Its content.
+    options : RoiOptions
+        ``label_from`` says where the class of a region stands.
 
     Returns
     -------
-    outlines : list of RoiOutline
+    Parsed
         A rectangle or an ellipse of two vertices (corners of the box around it) becomes a polygon, the
         ellipse one of 128 corners. Regions without a text are ``ROI_{Id}``; since Ids begin again in each
         layer, the second ``ROI_1`` of a file is ``ROI_1_2``.
-    skipped : list of str
-        A message for each region without an area, such as an arrow.
-    problems : list of Problem
-        Messages for each region that is refused, by line.
 
     Raises
     ------
     InputError
-        If the file is broken XML, declares a document type, or is not ImageScope's.
+        If the file is broken XML or declares a document type.
     """
-    outlines: list[RoiOutline] = []
+    parsed = Parsed(slide)
     wanted: list[str] = []
-    skipped: list[str] = []
-    problems: list[Problem] = []
-    line_of: dict[str, int] = {}
-    for region in _Reader(path.name).read(data):
+    layers: list[int] = []
+    reader = _Reader(path.name)
+    reader.read(data)
+    for region in reader.regions:
         place = f"{path.name}:{region.line}"
-        called = f"ROI {region.name!r}" if region.name else f"region {region.id} without a text"
-        if region.kind not in _AREAS:
-            what = _NOT_AREAS.get(region.kind, f"of type {quoted(region.kind)}")
-            skipped.append(f"{place}: {called} is {what}, which has no area")
+        if region.kind not in AREAS:
+            what = f"{'an' if region.kind[0] in 'aeiou' else 'a'} {region.kind}"
+            parsed.skipped.append(Skipped(region.kind, f"{place}: {region.called} is {what}, which has no area"))
             continue
         if region.negative not in ("", "0", "1"):
-            message = f"{called} has NegativeROA {quoted(region.negative)}; write 0 or 1"
-            problems.append((region.line, f"{place}: {message}"))
-        if region.name and region.name in line_of:
-            message = f"{called} is there already (line {line_of[region.name]})"
-            problems.append((region.line, f"{place}: {message}; names are unique in a slide: change its Text"))
-        line_of.setdefault(region.name, region.line)
-        ring = _ring(region, called, path.name, problems)
+            message = f"{region.called} has NegativeROA {quoted(region.negative)}; write 0 or 1"
+            parsed.problems.append((region.line, f"{place}: {message}"))
+        ring = shape_ring(region, path.name, parsed.problems)
+        label = region.classes[options.label_from]
         negative = region.negative == "1"
-        outlines.append(RoiOutline(path.stem, region.name, region.label, ((ring,),), negative, region.line))
+        if not label and not negative:
+            note_other_classes(region, options, _PLACES, parsed.notes)
+        parsed.outlines.append(RoiOutline(slide, region.name, label or None, ((ring,),), negative, region.line))
         wanted.append(f"ROI_{region.id}")
-    return with_names(outlines, wanted), skipped, problems
+        layers.append(region.layer)
+    if options.label_from != "name" and not parsed.problems:
+        _label_holes(parsed, layers)
+    parsed.outlines[:] = with_names(parsed.outlines, wanted, parsed.notes)
+    return parsed
 
 
-def _ring(region: _Region, called: str, name: str, problems: list[Problem]) -> Ring:
-    """Return the outline of a region; its problems are appended to a list."""
-    x, bad_x = parse_numbers(region.x)
-    y, bad_y = parse_numbers(region.y)
-    for axis, texts, bad in (("X", region.x, bad_x), ("Y", region.y, bad_y)):
-        for i in bad:
-            what = f"{quoted(texts[i])}, not a finite number" if texts[i] else "missing or empty"
-            message = f"{axis} of a vertex of {called} is {what}; write base pixels, such as 1024.5"
-            problems.append((region.lines[i], f"{name}:{region.lines[i]}: {message}"))
-    ring = ring_from_points(np.column_stack([x, y]))
-    if bad_x or bad_y:
-        return ring
-    if region.kind == _ELLIPSE and len(x) != 2:
-        message = f"{called} is an ellipse of {len(x)} vertices, not the two corners of its box; draw it again"
-        problems.append((region.line, f"{name}:{region.line}: {message}"))
-        return ring
-    if region.kind in (_RECTANGLE, _ELLIPSE) and len(x) == 2:
-        return ring_from_points(_ellipse(x, y) if region.kind == _ELLIPSE else _rectangle(x, y))
-    n = distinct_points(ring)
-    if n < 3:
-        message = f"{called} has {n} distinct point{'s' * (n != 1)}; an area needs three or more"
-        problems.append((region.line, f"{name}:{region.line}: {message}"))
-    return ring
+def _label_holes(parsed: Parsed, layers: Sequence[int]) -> None:
+    """Give a marked hole whose own class no ROI of its layer has the class of the smallest of them around it.
+
+    A hole is cut out of the ROIs of its label; where classes stand in texts, holes have none, or another text.
+    """
+    of_layer: dict[int, list[RoiOutline]] = defaultdict(list)
+    for outline, layer in zip(parsed.outlines, layers, strict=True):
+        if not outline.marked_hole:
+            of_layer[layer].append(outline)
+    for i, layer in enumerate(layers):
+        hole = parsed.outlines[i]
+        if hole.marked_hole and all(hole.label != other.label for other in of_layer[layer]):
+            point = hole.polygons[0][0][0]
+            around = [other for other in of_layer[layer] if holds_point(other.polygons[0][0], *point)]
+            if around:
+                label = min(around, key=lambda other: ring_area(other.polygons[0][0])).label
+                parsed.outlines[i] = replace(hole, label=label)
+                parsed.notes.add(_HOLES)
 
 
-def _rectangle(x: Ring, y: Ring) -> Ring:
-    """Return the corners of the box between two points."""
-    return np.array([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])])
-
-
-def _ellipse(x: Ring, y: Ring) -> Ring:
-    """Return points on the ellipse that touches the sides of the box between two points."""
-    angle = np.arange(_ELLIPSE_POINTS) * (2 * np.pi / _ELLIPSE_POINTS)
-    centre_x, centre_y = x.mean(), y.mean()
-    return np.column_stack(
-        [centre_x + abs(x[1] - x[0]) / 2 * np.cos(angle), centre_y + abs(y[1] - y[0]) / 2 * np.sin(angle)]
-    )
-
-
-class _Reader:
-    """Collects regions while expat goes through the file, so that no tree is built."""
+class _Reader(XmlReader):
+    """Collects regions."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._parser = expat.ParserCreate()
-        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._root = ""
-        self._label: str | None = None
-        self._open: _Region | None = None
-        self._regions: list[_Region] = []
+        super().__init__(name)
+        self.regions: list[Shape] = []
+        self._layer = dict.fromkeys(LABEL_FROM, "")
+        #: What the attribute for descriptions is called: its name, and the number that the layer's header gives it.
+        self._descriptions = {"Description"}
+        self._open: Shape | None = None
+        self._number = 0
 
-    def read(self, data: bytes) -> list[_Region]:
-        """Return the regions of a file in its order."""
-        try:
-            self._parser.Parse(data, True)
-        except expat.ExpatError as error:
-            what = f"at column {error.offset + 1}: {expat.ErrorString(error.code)}"
-            raise InputError([f"{self._name}:{error.lineno}: broken XML {what}; export it again"]) from error
-        except (LookupError, ValueError) as error:
-            # An encoding that Python does not know, or one of several bytes a character.
-            raise InputError([f"{self._name}:1: XML that cannot be read: {error}; save it as UTF-8"]) from error
-        return self._regions
-
-    def _refuse_doctype(self, *_: object) -> NoReturn:
-        # Entities, which can fill the memory or name other files, are declared nowhere else; ImageScope
-        # writes no document type.
-        raise InputError(
-            [
-                f"{self._name}:{self._parser.CurrentLineNumber}: declares a document type (<!DOCTYPE ...>), "
-                "which could define entities and is refused; take the declaration out"
-            ]
-        )
-
-    def _start(self, element: str, attributes: dict[str, str]) -> None:
-        line = self._parser.CurrentLineNumber
-        if element == "Vertex" and self._open is not None:
-            self._open.x.append(attributes.get("X", "").strip())
-            self._open.y.append(attributes.get("Y", "").strip())
-            self._open.lines.append(line)
+    def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Take the beginning of an element."""
+        if self._open is not None and element in ("Vertex", "V"):
+            self._open.add(self.line, attributes.get("X", ""), attributes.get("Y", ""))
         elif element == "Region":
-            self._open = _Region(
-                line=line,
-                label=self._label,
-                id=attributes.get("Id", "").strip() or str(len(self._regions) + 1),
-                name=attributes.get("Text", "").strip(),
-                kind=attributes.get("Type", "0").strip(),
-                negative=attributes.get("NegativeROA", "0").strip(),
-            )
-            self._regions.append(self._open)
+            self._open = self._region(attributes)
+            self.regions.append(self._open)
         elif element == "Annotation":
-            self._label = attributes.get("Name", "").strip() or None
-        elif not self._root and element != "Annotations":
-            raise InputError(
-                [
-                    f"{self._name}:{line}: XML, but not ImageScope's: it begins with <{element}>, not with "
-                    "<Annotations>; export it from ImageScope, or as GeoJSON"
-                ]
-            )
-        self._root = self._root or element
+            self._layer = dict.fromkeys(LABEL_FROM, "") | {"name": attributes.get("Name", "").strip()}
+            self._descriptions = {"Description"}
+            self._number += 1
+        elif element == "AttributeHeader" and attributes.get("Name", "").strip() == "Description":
+            self._descriptions.add(attributes.get("Id", "").strip())
+        elif element == "Attribute" and attributes.get("Name", "").strip() in self._descriptions:
+            self._describe(attributes.get("Value", ""))
+        elif element == "Comment" and self._open is not None and not self._open.classes["description"]:
+            self._describe(attributes.get("Body", ""))
 
-    def _end(self, element: str) -> None:
+    def end(self, element: str) -> None:
+        """Take the end of an element."""
         if element == "Region":
             self._open = None
+
+    def _region(self, attributes: dict[str, str]) -> Shape:
+        kind = attributes.get("Type", "0").strip()
+        name = attributes.get("Text", "").strip()
+        return Shape(
+            line=self.line,
+            id=attributes.get("Id", "").strip() or str(len(self.regions) + 1),
+            name=name,
+            kind=_KINDS.get(kind.lower(), f"region of type {quoted(kind)}"),
+            classes=self._layer | {"text": name},
+            negative=attributes.get("NegativeROA", "0").strip(),
+            layer=self._number,
+        )
+
+    def _describe(self, text: str) -> None:
+        """Keep a description of the region that is open, or of the layer."""
+        if text.strip():
+            (self._layer if self._open is None else self._open.classes)["description"] = text.strip()

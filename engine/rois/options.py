@@ -47,7 +47,7 @@ class RoiOptions:
         Objects of QuPath to take beside annotations.
     label_from : {"name", "text", "description"}
         Where the class of an ImageScope region stands: the layer's ``Name``, the region's ``Text``, or the
-        ``Description``.
+        ``Description`` (in HALO the comment, in NDP.view the details).
     labels : mapping of str to (str or None), optional
         Labels to rename, each to another or to None, no label.
     slide_suffix : str, default ""

@@ -14,6 +14,7 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.rois.classes import note_labels, note_unused, renamed_as_before
 from slideduck.rois.given import GivenFiles
 from slideduck.rois.held import (
     Replacement,
@@ -25,8 +26,9 @@ from slideduck.rois.held import (
     named_alike,
 )
 from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import Notes
 from slideduck.rois.outside import OutsideRoi, leave_outside, outside_problems
-from slideduck.rois.read import RoiFile, find_roi_files
+from slideduck.rois.read import RoiFile, find_roi_files, note_passed_over
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -62,6 +64,8 @@ class RoisReport:
         ROIs of several rings of which some have no area and were left out, as ``place: name``, with their number.
     outside : tuple of str
         ROIs that lie wholly outside their slide and were left out, as ``slide: name``.
+    notes : tuple of str
+        What else was met or done: a sentence for each, with how often and a few examples.
     """
 
     files: int
@@ -79,6 +83,7 @@ class RoisReport:
     repairs: tuple[str, ...] = ()
     flat: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def add_rois(
@@ -91,7 +96,8 @@ def add_rois(
     """Read ROI files into the table ``rois``; a file that is added again replaces what it gave before.
 
     A file that the study has byte for byte, read in the same way, is left alone, and so are the labels of its slides,
-    unless it was read by other rules than today's. What is not said of how to read a file that the study has stays as it was said before.
+    unless it was read by other rules than today's. What is not said of how to read a file that the study has stays as
+    it was said before.
 
     Parameters
     ----------
@@ -126,16 +132,22 @@ def add_rois(
             advance(1)
     if given.unreadable:
         raise InputError(given.unreadable)
-    changed = given.changed()
-    files, problems = given.placed(changed)
+    notes = Notes()
+    note_passed_over(paths, notes)
+    note_unused(options.labels, given.files, notes)
+    files, problems = given.placed(given.changed())
+    files = renamed_as_before(handle, files)
     with atomic(handle.con):
         done = _Replaced()
         if files:
             replaced = [str(file.path) for file in files]
             done = _replace(handle, roi_set, files, replaced, problems, options=options)
+        for file in files:
+            notes.update(file.notes)
+        note_labels(handle, files, notes)
         report = _rois_report(handle, files, roi_set, done, unchanged=len(given.files) - len(files))
     kept = [kept_text(str(file.path), given.kept[file.path]) for file in files if given.kept[file.path]]
-    return replace(report, kept=tuple(kept))
+    return replace(report, kept=tuple(kept), notes=notes.texts())
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def polygons_from_wkb(data: bytes) -> tuple[str, tuple[Polygon, ...]]:
     kind : str
         ``"Polygon"``, ``"Point"`` and so on.
     polygons : tuple of Polygon
-        The polygons of a Polygon or MultiPolygon, base pixels, the closing points of their rings dropped;
-        none for an empty geometry, or one of another kind.
+        The polygons of a Polygon, a MultiPolygon or a GeometryCollection, base pixels, the closing points of their
+        rings dropped; none for an empty geometry, or one of another kind.
 
     Raises
     ------
@@ -73,7 +73,20 @@ class _Reader:
                     raise ValueError(f"a MultiPolygon with a {part} in it")
                 parts.append(self._polygon(part_order, part_dimensions))
             return kind, tuple(part for part in parts if part)
+        if kind == "GeometryCollection":
+            return kind, tuple(polygon for _ in range(self._number(order)) for polygon in self.geometry()[1])
+        self._pass_over(kind, order, dimensions)
         return kind, ()
+
+    def _pass_over(self, kind: str, order: str, dimensions: int) -> None:
+        """Go to the end of a geometry of points or lines."""
+        if kind == "Point":
+            self._at += 8 * dimensions
+        elif kind == "LineString":
+            self._ring(order, dimensions)
+        else:
+            for _ in range(self._number(order)):
+                self.geometry()
 
     def _header(self) -> tuple[str, str, int]:
         """Return the byte order as struct writes it, the kind, and the numbers of a point."""

@@ -133,8 +133,6 @@ def test_every_bad_row_is_reported(tmp_path: Path) -> None:
         ),
     }
     assert problems(write(tmp_path / "x.parquet", columns)) == [
-        "x.parquet:2: ROI 'a' of slide 's' is there already (row 1); names are unique in a slide: rename one",
-        "x.parquet:3: the hole of ROI 'b' has 2 distinct points; an area needs three or more",
         "x.parquet:4: slide is empty; write the slide's name",
         "x.parquet:5: the geometry of ROI 'd' is broken: cut short after 90 bytes; write the file again",
         "x.parquet:6: the outline of ROI 'e' has a point that is not finite; draw it again",
@@ -155,9 +153,40 @@ def test_rows_without_an_area_are_counted(tmp_path: Path) -> None:
         "x.parquet:3: a row without a name is a LineString, not a Polygon or MultiPolygon",
     )
     path = write(tmp_path / "x.parquet", {"geometry": pa.array([None], pa.binary())})
-    assert problems(path) == [
-        "x.parquet:1: the file holds no ROI (1 object without an area); draw areas, or leave the file out"
+    empty = parse_roi_file(path)
+    assert (empty.outlines, empty.skipped) == ((), ("x.parquet:1: a row without a name has no geometry",))
+    assert (empty.slide, empty.notes.texts()) == ("x", ())
+
+
+def test_names_that_come_twice_are_numbered_but_not_beside_an_outline(tmp_path: Path) -> None:
+    thin = shapely.LinearRing([(1, 1), (2, 2), (1, 1), (1, 1)])
+    columns = {
+        "slide": ["s", "t", "s"],
+        "roi_name": ["a", "a", "a"],
+        "geometry": [SQUARE, SQUARE, shapely.Polygon(SQUARE.exterior.coords, [thin])],
+    }
+    rois = parse_roi_file(write(tmp_path / "x.parquet", columns))
+    assert [(o.slide, o.roi_name) for o in rois.outlines] == [("s", "a"), ("t", "a"), ("s", "a_2")]
+    assert shapes(rois)[2].equals(SQUARE)
+    assert rois.notes.texts() == (
+        "1 ROI with the name of another numbered: s: a_2",
+        "1 hole of fewer than three distinct points left out: x.parquet:3",
+    )
+    columns["outline"] = [shapely.to_wkb(SQUARE)] * 3
+    assert problems(write(tmp_path / "x.parquet", columns)) == [
+        "x.parquet:3: ROI 'a' of slide 's' is there already (row 1); with a column outline names are unique in a "
+        "slide: rename one"
     ]
+    columns["roi_name"][2] = "b"
+    assert len(parse_roi_file(write(tmp_path / "x.parquet", columns)).outlines) == 3
+
+
+def test_areas_of_geometrycollections_are_read(tmp_path: Path) -> None:
+    line, points = shapely.LineString([(0, 0), (1, 1), (2, 0)]), shapely.MultiPoint([(0, 0), (1, 1)])
+    nested = shapely.GeometryCollection([line, shapely.GeometryCollection([points, TRIANGLE]), SQUARE])
+    rois = parse_roi_file(write(tmp_path / "x.parquet", {"geometry": [nested]}))
+    assert shapes(rois)[0].equals_exact(shapely.MultiPolygon([TRIANGLE, SQUARE]))
+    assert rois.notes.texts() == ("1 GeometryCollection of which the areas alone were taken: x.parquet:1",)
 
 
 @pytest.mark.parametrize(

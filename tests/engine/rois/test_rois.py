@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, InputError
+from slideduck.names import is_missing, nfc
 from slideduck.rois.options import RoiOptions
 from slideduck.rois.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
 from tests.campaign import cases
@@ -169,13 +170,13 @@ text = st.text(
     max_size=10,
 ).map(str.strip)
 one_roi = st.tuples(text.filter(bool), text, ring_points)
-many_rois = st.lists(one_roi, min_size=1, max_size=6, unique_by=lambda roi: roi[0])
+many_rois = st.lists(one_roi, min_size=1, max_size=6, unique_by=lambda roi: nfc(roi[0]))
 Rois = list[tuple[str, str, list[tuple[float, float]]]]
 
 
 def check(rois: RoiFile, wanted: Rois) -> None:
     assert [(outline.roi_name, outline.label) for outline in rois.outlines] == [
-        (name, label or None) for name, label, _ in wanted
+        (nfc(name), None if is_missing(label) else nfc(label)) for name, label, _ in wanted
     ]
     for outline, (_, _, points) in zip(rois.outlines, wanted, strict=True):
         assert rings(outline) == [[as_lists(*points)]]
@@ -437,10 +438,8 @@ def test_objects_without_an_area_are_counted(tmp_path: Path) -> None:
         "s.geojson:feature 4: ROI 'b' has no geometry",
         "s.geojson:feature 5: ROI 'c' is a GeometryCollection, not a Polygon or MultiPolygon",
     )
-    points = collection(feature({"type": "Point", "coordinates": [0, 0]}))
-    assert problems(tmp_path, "s.geojson", points) == [
-        "s.geojson:1: the file holds no ROI (1 object without an area); draw areas, or leave the file out"
-    ]
+    points = parse(tmp_path, "s.geojson", collection(feature({"type": "Point", "coordinates": [0, 0]})))
+    assert (points.outlines, len(points.skipped), points.slide) == ((), 1, "s")
 
 
 def test_every_bad_feature_is_reported(tmp_path: Path) -> None:
@@ -466,18 +465,22 @@ def test_every_bad_feature_is_reported(tmp_path: Path) -> None:
         f"s.geojson:feature 2: point 4 of its outline is [3], {draw}",
         f"s.geojson:feature 2: point 5 of its outline is None, {draw}",
         f"s.geojson:feature 2: point 6 of its outline is [inf, 0], {draw}",
-        "s.geojson:feature 2: its hole has 2 distinct points; an area needs three or more",
-        "s.geojson:feature 3: ROI 'a' is there already (feature 1); names are unique in a slide: rename one",
         "s.geojson:feature 4: its coordinates hold None, not rings of points; draw it again",
         "s.geojson:feature 5: its coordinates are [], not polygons; draw it again",
         "s.geojson:feature 6: its coordinates hold [], not rings of points; draw it again",
-        "s.geojson:feature 7: its outline has 0 distinct points; an area needs three or more",
         "s.geojson:feature 7: its hole is 7, not a list of points; draw it again",
         "s.geojson:feature 8: its geometry is a 'Circle'; draw a Polygon or MultiPolygon",
         "s.geojson:feature 9: its name is 7, not text; write a text",
         "s.geojson:feature 10: its classification is [1], not text; write a text",
         "s.geojson:feature 11: its geometry is 5, not an object; export it again",
         "s.geojson:feature 12: 'text' is not a Feature; export it again",
+    ]
+    short = collection(
+        *(feature({"type": "Polygon", "coordinates": [closed(ring)]}) for ring in (SQUARE[:1], SQUARE[:2]))
+    )
+    assert problems(tmp_path, "s.geojson", short) == [
+        "s.geojson:feature 1: its outline has 1 distinct point; an area needs three or more",
+        "s.geojson:feature 2: its outline has 2 distinct points; an area needs three or more",
     ]
 
 
@@ -555,9 +558,9 @@ def test_regions_without_an_area_are_counted(tmp_path: Path) -> None:
     rois = parse(tmp_path, "s.xml", content)
     assert only(rois).roi_name == "a"
     assert rois.skipped == (
-        "s.xml:8: region 2 without a text is an arrow, which has no area",
+        "s.xml:8: region 2 without a name is an arrow, which has no area",
         "s.xml:12: ROI 'r' is a ruler, which has no area",
-        "s.xml:16: region 1 without a text is of type '9', which has no area",
+        "s.xml:16: region 1 without a name is a region of type '9', which has no area",
     )
 
 
@@ -576,17 +579,9 @@ def test_every_bad_region_is_reported(tmp_path: Path) -> None:
         "s.xml:5: Y of a vertex of ROI 'a' is missing or empty; " + write,
         "s.xml:6: X of a vertex of ROI 'a' is 'nan', not a finite number; " + write,
         "s.xml:8: ROI 'b' has 2 distinct points; an area needs three or more",
-        "s.xml:12: ROI 'a' is there already (line 2); names are unique in a slide: change its Text",
         "s.xml:18: ROI 'c' has NegativeROA 'yes'; write 0 or 1",
-        "s.xml:24: region 5 without a text is an ellipse of 4 vertices, not the two corners of its box; draw it again",
+        "s.xml:24: region 5 without a name is an ellipse of 4 vertices, not the two corners of its box; draw it again",
         "s.xml:30: ROI 'd' has 0 distinct points; an area needs three or more",
-    ]
-
-
-def test_duplicate_in_a_file_of_one_line(tmp_path: Path) -> None:
-    content = imagescope(a=region(Text="a") + region(Text="a")).replace("\n", " ")
-    assert problems(tmp_path, "s.xml", content) == [
-        "s.xml:1: ROI 'a' is there already (line 1); names are unique in a slide: change its Text"
     ]
 
 
@@ -612,6 +607,10 @@ def test_xml_of_another_program(tmp_path: Path) -> None:
         "export it from ImageScope, or as GeoJSON"
     ]
     assert parse(tmp_path, "s.xml", "<Annotations/>").outlines == ()
+    assert problems(tmp_path, "s.xml", "<!-- hello -->\n<svg/>") == [
+        "s.xml: XML that begins with <svg>, not with <Annotations> (ImageScope, HALO), <ASAP_Annotations> (ASAP) or "
+        "<annotations> (NDP.view); export it from one of these, or as GeoJSON"
+    ]
 
 
 BOMB = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">\n' for i in range(20))
@@ -643,6 +642,14 @@ WHOLE = [
     b"roi_name,x_base,y_base,label\n" + b"".join(b"a,%d,%d,t\n" % (x, y) for x, y in SQUARE),
     collection(feature(polygon(SQUARE, TRIANGLE), name="a", classification={"name": "t"})).encode(),
     imagescope(t=region(Text="a") + region(TRIANGLE, Text="b", NegativeROA="1")).encode(),
+    b'<ASAP_Annotations><Annotation Name="a" Type="Polygon" PartOfGroup="t"><Coordinates>'
+    + b"".join(
+        b'<Coordinate Order="%d" X="%d" Y="%d"/>' % (i, *point) for i, point in enumerate([(0, 0), (9, 0), (9, 9)])
+    )
+    + b"</Coordinates></Annotation></ASAP_Annotations>",
+    b'<annotations><ndpviewstate id="1"><title>a</title><annotation type="freehand"><pointlist>'
+    + b"".join(b"<point><x>%d</x><y>%d</y></point>" % point for point in [(0, 0), (9000, 0), (9000, 9000)])
+    + b"</pointlist></annotation></ndpviewstate></annotations>",
 ]
 PIECES = [
     b"",
@@ -677,7 +684,7 @@ def test_damaged_file_is_read_or_refused_with_its_name(
         outlines = parse(tmp_path_factory.mktemp("damaged"), "s.csv", content).outlines
     except InputError as error:
         refused = error.problems
-    assert bool(refused) != bool(outlines)
+    assert not (refused and outlines)
     assert all(problem.startswith("s.csv:") for problem in refused)
     for outline in outlines:
         assert outline.roi_name
@@ -710,8 +717,8 @@ def test_every_path_without_roi_files_is_named(tmp_path: Path) -> None:
         find_roi_files(paths)
     assert caught.value.problems == (
         f"{tmp_path}/none.csv: no such file or folder; check the path",
-        f"{tmp_path}/empty: no ROI file in this folder or below it (looked for .csv, .geojson, .json, .xml); "
-        "give another folder, or name the files",
+        f"{tmp_path}/empty: no ROI file in this folder or below it (looked for .csv, .geojson, .json, .xml, "
+        ".annotations, .ndpa, .geojson.gz, .json.gz); give another folder, or name the files",
         f"{tmp_path}/*.xml: no ROI file matches this pattern; check it",
     )
     with pytest.raises(

@@ -1,0 +1,143 @@
+"""The labels of ROIs that are being added: renamed as users say, and compared with those that the study has."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from slideduck.errors import InputError
+from slideduck.files.tables import read_table
+from slideduck.names import folded, is_missing, nfc, suggestion
+from slideduck.rois.outlines import Note, Notes, RoiFile, RoiOutline
+from slideduck.store.handle import Handle
+
+__all__ = ["RENAMED", "note_labels", "note_unused", "read_label_table", "renamed", "renamed_as_before"]
+
+#: ROIs whose labels users rename while files are read.
+RENAMED = Note("ROI", "ROIs", "with another label by `labels`")
+_RENAMED_BEFORE = Note("ROI", "ROIs", "with the label that rename-label gave")
+_UNUSED = Note("label", "labels", "of `labels` that no ROI has")
+_ALIKE = Note(
+    "group of labels", "groups of labels",
+    "that differ only by case or spaces, and count as different; make them one with `labels`",
+)  # fmt: skip
+_STARRED = Note(
+    "ROI", "ROIs",
+    "of a class with a star, which QuPath itself leaves out when it measures, and which counts here like any other; "
+    "to change that, rename it with `labels`",
+)  # fmt: skip
+
+
+def read_label_table(path: Path) -> dict[str, str | None]:
+    """Read a table of labels to rename, for `RoiOptions.labels`.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file with the columns ``from`` and ``to``.
+
+    Returns
+    -------
+    dict of str to (str or None)
+        The label in place of each; None, no label, where ``to`` is empty.
+
+    Raises
+    ------
+    InputError
+        With every row that names no label, or one that an earlier row names.
+    """
+    table = read_table(path, ("from", "to"))
+    problems = list(table.problems)
+    labels: dict[str, str | None] = {}
+    row_of: dict[str, int] = {}
+    for row, old, new in zip(table.rows.tolist(), table.text("from"), table.text("to"), strict=True):
+        label, place = nfc(old), f"{path.name}:{row}"
+        if is_missing(label):
+            what = f"from is {old!r}, which is no label" if old else "from is empty"
+            problems.append((row, f"{place}: {what}; write the label to rename"))
+        elif label in row_of:
+            problems.append((row, f"{place}: label {label!r} is there already (row {row_of[label]}); keep one of them"))
+        else:
+            row_of[label], labels[label] = row, None if is_missing(new) else nfc(new)
+    if problems:
+        raise InputError([message for _, message in sorted(problems)])
+    return labels
+
+
+def renamed(
+    outlines: Iterable[RoiOutline], labels: Mapping[str, str | None], note: Note, notes: Notes
+) -> list[RoiOutline]:
+    """Return ROIs with the labels in place of theirs, and note how many have another.
+
+    Parameters
+    ----------
+    outlines : iterable of RoiOutline
+        The ROIs.
+    labels : mapping of str to (str or None)
+        Labels to rename; None is no label.
+    note : Note
+        What is noted of each ROI.
+    notes : Notes
+        Are added to.
+    """
+    result = []
+    for outline in outlines:
+        if outline.label is not None and labels.get(outline.label, outline.label) != outline.label:
+            new = labels[outline.label]
+            notes.add(note, f"{outline.label!r} -> {'no label' if new is None else repr(new)}")
+            outline = replace(outline, label=new)
+        result.append(outline)
+    return result
+
+
+def renamed_as_before(handle: Handle, files: Iterable[RoiFile]) -> list[RoiFile]:
+    """Return files with the labels that rename-label gave in the study in place of those in the files."""
+    labels = dict(handle.con.execute("SELECT label, renamed FROM label_names ORDER BY label").fetchall())
+    return [
+        replace(file, outlines=tuple(renamed(file.outlines, labels, _RENAMED_BEFORE, file.notes))) for file in files
+    ]
+
+
+def note_unused(labels: Iterable[str], files: Iterable[RoiFile], notes: Notes) -> None:
+    """Note each label to rename that no ROI of any file has, with the nearest that one has.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Those to rename, of `RoiOptions.labels`.
+    files : iterable of RoiFile
+        All files that were read.
+    notes : Notes
+        Are added to.
+    """
+    found = sorted({label for file in files for label in file.labels})
+    for label in map(nfc, labels):
+        if label not in found:
+            notes.add(_UNUSED, f"{label!r}{suggestion(label, found)}")
+
+
+def note_labels(handle: Handle, files: Iterable[RoiFile], notes: Notes) -> None:
+    """Note labels of files that were added which are like others of the study, or of QuPath's classes with a star.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study, in which the ROIs of the files are.
+    files : iterable of RoiFile
+        The files.
+    notes : Notes
+        Are added to.
+    """
+    added = Counter(outline.label for file in files for outline in file.outlines if outline.label is not None)
+    alike: dict[str, list[str]] = defaultdict(list)
+    rows = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL ORDER BY label").fetchall()
+    for (label,) in rows:
+        alike[folded(label)].append(label)
+    for labels in alike.values():
+        if len(labels) > 1 and any(label in added for label in labels):
+            notes.add(_ALIKE, " and ".join(map(repr, labels)))
+    for label in sorted(added):
+        if label.endswith("*"):
+            notes.add(_STARRED, repr(label), added[label])

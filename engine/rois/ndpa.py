@@ -1,0 +1,226 @@
+"""Reads the annotations of Hamamatsu's NDP.view (``SLIDE.ndpi.ndpa``), and turns their nanometres into base pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slideduck.files.find import quoted
+from slideduck.rois.markup import AREAS, Shape, XmlReader, note_other_classes, shape_ring
+from slideduck.rois.options import RoiOptions
+from slideduck.rois.outlines import Parsed, Ring, RoiFile, RoiOutline, Skipped, with_names
+from slideduck.store.handle import Handle
+
+__all__ = ["base_from_nm", "in_base_pixels", "parse_ndpa"]
+
+#: Tools of NDP.view; a freehand drawing that is not closed is a line.
+_KINDS = {
+    "freehand": "polygon",
+    "rectangle": "rectangle",
+    "circle": "ellipse",
+    "pin": "pin",
+    "pointer": "pointer",
+    "linearmeasure": "ruler",
+}
+_PLACES = {"name": "title", "text": "title", "description": "details (the Description)"}
+_NANOMETRES = "nanometres, such as 1024000"
+
+
+def parse_ndpa(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parsed:
+    """Read the ROIs of an NDPA file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    slide : str
+        The slide that it is of.
+    data : bytes
+        Its content.
+    options : RoiOptions
+        ``label_from="description"`` takes the class from the details, in place of the title.
+
+    Returns
+    -------
+    Parsed
+        The outlines are in nanometres from the centre of the glass; a circle becomes a polygon of 128 corners. Name
+        and label are the title; those without are ``ROI_{id}``.
+
+    Raises
+    ------
+    InputError
+        If the file is broken XML or declares a document type.
+    """
+    parsed = Parsed(slide)
+    wanted: list[str] = []
+    reader = _Reader(path.name)
+    reader.read(data)
+    for shape, coordformat in reader.shapes:
+        place = f"{path.name}:{shape.line}"
+        if shape.kind not in AREAS:
+            message = f"{place}: {shape.called} is a {shape.kind}, which has no area"
+            parsed.skipped.append(Skipped(shape.kind, message))
+            continue
+        if coordformat not in ("", "nanometers"):
+            message = f"{shape.called} has the coordformat {quoted(coordformat)}, not 'nanometers'; export it again"
+            parsed.problems.append((shape.line, f"{place}: {message}"))
+        ring = shape_ring(shape, path.name, parsed.problems, _NANOMETRES)
+        label = shape.classes[options.label_from]
+        if not label:
+            note_other_classes(shape, options, _PLACES, parsed.notes)
+        parsed.outlines.append(RoiOutline(slide, shape.name, label or None, ((ring,),), False, shape.line))
+        wanted.append(f"ROI_{shape.id}")
+    parsed.outlines[:] = with_names(parsed.outlines, wanted, parsed.notes)
+    return parsed
+
+
+class _Reader(XmlReader):
+    """Collects annotations, each with the unit that its view state names."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.shapes: list[tuple[Shape, str]] = []
+        self._path: list[str] = []
+        self._texts: dict[str, str] = {}
+        self._id = ""
+        self._open: Shape | None = None
+        self.read_text()
+
+    def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Take the beginning of an element."""
+        self._path.append(element)
+        if element == "ndpviewstate":
+            self._id, self._texts, self._open = attributes.get("id", "").strip(), {}, None
+        elif element == "annotation":
+            kind = attributes.get("type", "").strip()
+            number = self._id or str(len(self.shapes) + 1)
+            self._open = Shape(self.line, number, "", _KINDS.get(kind.lower(), f"shape of type {quoted(kind)}"))
+
+    def text(self, text: str) -> None:
+        """Take text between elements."""
+        where = "/".join(self._path[2:])
+        self._texts[where] = self._texts.get(where, "") + text
+
+    def end(self, element: str) -> None:
+        """Take the end of an element."""
+        if element == "point" and self._open is not None:
+            self._open.add(
+                self.line, self._taken("annotation/pointlist/point/x"), self._taken("annotation/pointlist/point/y")
+            )
+        elif element == "ndpviewstate" and self._open is not None:
+            self._close(self._open)
+        self._path.pop()
+
+    def _taken(self, where: str) -> str:
+        """Return the text of an element, which is not that of the next."""
+        return self._texts.pop(where, "").strip()
+
+    def _close(self, shape: Shape) -> None:
+        """Keep the shape that is open, with the texts of its view state."""
+        shape.name = self._taken("title")
+        shape.classes = {"name": shape.name, "text": shape.name, "description": self._taken("details")}
+        if shape.kind == "polygon" and self._taken("annotation/closed") == "0":
+            shape.kind = "freehand line"
+        if shape.kind == "ellipse":
+            self._add_circle(shape)
+        self.shapes.append((shape, self._taken("coordformat")))
+
+    def _add_circle(self, shape: Shape) -> None:
+        """Add the corners of the box around a circle."""
+        x, y, radius = (self._taken(f"annotation/{what}") for what in ("x", "y", "radius"))
+        try:
+            centre_x, centre_y, r = float(x), float(y), float(radius)
+        except ValueError:
+            # A point for each, so that what is no number is named.
+            shape.add(shape.line, x, y)
+            shape.add(shape.line, radius, radius)
+            return
+        shape.add(shape.line, repr(centre_x - r), repr(centre_y - r))
+        shape.add(shape.line, repr(centre_x + r), repr(centre_y + r))
+
+
+def base_from_nm(
+    points_nm: Ring, centre_offset_nm: tuple[float, float], mpp: tuple[float, float], size: tuple[int, int]
+) -> Ring:
+    """Return base pixels of points in nanometres from the centre of the glass.
+
+    Parameters
+    ----------
+    points_nm : (n, 2) float64
+        x and y, nanometres.
+    centre_offset_nm : (float, float)
+        From the centre of the glass to that of the image (``hamamatsu.XOffsetFromSlideCentre``), nanometres.
+    mpp : (float, float)
+        Microns per base pixel, along x and y.
+    size : (int, int)
+        Width and height of level 0, pixels.
+
+    Returns
+    -------
+    (n, 2) float64
+        ``(nm - offset) / (1000 mpp) + size / 2``, the convention of NDP.view; OpenSlide's properties have the offset.
+    """
+    points: Ring = (points_nm - centre_offset_nm) / (1000 * np.array(mpp)) + np.array(size) / 2
+    points.flags.writeable = False
+    return points
+
+
+def in_base_pixels(handle: Handle, files: Sequence[RoiFile]) -> tuple[list[RoiFile], list[str]]:
+    """Return files with the outlines of those in nanometres in base pixels, by the slides of the study.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    files : sequence of RoiFile
+        The files, their slides named as the study names them.
+
+    Returns
+    -------
+    files : list of RoiFile
+        Without those whose slide does not say where its centre lies.
+    problems : list of str
+        A message for each of these.
+    """
+    slides = {outline.slide for file in files if file.unit == "nm" for outline in file.outlines}
+    if not slides:
+        return list(files), []
+    rows = handle.con.execute(
+        "SELECT slide, centre_offset_x, centre_offset_y, mpp, coalesce(mpp_y, mpp), width, height FROM slides "
+        "WHERE list_contains($slides, slide) AND error IS NULL",
+        {"slides": sorted(slides)},
+    ).fetchall()
+    # What is said of a slide that the study has not, or that cannot be used, is said later.
+    of_slide = {slide: facts for slide, *facts in rows}
+    converted: list[RoiFile] = []
+    problems = []
+    for file in files:
+        first = next(iter(file.outlines), None)
+        if file.unit == "nm" and first is not None and None in of_slide.get(first.slide, ())[:2]:
+            problems.append(
+                f"{file.place(first)}: slide {first.slide!r} does not say where its centre lies on the glass "
+                "(hamamatsu.XOffsetFromSlideCentre is missing), from which NDPA counts; add the .ndpi file itself as "
+                "the slide, or give the ROIs as GeoJSON"
+            )
+        else:
+            converted.append(_converted(file, of_slide) if file.unit == "nm" else file)
+    return converted, problems
+
+
+def _converted(file: RoiFile, of_slide: Mapping[str, Sequence[Any]]) -> RoiFile:
+    """Return a file with its outlines in base pixels."""
+    outlines = []
+    for outline in file.outlines:
+        if outline.slide in of_slide:
+            offset_x, offset_y, mpp, mpp_y, *size = of_slide[outline.slide]
+            rings = [
+                tuple(base_from_nm(ring, (offset_x, offset_y), (mpp, mpp_y), (size[0], size[1])) for ring in polygon)
+                for polygon in outline.polygons
+            ]
+            outline = replace(outline, polygons=tuple(rings))
+        outlines.append(outline)
+    return replace(file, outlines=tuple(outlines), unit="px")
