@@ -139,7 +139,7 @@ def add_rois(
     files = renamed_as_before(handle, files)
     with atomic(handle.con):
         done = _Replaced()
-        if files:
+        if files or problems:
             replaced = [str(file.path) for file in files]
             done = _replace(handle, roi_set, files, replaced, problems, options=options)
         for file in files:
