@@ -155,7 +155,7 @@ def add_slides(
         updated=len(told["changed"]) + len(told["moved"]),
         unchanged=len(told["copies"]) + len(told["same"]),
         failed={one.slide: one.row["error"] for one in read if one.row["error"] is not None},
-        warnings=(*doubts, *(text for one in read for text in one.warnings)),
+        warnings=(*doubts, *(text for one in read for text in one.warnings), *_renamed(read, known)),
         left_out=tuple(left_out),
         moved=tuple(told["moved"]),
         copies=tuple(told["copies"]),
@@ -295,6 +295,18 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
     if problems:
         raise InputError(problems)
     return told
+
+
+def _renamed(read: Sequence[_Read], known: Mapping[str, _Row]) -> Iterator[str]:
+    """Yield a warning for each new slide that is another's file, which is no longer where it was."""
+    gone = {tuple(row[name] for name in _FILE): row for row in known.values() if row["error"] is None}
+    for one in read:
+        was = gone.get(tuple(one.row[name] for name in _FILE))
+        if one.slide not in known and was is not None and not os.path.exists(was["path"]):
+            yield (
+                f"slide {one.slide!r} is the file of slide {was['slide']!r}, which is not at {was['path']} any more: if it "
+                f"was moved, take {one.slide!r} out with remove-slides, and follow the folder with relocate"
+            )
 
 
 def _tiled(handle: Handle, slides: Sequence[str]) -> list[str]:
