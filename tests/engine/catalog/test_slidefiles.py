@@ -78,6 +78,19 @@ def test_mpp_that_was_given_stays_until_another_is_given(study: sd.Study, made: 
     ]  # fmt: skip
 
 
+def test_mpp_that_was_given_outlives_a_file_that_is_damaged_for_a_while(study: sd.Study, tmp_path: Path) -> None:
+    path = slide(tmp_path / "d.tif", mpp=None)
+    study.add_slides(path, mpp=0.25)
+    study.label()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    report = study.add_slides(path)
+    assert (list(report.failed), report.cleared) == (["d"], ("d",))
+    path.write_bytes(whole)
+    report = study.add_slides(path)
+    assert (report.failed, report.kept_mpp) == ({}, {"d": 0.25})
+
+
 def test_mpp_given_over_a_header_stays_beside_a_default(study: sd.Study, made: Path) -> None:
     study.add_slides(made / "slides", mpp={"a": 0.4})
     report = study.add_slides(made / "slides", mpp=0.3)
@@ -359,8 +372,8 @@ def test_moved_file_under_another_name_is_a_warning(study: sd.Study, made: Path,
     before = labelled(study)
     report = study.add_slides(tmp_path / "s", names="relative", mpp=0.25)
     assert report.warnings == (
-        f"slide 'x/a' is the file of slide 'a', which is not at {tmp_path}/gone/x/a.tif any more: if it was moved, take "
-        "'x/a' out with remove-slides, and follow the folder with relocate",
+        f"slide 'x/a' is the file of slide 'a', which is not at {tmp_path}/gone/x/a.tif any more: if it was moved, "
+        "take 'x/a' out with remove-slides, and follow the folder with relocate",
     )
     # As it says.
     study.remove_slides(["x/a", "x/b", "x/c"])
@@ -380,8 +393,8 @@ def test_folder_of_dicom_files(study: sd.Study, tmp_path: Path) -> None:
     report = study.add_slides(tmp_path / "d")
     assert counts(report) == (3, 0, 0)
     assert report.failed == {
-        "label": "slide 'label.dcm' is a DICOM label or overview without the levels of its slide in its folder; put them "
-        "there, or leave it out"
+        "label": "slide 'label.dcm' is a DICOM label or overview without the levels of its slide in its folder; put "
+        "them there, or leave it out"
     }
     assert study.sql(
         "SELECT slide, vendor, width, mpp, level_downsamples FROM slides WHERE vendor = 'dicom' ORDER BY slide"
