@@ -155,7 +155,7 @@ def add_slides(
         updated=len(told["changed"]) + len(told["moved"]),
         unchanged=len(told["copies"]) + len(told["same"]),
         failed={one.slide: one.row["error"] for one in read if one.row["error"] is not None},
-        warnings=(*doubts, *(text for one in read for text in one.warnings)),
+        warnings=(*doubts, *(text for one in read for text in one.warnings), *_renamed(read, known)),
         left_out=tuple(left_out),
         moved=tuple(told["moved"]),
         copies=tuple(told["copies"]),
@@ -191,7 +191,9 @@ def _slides_among(
     name_of = {Path(row["path"]): name for name, row in known.items()}
     reasons = {path: no_slide(path, SLIDE_SUFFIXES) for path in found if path not in name_of}
     kept = [path for path in found if reasons.get(path) is None]
-    doubted = {path: unlike_a_slide(path) for path in kept if path not in name_of}
+    new = [path for path in kept if path not in name_of]
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        doubted = dict(zip(new, pool.map(unlike_a_slide, new), strict=True))
     warnings = [f"slide {path.name!r} may be no slide: {why}" for path, why in doubted.items() if why] if alone else []
     if not alone:
         reasons |= {path: f"{why}; give it alone to add it as a slide" for path, why in doubted.items() if why}
@@ -225,8 +227,7 @@ def _read(handle: Handle, slides: Mapping[str, Path], given: GivenMpps, known: M
         try:
             return _read_slide(slide, slides[slide], given, known.get(slide))
         except SlideError as error:
-            row = dict.fromkeys(_SLIDE_SCHEMA.names) | {"slide": slide, "path": str(slides[slide]), "mpp_given": False}
-            return _Read(slide, row | {"error": str(error)})
+            return _Read(slide, _failed_row(slide, slides[slide], str(error), known.get(slide)))
 
     with (
         track("Reading headers", len(slides), "slides", show=handle.progress) as advance,
@@ -250,6 +251,12 @@ def _read_slide(slide: str, path: Path, given: GivenMpps, was: _Row | None) -> _
         return _Read(slide, _row(header), header.warnings, keeps_mpp=True)
     header = read_header(path, slide=slide, mpp=own, default_mpp=given.default)
     return _Read(slide, _row(header), header.warnings)
+
+
+def _failed_row(slide: str, path: Path, error: str, was: _Row | None) -> _Row:
+    """Return the row of a slide that cannot be used; an MPP that was given is kept until it can."""
+    row = dict.fromkeys(_SLIDE_SCHEMA.names) | {"slide": slide, "path": str(path), "mpp_given": False, "error": error}
+    return row | {"mpp": was["mpp"], "mpp_given": True} if was is not None and was["mpp_given"] else row
 
 
 def _row(header: SlideHeader) -> _Row:
@@ -295,6 +302,18 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
     if problems:
         raise InputError(problems)
     return told
+
+
+def _renamed(read: Sequence[_Read], known: Mapping[str, _Row]) -> Iterator[str]:
+    """Yield a warning for each new slide that is another's file, which is no longer where it was."""
+    gone = {tuple(row[name] for name in _FILE): row for row in known.values() if row["error"] is None}
+    for one in read:
+        was = gone.get(tuple(one.row[name] for name in _FILE))
+        if one.slide not in known and was is not None and not os.path.exists(was["path"]):
+            yield (
+                f"slide {one.slide!r} is the file of slide {was['slide']!r}, which is not at {was['path']} any more: "
+                f"if it was moved, take {one.slide!r} out with remove-slides, and follow the folder with relocate"
+            )
 
 
 def _tiled(handle: Handle, slides: Sequence[str]) -> list[str]:

@@ -178,7 +178,7 @@ def _registered() -> dict[str, EntryPoint]:
 def cli() -> None:
     """Label tiles of whole-slide images by the regions that pathologists drew, and train on them.
 
-    A STUDY is one DuckDB file; the first command that names it makes it. The usual order is that of the
+    A STUDY is one DuckDB file; `add-slides` makes it where there is none. The usual order is that of the
     commands below. Progress goes to standard error, data to standard output.
     """
 

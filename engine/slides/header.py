@@ -39,6 +39,9 @@ _PROPERTIES = (
 #: What OpenSlide's documentation says of slides without ``openslide.background-color``.
 _WHITE = "FFFFFF"
 
+#: OpenSlide's words for a series of DICOM files that are no volume.
+_NO_LEVELS = "No pyramid levels found"
+
 _FINGERPRINT_BYTES = 1 << 20
 
 
@@ -163,6 +166,11 @@ def read_header(
         told = conversion(path) or f"of no format that OpenSlide reads ({error}); check the file"
         raise SlideError(f"{place} is {told}") from error
     except openslide.OpenSlideError as error:
+        if _NO_LEVELS in str(error):
+            raise SlideError(
+                f"{place} is a DICOM label or overview without the levels of its slide in its folder; put them there, "
+                "or leave it out"
+            ) from error
         raise SlideError(f"{place} does not open: {error}; copy it again from its source") from error
     except OSError as error:
         raise SlideError(f"{place} cannot be read: {reason(error)}") from error

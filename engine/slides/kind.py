@@ -15,9 +15,7 @@ from slideduck.slides.tiff import first_page
 __all__ = ["conversion", "no_slide", "require_eight_bits", "unlike_a_slide"]
 
 #: What programs write behind a slide's name when they name its mask, its label or a small picture of it.
-_BESIDE = re.compile(
-    r"(?i)[-_. ](?P<what>masks?|labels?|label-?images?|labelled|segmentation|thumb|thumbnail|macro|overview)$"
-)
+_BESIDE = re.compile(r"(?i)[-_. ](masks?|labels?|label-?images?|labelled|segmentation|thumb|thumbnail|macro|overview)$")
 
 # Tags of TIFF 6.0.
 _BITS, _PHOTOMETRIC, _SAMPLES, _TILE_WIDTH = 258, 262, 277, 322
@@ -39,7 +37,7 @@ def conversion(path: Path) -> str | None:
     what = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
     page = first_page(path)
     if page is not None and _BITS in page:
-        what = "a TIFF in strips" if _TILE_WIDTH not in page else "a TIFF of a kind"
+        what = "a TIFF in strips" if _TILE_WIDTH not in page else "a tiled TIFF of another kind"
     if what is None:
         return None
     return (

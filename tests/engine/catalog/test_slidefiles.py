@@ -14,7 +14,8 @@ import pytest
 import tifffile
 
 import slideduck as sd
-from slideduck.errors import InputError, StudyError
+from slideduck.errors import InputError, SlideError, StudyError
+from tests.dicom import write_dicom
 from tests.slides import synthetic_image, write_slide
 
 SIZE = (256, 192)
@@ -75,6 +76,19 @@ def test_mpp_that_was_given_stays_until_another_is_given(study: sd.Study, made: 
     assert study.sql("SELECT slide, count(*) FROM labels GROUP BY slide ORDER BY slide").fetchall() == [
         ("a", 48), ("b", 48), ("c", 48),
     ]  # fmt: skip
+
+
+def test_mpp_that_was_given_outlives_a_file_that_is_damaged_for_a_while(study: sd.Study, tmp_path: Path) -> None:
+    path = slide(tmp_path / "d.tif", mpp=None)
+    study.add_slides(path, mpp=0.25)
+    study.label()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    report = study.add_slides(path)
+    assert (list(report.failed), report.cleared) == (["d"], ("d",))
+    path.write_bytes(whole)
+    report = study.add_slides(path)
+    assert (report.failed, report.kept_mpp) == ({}, {"d": 0.25})
 
 
 def test_mpp_given_over_a_header_stays_beside_a_default(study: sd.Study, made: Path) -> None:
@@ -242,7 +256,14 @@ def test_relocate_from_where_no_slide_lies(study: sd.Study, made: Path, tmp_path
 def test_export_begun_before_a_move_goes_on_after_it(study: sd.Study, made: Path, tmp_path: Path) -> None:
     first = study.export(tmp_path / "one.beton")
     shutil.copytree(made / "slides", tmp_path / "new")
-    study.relocate(made / "slides", tmp_path / "new")
+    study.con.execute(f"UPDATE slides SET path = replace(path, '{made}', '{tmp_path}/gone')")
+    with pytest.raises(SlideError) as caught:
+        study.export(tmp_path / "two.beton")
+    assert "No such file or directory; put the file back, or add it from where it is now" in str(caught.value)
+    # Either remedy goes on: to add it, and to follow the folder.
+    assert study.add_slides(tmp_path / "new" / "a.tif").moved == ("a",)
+    study.con.execute(f"UPDATE slides SET path = '{tmp_path}/gone/slides/a.tif' WHERE slide = 'a'")
+    study.relocate(tmp_path / "gone" / "slides", tmp_path / "new")
     second = study.export(tmp_path / "two.beton")
     assert (first.samples, (tmp_path / "one.beton").read_bytes()) == (
         second.samples,
@@ -343,6 +364,46 @@ def test_names_with_folders(study: sd.Study, tmp_path: Path) -> None:
         study.export_tiles(tmp_path / "out", slides=["case1/HE", "case2/HE"], where="true")
     with pytest.raises(InputError, match="`names` is 'folder'; give stem or relative"):
         study.add_slides(tmp_path / "s", names="folder")
+
+
+def test_moved_file_under_another_name_is_a_warning(study: sd.Study, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "slides", tmp_path / "s" / "x")
+    study.con.execute(f"UPDATE slides SET path = '{tmp_path}/gone/x/a.tif' WHERE slide = 'a'")
+    before = labelled(study)
+    report = study.add_slides(tmp_path / "s", names="relative", mpp=0.25)
+    assert report.warnings == (
+        f"slide 'x/a' is the file of slide 'a', which is not at {tmp_path}/gone/x/a.tif any more: if it was moved, "
+        "take 'x/a' out with remove-slides, and follow the folder with relocate",
+    )
+    # As it says.
+    study.remove_slides(["x/a", "x/b", "x/c"])
+    study.relocate(tmp_path / "gone", tmp_path / "s")
+    assert study.add_slides(tmp_path / "s/x/a.tif").unchanged == 1
+    assert labelled(study) == before
+
+
+def test_folder_of_dicom_files(study: sd.Study, tmp_path: Path) -> None:
+    """Two slides of two levels each in one folder, and a label of its own; then files without a suffix."""
+    image = synthetic_image(1, (256, 128))
+    half = np.ascontiguousarray(image[::2, ::2])
+    for series in ("1.2.1", "1.2.2"):
+        write_dicom(tmp_path / "d" / f"{series}.1.dcm", image, series=series, instance=f"{series}.1")
+        write_dicom(tmp_path / "d" / f"{series}.2.dcm", half, series=series, instance=f"{series}.2", mpp=1)
+    write_dicom(tmp_path / "d" / "label.dcm", half, series="1.2.9", instance="1.2.9.1", kind="LABEL")
+    report = study.add_slides(tmp_path / "d")
+    assert counts(report) == (3, 0, 0)
+    assert report.failed == {
+        "label": "slide 'label.dcm' is a DICOM label or overview without the levels of its slide in its folder; put "
+        "them there, or leave it out"
+    }
+    assert study.sql(
+        "SELECT slide, vendor, width, mpp, level_downsamples FROM slides WHERE vendor = 'dicom' ORDER BY slide"
+    ).fetchall() == [(f"1.2.{n}.1", "dicom", 256, 0.5, [1.0, 2.0]) for n in (1, 2)]
+    for number in (1, 2):
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "d" / f"1.2.1.{number}.dcm", tmp_path / "bare" / f"IM000{number}")
+    report = study.add_slides([tmp_path / "bare" / "IM0002", tmp_path / "bare" / "IM0001"])
+    assert (counts(report), report.left_out) == ((1, 0, 0), ())
 
 
 def test_pattern_names_slides_below_what_it_writes_out(study: sd.Study, tmp_path: Path) -> None:
