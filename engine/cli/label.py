@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
-from slideduck.labels.label import LabelReport
-from slideduck.labels.rename import LabelRenamed
-from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.words import counted, message, print_names
+
+if TYPE_CHECKING:
+    from slideduck.labels.label import LabelReport
+    from slideduck.labels.rename import LabelRenamed
+    from slideduck.labels.split_report import SplitReport
+    from slideduck.study import Study
 
 __all__ = ["label", "rename_label", "split"]
 

@@ -184,16 +184,19 @@ def _recount(handle: Handle, rule: LabelRule, limit: int, *, compare: bool) -> _
     total = _Changed()
     with track("Counting", len(uncounted), "slides", show=handle.progress) as advance:
         for earlier, group in itertools.groupby(uncounted, key=lambda row: row[-2]):
+            comparing = compare and earlier is not None
             for batch in _batches(group, limit):
                 with atomic(handle.con):
-                    counts = _kept_tiles(handle, batch)
-                    relabelled = _relabelled(handle, earlier, rule, batch) if compare else 0
+                    tiles, kept_before = _kept_tiles(handle, batch)
+                    if comparing:
+                        _stage_earlier(handle, earlier, rule, batch)
                     _delete(handle, ("label_counts", "roi_counts"), batch)
                     handle.con.execute(read_query("mark_counted"), {**batch, "rule": rule.text()})
                     _count(handle, batch)
-                    if compare:
+                    if comparing:
+                        (relabelled,) = handle.con.execute(read_query("count_relabelled")).fetchone() or (0,)
                         kept_now = _kept_tiles(handle, batch)[1]
-                        total = total.plus(_Changed(counts[0], relabelled, counts[1], kept_now))
+                        total = total.plus(_Changed(tiles, relabelled, kept_before, kept_now))
                 advance(len(batch["slide_ids"]))
     return total
 
@@ -207,18 +210,13 @@ def _kept_tiles(handle: Handle, batch: dict[str, Any]) -> tuple[int, int]:
     ).fetchone() or (0, 0)
 
 
-def _relabelled(handle: Handle, earlier: str | None, rule: LabelRule, batch: dict[str, Any]) -> int:
-    """Return how many tiles of slides have another label by a rule than by an earlier one, inside a transaction."""
-    if earlier is None:
-        return 0
+def _stage_earlier(handle: Handle, earlier: str, rule: LabelRule, batch: dict[str, Any]) -> None:
+    """Keep the labels that an earlier rule gives, beside those that are staged by the rule, inside a transaction."""
     set_rule(handle.con, LabelRule.of_values(json.loads(earlier)))
-    handle.con.execute(read_query("stage_labels"), batch)
-    handle.con.execute("DROP TABLE IF EXISTS earlier_label")
-    handle.con.execute("ALTER TABLE staged_label RENAME TO earlier_label")
+    handle.con.execute(read_query("stage_tiles"), batch)
     set_rule(handle.con, rule)
-    handle.con.execute(read_query("stage_labels"), batch)
-    (count,) = handle.con.execute(read_query("count_relabelled")).fetchone() or (0,)
-    return int(count)
+    handle.con.execute("DROP TABLE IF EXISTS earlier_tile")
+    handle.con.execute("ALTER TABLE staged_tile RENAME TO earlier_tile")
 
 
 def _require_sets(handle: Handle, roi_sets: Sequence[str]) -> None:
@@ -254,7 +252,9 @@ def _keep_small(handle: Handle, limit: int, todo: Sequence[tuple[Any, ...]]) -> 
 
 def _count(handle: Handle, batch: dict[str, Any]) -> None:
     """Count the tiles of a batch of slides by label and by ROI, inside a transaction."""
-    for name in ("stage_winners", "insert_label_counts", "insert_roi_counts"):
+    handle.con.execute(read_query("stage_tiles"), batch)
+    handle.con.execute(read_query("stage_winners"))
+    for name in ("insert_label_counts", "insert_roi_counts"):
         handle.con.execute(read_query(name), batch)
 
 

@@ -84,8 +84,10 @@ class LabelRule:
     def of_values(cls, values: Mapping[str, Any]) -> LabelRule:
         """Return the rule of settings by name, whose lists may be of any kind; others are left out."""
         names = {item.name for item in fields(cls)}
-        chosen: dict[str, Any] = {name: value for name, value in values.items() if name in names}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
+        chosen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in names
+        }
+        return cls(**chosen)
 
     def settings(self) -> dict[str, str]:
         """Return what the rule is set to, as people read it, by what each setting is called."""

@@ -1,11 +1,11 @@
--- count_relabelled: the tiles whose label differs between the tables earlier_label and staged_label.
+-- count_relabelled: the tiles whose label differs between the tables earlier_tile and staged_tile.
 --
--- Grain: one row. A tile that is in one of them alone has a label there and none in the other.
+-- Grain: one row. A tile that is in one of them alone lies in no ROI by the rule of the other, and has no label there.
 SELECT count(*) AS tiles,
-FROM earlier_label
-FULL OUTER JOIN staged_label
+FROM earlier_tile
+FULL OUTER JOIN staged_tile
     ON
-        earlier_label.slide_id = staged_label.slide_id
-        AND earlier_label.grid_x = staged_label.grid_x
-        AND earlier_label.grid_y = staged_label.grid_y
-WHERE earlier_label.label IS DISTINCT FROM staged_label.label
+        earlier_tile.slide_id = staged_tile.slide_id
+        AND earlier_tile.grid_x = staged_tile.grid_x
+        AND earlier_tile.grid_y = staged_tile.grid_y
+WHERE earlier_tile.label IS DISTINCT FROM staged_tile.label

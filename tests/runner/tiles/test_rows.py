@@ -160,6 +160,17 @@ def test_what_is_no_condition_is_refused(where: str, reason: str, sidecar_of) ->
     )
 
 
+def test_a_label_that_is_no_class_of_the_beton_is_refused_with_the_nearest(sidecar_of) -> None:  # type: ignore[no-untyped-def]
+    where = "label != 'Stripe' AND slide = 'A'"
+    with pytest.raises(QueryError) as error:
+        tiles_where(sidecar_of(), where, BETON)
+    assert str(error.value) == (
+        f"tiles.beton: the condition {where!r} names the label 'Stripe', which is no class of this beton; did you mean "
+        "'stripes'? Its classes are 'stripes', 'chequers'"
+    )
+    assert tiles_where(sidecar_of(), where.replace("Stripe", "stripes"), BETON).sum() == 2
+
+
 def test_a_condition_narrows_both_sides_and_what_it_leaves_out_is_counted(sidecar_of) -> None:  # type: ignore[no-untyped-def]
     sidecar = sidecar_of(split_of={"A": "train", "B": "val", "C": "test"})
     rows = run_rows(sidecar, TrainConfig(where="label = 'stripes'"), BETON)
