@@ -177,7 +177,7 @@ def _edited(
     file: str, outlines: Sequence[RoiOutline], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
 ) -> list[Problem]:
     """Return the rows whose geometry and outline contradict each other: nothing says which of them is meant."""
-    if not any(drawn):
+    if not any(drawn) or not outlines:
         return []
     shapes = [("drawn", one, one.marked_hole, one.wkb()) for one in outlines]
     for one in outlines:

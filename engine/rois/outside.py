@@ -13,8 +13,8 @@ from slideduck.words import listed
 
 __all__ = ["OutsideRoi", "leave_outside", "outside_problems"]
 
-#: Part of a file's ROIs that may lie outside; were it more, the file would count from another corner.
-_MOST = 0.1
+#: Of so many ROIs of a file one may lie outside; were it more, the file would count from another corner.
+_OF_EACH = 10
 #: Slides that a message names at most.
 _SHOWN = 3
 
@@ -78,7 +78,7 @@ def outside_problems(found: Sequence[OutsideRoi], *, strict: bool) -> list[str]:
     problems = []
     for file, of_file in groupby(found, key=lambda roi: roi.file):
         rois = list(of_file)
-        if strict or len(rois) > _MOST * rois[0].n_rois:
+        if strict or _OF_EACH * len(rois) > rois[0].n_rois:
             problems.append(_problem(file, rois, strict=strict))
     return problems
 
@@ -88,7 +88,7 @@ def _problem(file: str, rois: Sequence[OutsideRoi], *, strict: bool) -> str:
     first, n_rois = rois[0], rois[0].n_rois
     slides = [list(group) for _, group in groupby(sorted(rois, key=lambda roi: roi.slide), key=lambda roi: roi.slide)]
     where = listed([*map(_extent, slides[:_SHOWN]), *([f"{len(slides) - _SHOWN:,} more"] * (len(slides) > _SHOWN))])
-    few = len(rois) <= _MOST * n_rois
+    few = _OF_EACH * len(rois) <= n_rois
     if len(rois) == 1:
         what = f"{first.place}: ROI {first.roi_name!r} lies wholly outside {where}"
     else:

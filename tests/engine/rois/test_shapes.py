@@ -375,10 +375,15 @@ def test_any_drawing_has_the_area_and_the_tiles_that_shapely_gives(study: Study,
 def test_shapes_are_compared_with_what_the_files_draw(study: Study) -> None:
     known = {name: parts for name, (parts, _) in KNOWN.items()}
     nested = {"r": [[box(0, 0, 400, 400), box(50, 50, 150, 150), box(200, 200, 390, 390)]]}
-    study.add(g=geojson(known), x=layers(a=ISLANDS, b=OVER_TWO.replace('Text="hole"', 'Text="over"')), c=csv(nested))
+    covered = region("wide", box(0, 0, 200, 200)) + region("small", box(220, 50, 260, 90))
+    covered += region("over both", box(150, 40, 300, 100), is_hole=True)
+    over_two = OVER_TWO.replace('Text="hole"', 'Text="over"')
+    study.add(g=geojson(known), x=layers(a=ISLANDS, b=over_two, c=covered), c=csv(nested))
+    rows = study.rows("SELECT roi_name, area FROM rois WHERE label = 'c' AND parent IS NULL ORDER BY roi_name")
+    assert rows == [("small", 0), ("wide", 37_000)]
     study.opened.label()
     report = study.opened.verify(None).drawn
-    assert (report.rois, report.unverified, report.differences.num_rows) == (19 + 8 + 3, (), 0)
+    assert (report.rois, report.unverified, report.differences.num_rows) == (19 + 11 + 3, (), 0)
     # What the even-odd rule makes of them.
     wrong = {"hole on the outline": 262_144, "hole leaves": 114_688, "parts overlap": 60_000}
     for name in wrong:
