@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from slideduck.labels.label import LabelReport
     from slideduck.labels.rename import LabelRenamed
     from slideduck.labels.split_report import SplitReport
-    from slideduck.study import Study
 
 __all__ = ["label", "rename_label", "split"]
 
