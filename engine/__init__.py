@@ -24,6 +24,7 @@ _HOMES = {
     "ExportReport": "slideduck.betons.export",
     "GridReport": "slideduck.catalog.grids",
     "LabelReport": "slideduck.labels.label",
+    "MasksReport": "slideduck.rois.masks",
     "NativeGrid": "slideduck.catalog.native",
     "PatientsReport": "slideduck.catalog.slides",
     "QcReport": "slideduck.measure.qc",

@@ -26,6 +26,7 @@ from slideduck.labels.label import LabelReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
+from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
 from slideduck.study import Study
 from slideduck.study import open_study as open
@@ -42,6 +43,7 @@ __all__ = [
     "GridReport",
     "InputError",
     "LabelReport",
+    "MasksReport",
     "MergeReport",
     "MissingPackageError",
     "NativeGrid",

@@ -13,6 +13,7 @@ SECTIONS = {
     "Fill a study": {
         "add-slides": "Read the headers of slides: files, folders or globs.",
         "add-rois": "Read ROI files: Slideflow CSV, QuPath GeoJSON, ImageScope XML, GeoParquet, told apart by content.",
+        "add-masks": "Read label masks, PNG or TIFF, as ROIs with the exact outlines of their pixels.",
         "add-patients": "Read a table of patients: CSV or Parquet with slide, patient, optional site, and further "
         "columns.",
         "add-predictions": "Load what a RUN predicted of labelled tiles into a STUDY, to look at its errors in SQL.",
@@ -71,6 +72,7 @@ MODULES = {
     **dict.fromkeys(
         ("add-slides", "add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"
     ),
+    "add-masks": "slideduck.cli.masks",
     **dict.fromkeys(("label", "split"), "slideduck.cli.label"),
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",

@@ -82,7 +82,7 @@ class RoiFile:
     ----------
     path : Path
         The file, absolute.
-    format : {"csv", "geojson", "xml", "geoparquet"}
+    format : {"csv", "geojson", "xml", "geoparquet", "mask"}
         Its format, recognised by its content.
     holes : {"nested", "explicit"}
         How holes are recognised.
@@ -92,17 +92,22 @@ class RoiFile:
         In the order of the file.
     skipped : tuple of str
         A message for each object of the file that has no area, such as a line or a point.
+    options : str
+        What else was said of how to read it, as JSON.
     """
 
     path: Path
-    format: Literal["csv", "geojson", "xml", "geoparquet"]
+    format: Literal["csv", "geojson", "xml", "geoparquet", "mask"]
     holes: Literal["nested", "explicit"]
     sha256: str
     outlines: tuple[RoiOutline, ...]
     skipped: tuple[str, ...]
+    options: str = "{}"
 
     def place(self, outline: RoiOutline) -> str:
         """Return the place of an ROI, with which messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""
+        if self.format == "mask":
+            return self.path.name
         return f"{self.path.name}:{'feature ' if self.format == 'geojson' else ''}{outline.row}"
 
 

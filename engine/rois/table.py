@@ -19,7 +19,7 @@ from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois"]
+__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois", "replace_files"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def add_rois(
     changed = [file for file in files if (str(file.path), file.sha256, file.holes) not in known]
     with atomic(handle.con):
         if changed:
-            _replace(handle, roi_set, changed, [str(file.path) for file in changed])
+            replace_files(handle, roi_set, changed, [str(file.path) for file in changed])
         return _rois_report(handle, changed, roi_set, unchanged=len(files) - len(changed))
 
 
@@ -183,7 +183,7 @@ def remove_rois(
             {"roi_set": roi_set, "paths": removed},
         ).fetchone() or (0,)
         if not dry_run:
-            _replace(handle, roi_set, [], removed)
+            replace_files(handle, roi_set, [], removed)
     return RoisRemoved(tuple(removed), count, tuple(slides))
 
 
@@ -197,8 +197,25 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
     return [slide for (slide,) in rows]
 
 
-def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
-    """Replace the ROIs that these files gave before, inside a transaction."""
+def replace_files(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: Sequence[str]) -> None:
+    """Put files that were read into the study, in place of what some gave before, inside a transaction.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    roi_set : str
+        Set of ROIs.
+    files : sequence of RoiFile
+        What comes.
+    replaced : sequence of str
+        Paths of the files whose ROIs go; those that do not come again go as well.
+
+    Raises
+    ------
+    InputError
+        With every ROI that cannot be added.
+    """
     with (
         registered(handle.con, "incoming_roi", _outlines(files, roi_set)),
         registered(handle.con, "incoming_file", pa.table({"path": pa.array(replaced, pa.string())})),
@@ -218,10 +235,10 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
         raise InputError([_orphan_problem(*row) for row in orphans])
     for file in files:
         handle.con.execute(
-            "INSERT INTO roi_files (roi_set, path, format, holes, sha256) VALUES ($1, $2, $3, $4, $5) "
+            "INSERT INTO roi_files (roi_set, path, format, holes, sha256, options) VALUES ($1, $2, $3, $4, $5, $6) "
             "ON CONFLICT (roi_set, path) DO UPDATE SET "
-            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256",
-            [roi_set, str(file.path), file.format, file.holes, file.sha256],
+            "format = excluded.format, holes = excluded.holes, sha256 = excluded.sha256, options = excluded.options",
+            [roi_set, str(file.path), file.format, file.holes, file.sha256, file.options],
         )
     handle.con.execute(
         "DELETE FROM rois WHERE roi_set = $roi_set AND list_contains($slides, slide)",
@@ -234,6 +251,7 @@ def _replace(handle: Handle, roi_set: str, files: Sequence[RoiFile], replaced: S
         "DELETE FROM roi_files WHERE roi_set = $roi_set AND list_contains($gone, path)",
         {"roi_set": roi_set, "gone": gone},
     )
+    handle.con.execute("DELETE FROM roi_file_slides WHERE roi_file_id NOT IN (SELECT roi_file_id FROM roi_files)")
     handle.con.execute("DROP TABLE staged_roi")
     handle.con.execute("DROP TABLE nested_roi")
 
