@@ -20,7 +20,7 @@ from slideduck.files.find import find_files
 from slideduck.names import nfc, suggestion
 from slideduck.progress import track
 from slideduck.rois.options import MaskOptions
-from slideduck.rois.outlines import Polygon, RoiFile, RoiOutline
+from slideduck.rois.outlines import RoiFile, RoiOutline
 from slideduck.rois.pixels import MaskImage, open_mask
 from slideduck.rois.table import replace_files
 from slideduck.rois.trace import Tracer
@@ -33,9 +33,8 @@ __all__ = ["MASK_SUFFIXES", "MasksReport", "add_masks", "base_per_pixel"]
 #: Suffixes of the files that a folder is searched for.
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
-
-#: Stands for a pixel that is transparent, which no colour of 24 bits is.
-_TRANSPARENT = 1 << 24
+#: Stands for a pixel that is transparent; no integer of 32 bits, and no colour.
+_TRANSPARENT = -(1 << 40)
 
 #: Points of outlines that are gathered before they are put into the study.
 _POINTS_AT_ONCE = 4_000_000
@@ -118,55 +117,55 @@ def add_masks(
     """
     if not roi_set.strip():
         raise StudyError("the name of a set of ROIs is empty; give one, such as reader_a")
-    found = find_files(paths, MASK_SUFFIXES, "mask")
-    rows = handle.con.execute("SELECT slide, width, height, error FROM slides").fetchall()
-    slides = {nfc(row[0]): row for row in rows}
-    problems: list[str] = []
-    masks: list[_Mask] = []
-    for path in found:
-        try:
-            masks.append(_open(path, slides, options))
-        except InputError as error:
-            problems.extend(error.problems)
+    masks, problems = _open_all(handle, find_files(paths, MASK_SUFFIXES, "mask"), options)
     known = set(
         handle.con.execute("SELECT path, sha256, options FROM roi_files WHERE roi_set = $1", [roi_set]).fetchall()
     )
     changed = [mask for mask in masks if (str(mask.image.path), mask.sha256, mask.options) not in known]
-    pixels: Counter[str] = Counter()
-    empty: list[str] = []
-    rois = points = 0
-    waiting: list[tuple[_Mask, RoiFile]] = []
     with atomic(handle.con):
-        # All of them go first, since a name may move from one to another.
-        replace_files(handle, roi_set, [], [str(mask.image.path) for mask in changed])
-        with track("Reading masks", len(changed), "masks", show=handle.progress) as advance:
-            for mask in changed:
-                try:
-                    file, counts = _read(mask, options)
-                except InputError as error:
-                    problems.extend(error.problems)
-                else:
-                    pixels += counts
-                    rois += len(file.outlines)
-                    empty += [] if file.outlines else [mask.image.path.name]
-                    waiting.append((mask, file))
-                    points += sum(len(ring) for outline in file.outlines for ring in chain(*outline.polygons))
-                if points >= _POINTS_AT_ONCE:
-                    problems += _put(handle, roi_set, waiting)
-                    waiting, points = [], 0
-                advance(1)
-        problems += _put(handle, roi_set, waiting)
-        if problems:
-            raise InputError(problems)
+        read, wrong = _replace_all(handle, roi_set, changed, options)
+        if problems + wrong:
+            raise InputError(problems + wrong)
+    pixels = sum((counts for _, _, counts in read), Counter())
     return MasksReport(
         files=len(changed),
-        rois=rois,
+        rois=sum(rois for _, rois, _ in read),
         slides=len({mask.slide for mask in changed}),
         unchanged=len(masks) - len(changed),
         pixels={label: pixels[label] for label in dict.fromkeys(options.named.values()) if label},
         downsamples={mask.slide: mask.scale for mask in changed},
-        empty=tuple(empty),
+        empty=tuple(mask.image.path.name for mask, rois, _ in read if not rois),
     )
+
+
+def _replace_all(
+    handle: Handle, roi_set: str, masks: Sequence[_Mask], options: MaskOptions
+) -> tuple[list[tuple[_Mask, int, Counter[str]]], list[str]]:
+    """Read masks into the study, inside a transaction.
+
+    Returns those that were read, each with its number of ROIs and the pixels of each label, and what is wrong.
+    """
+    read: list[tuple[_Mask, int, Counter[str]]] = []
+    problems: list[str] = []
+    waiting: list[tuple[_Mask, RoiFile]] = []
+    points = 0
+    # What they gave before goes first, since a name may move from one to another.
+    replace_files(handle, roi_set, [], [str(mask.image.path) for mask in masks])
+    with track("Reading masks", len(masks), "masks", show=handle.progress) as advance:
+        for mask in masks:
+            try:
+                file, counts = _read(mask, options)
+            except InputError as error:
+                problems.extend(error.problems)
+            else:
+                read.append((mask, len(file.outlines), counts))
+                waiting.append((mask, file))
+                points += sum(len(ring) for outline in file.outlines for ring in chain(*outline.polygons))
+            if points >= _POINTS_AT_ONCE:
+                problems += _put(handle, roi_set, waiting)
+                waiting, points = [], 0
+            advance(1)
+    return read, [*problems, *_put(handle, roi_set, waiting)]
 
 
 def _put(handle: Handle, roi_set: str, waiting: Sequence[tuple[_Mask, RoiFile]]) -> tuple[str, ...]:
@@ -185,6 +184,20 @@ def _put(handle: Handle, roi_set: str, waiting: Sequence[tuple[_Mask, RoiFile]])
 
 
 # ------------------------------------------------------------------------------------------- headers
+
+
+def _open_all(handle: Handle, paths: Sequence[Path], options: MaskOptions) -> tuple[list[_Mask], list[str]]:
+    """Return the masks that fit a slide of the study, and what is wrong with others."""
+    rows = handle.con.execute("SELECT slide, width, height, error FROM slides").fetchall()
+    slides = {nfc(row[0]): row for row in rows}
+    masks: list[_Mask] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            masks.append(_open(path, slides, options))
+        except InputError as error:
+            problems.extend(error.problems)
+    return masks, problems
 
 
 def _open(path: Path, slides: Mapping[str, tuple[str, int, int, str | None]], options: MaskOptions) -> _Mask:
@@ -296,14 +309,14 @@ def _read(mask: _Mask, options: MaskOptions) -> tuple[RoiFile, Counter[str]]:
     if unnamed:
         raise InputError([_unnamed(path, unnamed, options)])
     outlines = []
-    for number, polygons in tracer.polygons().items():
-        label, placed = labels[number - 1], tuple(_placed(polygon, mask) for polygon in polygons)
+    for number, polygons in tracer.polygons(mask.scale, mask.size).items():
+        label = labels[number - 1]
         if options.components:
             outlines += [
-                RoiOutline(mask.slide, f"{label}_{i}", label, (part,), False, i) for i, part in enumerate(placed, 1)
+                RoiOutline(mask.slide, f"{label}_{i}", label, (part,), False, i) for i, part in enumerate(polygons, 1)
             ]
         else:
-            outlines.append(RoiOutline(mask.slide, label, label, placed, False, number))
+            outlines.append(RoiOutline(mask.slide, label, label, polygons, False, number))
     file = RoiFile(path, "mask", "explicit", mask.sha256, tuple(outlines), (), mask.options)
     return file, Counter({label: numbers[number] for number, label in enumerate(labels, 1)})
 
@@ -370,13 +383,3 @@ def _unnamed(path: Path, unnamed: Counter[int], options: MaskOptions) -> str:
 def _key(number: int, options: MaskOptions) -> str:
     """Return a value as `labels` names it."""
     return f"#{number:06x}" if options.colours else str(number)
-
-
-def _placed(polygon: Polygon, mask: _Mask) -> Polygon:
-    """Return a polygon of pixels in base pixels; the pixels at the far edges may have been rounded beyond the slide."""
-    placed = []
-    for ring in polygon:
-        points = np.minimum(ring * mask.scale, mask.size)
-        points.flags.writeable = False
-        placed.append(points)
-    return tuple(placed)

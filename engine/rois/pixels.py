@@ -33,17 +33,8 @@ _PNG_GREY = 0
 
 #: Ways to store a TIFF that keep each value as it was.
 _LOSSLESS = (
-    "NONE",
-    "CCITTRLE",
-    "CCITTFAX3",
-    "CCITTFAX4",
-    "LZW",
-    "ADOBE_DEFLATE",
-    "DEFLATE",
-    "PACKBITS",
-    "LZMA",
-    "ZSTD",
-)
+    "NONE", "CCITTRLE", "CCITTFAX3", "CCITTFAX4", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD",
+)  # fmt: skip
 
 #: Pixels of an image that is whole in memory that are handed on at a time.
 _BAND_PIXELS = 2**22

@@ -63,21 +63,34 @@ class Tracer:
         self._found.append(_corners(image, self._y))
         self._above, self._y = image[-1:].copy(), self._y + len(rows)
 
-    def polygons(self) -> dict[int, tuple[Polygon, ...]]:
+    def polygons(
+        self, scale: tuple[float, float] = (1, 1), size: tuple[float, float] = (np.inf, np.inf)
+    ) -> dict[int, tuple[Polygon, ...]]:
         """Return the polygons of each number that the rows hold, after the last of them.
+
+        Parameters
+        ----------
+        scale : (float, float)
+            Width and height of a pixel, in what the points are to be in.
+        size : (float, float)
+            Greatest x and y; pixels at the far edges may stick out by less than they are wide, and are cut.
 
         Returns
         -------
         dict of int to tuple of Polygon
-            By number, without 0. Rings of corners, in pixels of the image from its top left corner; the polygons in
-            the order of their first pixels, row by row, and so the holes of each.
+            By number, without 0. Rings of corners, from the top left corner of the image; the polygons in the order
+            of their first pixels, row by row, and so the holes of each.
         """
         self.add(np.zeros((1, self._above.shape[1] - 2), self._above.dtype))
         parts = zip(*self._found, strict=True)
         x, y, start, *pixels = (np.concatenate(part) for part in parts)
         self._found = []
         numbers = np.unique(np.concatenate([np.unique(part) for part in pixels]))
-        return {int(number): _link(x, y, start, [part == number for part in pixels]) for number in numbers if number}
+        return {
+            int(number): _gathered(*_link(x, y, start, [part == number for part in pixels]), scale, size)
+            for number in numbers
+            if number
+        }
 
 
 def _corners(image: NDArray[Any], top: int) -> tuple[NDArray[Any], ...]:
@@ -96,8 +109,11 @@ def _corners(image: NDArray[Any], top: int) -> tuple[NDArray[Any], ...]:
     return x.astype(np.int32), (y + top).astype(np.int32), start, north_west, north_east, south_west, south_east
 
 
-def _link(x: NDArray[Any], y: NDArray[Any], start: NDArray[Any], pixels: list[Bools]) -> tuple[Polygon, ...]:
-    """Return the polygons of one number: `pixels` says which of the four at each point have it."""
+def _link(x: NDArray[Any], y: NDArray[Any], start: NDArray[Any], pixels: list[Bools]) -> tuple[Ints, Ints, Ints]:
+    """Return the rings of one number: their points, how many each has, and the ring whose polygon each belongs to.
+
+    `pixels` says which of the four at each point have the number.
+    """
     north_west, north_east, south_west, south_east = pixels
     falling = north_west & south_east & ~north_east & ~south_west
     rising = north_east & south_west & ~north_west & ~south_east
@@ -132,7 +148,7 @@ def _link(x: NDArray[Any], y: NDArray[Any], start: NDArray[Any], pixels: list[Bo
     owner[~outer] = ring[down[beside] // 2]
     while not np.array_equal(owner, owner[owner]):
         owner = owner[owner]
-    return _gathered(points, 2 * sizes, owner)
+    return points, 2 * sizes, owner
 
 
 def _swap(order: Ints, places: Ints) -> None:
@@ -173,12 +189,14 @@ def _ordered(following: Ints, heads: Ints) -> tuple[Ints, Ints, Ints]:
     return lines, ring, sizes
 
 
-def _gathered(points: Ints, sizes: Ints, owner: Ints) -> tuple[Polygon, ...]:
+def _gathered(
+    points: Ints, sizes: Ints, owner: Ints, scale: tuple[float, float], size: tuple[float, float]
+) -> tuple[Polygon, ...]:
     """Return rings, given one after another, as polygons: the ring that owns others, then those."""
     order = np.argsort(owner, kind="stable")
     stops = np.cumsum(sizes)
-    coordinates = points.astype(np.float64)
+    coordinates = np.minimum(points * np.asarray(scale, np.float64), size)
     coordinates.flags.writeable = False
-    rings = [coordinates[stop - size : stop] for stop, size in zip(stops[order], sizes[order], strict=True)]
+    rings = [coordinates[stop - n : stop] for stop, n in zip(stops[order], sizes[order], strict=True)]
     begins = [*np.flatnonzero(np.diff(owner[order], prepend=-1)), len(rings)]
     return tuple(tuple(rings[a:b]) for a, b in pairwise(begins))

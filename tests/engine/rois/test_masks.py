@@ -38,9 +38,9 @@ def masks(width: int, height: int) -> st.SearchStrategy[Mask]:
 
     def made(seed: int, filled: float, numbers: int) -> Mask:
         rng = np.random.default_rng(seed)
-        return np.where(rng.random((height, width)) < filled, rng.integers(1, numbers + 1, (height, width)), 0).astype(
-            "u1"
-        )
+        image = rng.integers(1, numbers + 1, (height, width), np.uint8)
+        image[rng.random(image.shape) >= filled] = 0
+        return image
 
     return st.builds(made, st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 3))
 
