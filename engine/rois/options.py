@@ -104,7 +104,8 @@ class MaskOptions:
         such as ``{"#ff0000": "tumour"}``. None or an empty text is no ROI. 0, black and what is transparent are no ROI
         unless they are named.
     downsample : float or "auto"
-        Base pixels per pixel of the mask. ``auto`` takes it from the sizes of slide and mask; see `base_per_pixel`.
+        Base pixels per pixel of the mask. ``auto`` takes it from the sizes of slide and mask; see
+        `slideduck.rois.masks.base_per_pixel`.
     components : bool, default False
         Make an ROI of each connected part, ``tumour_1`` and so on from top to bottom, in place of one a label.
     slide_suffix : str, default ""
