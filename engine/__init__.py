@@ -26,6 +26,7 @@ _HOMES = {
     "GridReport": "slideduck.catalog.grids",
     "LabelRenamed": "slideduck.labels.rename",
     "LabelReport": "slideduck.labels.label",
+    "MasksReport": "slideduck.rois.masks",
     "NativeGrid": "slideduck.catalog.native",
     "PatientsReport": "slideduck.catalog.patients_table",
     "QcReport": "slideduck.measure.qc",

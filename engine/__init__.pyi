@@ -31,6 +31,7 @@ from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
+from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
 from slideduck.study import Study
 from slideduck.study import open_study as open
@@ -49,6 +50,7 @@ __all__ = [
     "InputError",
     "LabelRenamed",
     "LabelReport",
+    "MasksReport",
     "MergeReport",
     "MissingPackageError",
     "NativeGrid",

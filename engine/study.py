@@ -37,6 +37,8 @@ from slideduck.labels.verify import VerifyReport, verify
 from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
+from slideduck.rois.mask_options import MaskLabels, MaskOptions
+from slideduck.rois.masks import MasksReport, add_masks
 from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
@@ -172,6 +174,21 @@ class Study:
         study has stays as it was said before.
         """
         return add_rois(self.handle, _listed(paths), roi_set=roi_set, options=RoiOptions.said(**options))
+
+    def add_masks(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        labels: MaskLabels,
+        *,
+        roi_set: str = "default",
+        **options: Any,
+    ) -> MasksReport:
+        """Read label masks as ROIs; see `slideduck.rois.masks.add_masks`.
+
+        The options are those of `slideduck.rois.options.MaskOptions`: ``downsample``, ``components`` and
+        ``slide_suffix``.
+        """
+        return add_masks(self.handle, _listed(paths), roi_set=roi_set, options=MaskOptions(labels=labels, **options))
 
     def remove_slides(self, slides: str | Sequence[str], *, dry_run: bool = False) -> SlidesRemoved:
         """Remove slides with all that the study knows of them; see `slideduck.catalog.slides.remove_slides`."""

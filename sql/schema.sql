@@ -94,12 +94,12 @@ COMMENT ON TABLE roi_files IS 'One row per ROI file that the study holds.';
 COMMENT ON COLUMN roi_files.roi_file_id IS 'Key.';
 COMMENT ON COLUMN roi_files.roi_set IS 'Set of ROIs that the file belongs to, such as a reader''s.';
 COMMENT ON COLUMN roi_files.path IS 'Absolute path of the file.';
-COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml (ImageScope, HALO), asap, ndpa or geoparquet.';
+COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml (ImageScope, HALO), asap, ndpa, geoparquet or mask.';
 COMMENT ON COLUMN roi_files.holes IS 'nested or explicit: how its holes are told.';
 COMMENT ON COLUMN roi_files.sha256 IS 'Fingerprint of the file''s bytes.';
 COMMENT ON COLUMN roi_files.frame IS
 'Corner that the file counts from: level0, of the slide, or bounds, of what was scanned; the table rois is in level 0.';
-COMMENT ON COLUMN roi_files.options IS 'What else add-rois was told about the file, as JSON.';
+COMMENT ON COLUMN roi_files.options IS 'What else add-rois or add-masks was told about the file, as JSON.';
 COMMENT ON COLUMN roi_files.reader IS
 'Version of the rules that it was read by: 1 repaired whole polygons by the even-odd rule, 2 ring by ring.';
 

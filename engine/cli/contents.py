@@ -14,6 +14,7 @@ SECTIONS = {
         "add-slides": "Read the headers of slides: files, folders or globs.",
         "add-rois": "Read ROI files of Slideflow, QuPath, ImageScope, HALO, ASAP, NDP.view and GeoPandas, told apart "
         "by content.",
+        "add-masks": "Read label masks, PNG or TIFF, as ROIs with the exact outlines of their pixels.",
         "add-patients": "Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and "
         "further columns.",
         "add-predictions": "Load what a RUN predicted of labelled tiles into a STUDY, to look at its errors in SQL.",
@@ -74,6 +75,7 @@ SECTIONS = {
 MODULES = {
     **dict.fromkeys(("add-slides", "relocate"), "slideduck.cli.slides"),
     **dict.fromkeys(("add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"),
+    "add-masks": "slideduck.cli.masks",
     **dict.fromkeys(("label", "rename-label", "split"), "slideduck.cli.label"),
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",

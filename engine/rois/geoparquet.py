@@ -197,6 +197,7 @@ def _edited(
             "label": pa.array([one.label for one in rois], pa.string()),
             "marked_hole": pa.array(marked, pa.bool_()),
             "nested": [False] * n,
+            "traced": [False] * n,
             "wkb": pa.array(wkb, pa.binary()),
         }
     )

@@ -43,7 +43,7 @@ Ring = NDArray[np.float64]
 #: The outer ring, then the rings of its holes.
 Polygon = tuple[Ring, ...]
 
-RoiFormat = Literal["csv", "geojson", "xml", "asap", "ndpa", "geoparquet"]
+RoiFormat = Literal["csv", "geojson", "xml", "asap", "ndpa", "geoparquet", "mask"]
 
 #: Corners of the polygon that stands for an ellipse: 0.04 % less area than the ellipse.
 _ELLIPSE_POINTS = 128
@@ -193,7 +193,7 @@ class RoiFile:
     ----------
     path : Path
         The file, absolute.
-    format : {"csv", "geojson", "xml", "asap", "ndpa", "geoparquet"}
+    format : {"csv", "geojson", "xml", "asap", "ndpa", "geoparquet", "mask"}
         Its format, recognised by its content; ``xml`` is that of ImageScope and HALO.
     holes : {"nested", "explicit"}
         How holes are recognised.
@@ -239,6 +239,8 @@ class RoiFile:
 
     def place(self, outline: RoiOutline) -> str:
         """Return the place of an ROI, with which messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""
+        if self.format == "mask":
+            return self.path.name
         return f"{self.path.name}:{'feature ' if self.format == 'geojson' else ''}{outline.row}"
 
 

@@ -34,7 +34,10 @@ from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import counted
 
-__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois", "rename_in_rois"]
+__all__ = ["RoisRemoved", "RoisReport", "add_rois", "remove_rois", "rename_in_rois", "replace_files"]
+
+#: What holds where nothing is said.
+_USUAL = RoiOptions()
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,10 @@ def add_rois(
     files, problems = given.placed(given.changed())
     files = renamed_as_before(handle, files)
     with atomic(handle.con):
-        done = _Replaced()
+        done = Replaced()
         if files or problems:
             replaced = [str(file.path) for file in files]
-            done = _replace(handle, roi_set, files, replaced, problems, options=options)
+            done = replace_files(handle, roi_set, files, replaced, problems, options=options)
         for file in files:
             notes.update(file.notes)
         note_labels(handle, files, notes)
@@ -223,7 +226,7 @@ def remove_rois(
             {"roi_set": roi_set, "paths": removed},
         ).fetchone() or (0,)
         if not dry_run:
-            _replace(handle, roi_set, [], removed, options=RoiOptions())
+            replace_files(handle, roi_set, [], removed)
     return RoisRemoved(tuple(removed), count, tuple(slides))
 
 
@@ -238,7 +241,7 @@ def _slides_of(handle: Handle, roi_set: str, paths: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Replaced:
+class Replaced:
     """What files put in the place of other files, and what of them was left out.
 
     That is ROIs outside their slide, and rings without an area, which ROIs have with their place and number.
@@ -249,16 +252,41 @@ class _Replaced:
     flat: Sequence[tuple[str, str, int]] = ()
 
 
-def _replace(
+def replace_files(
     handle: Handle,
     roi_set: str,
     files: Sequence[RoiFile],
     replaced: Sequence[str],
     problems: Sequence[str] = (),
     *,
-    options: RoiOptions,
-) -> _Replaced:
-    """Replace the ROIs that files gave before, inside a transaction. Problems are those that were found already."""
+    options: RoiOptions = _USUAL,
+) -> Replaced:
+    """Put files that were read into the study, in place of what some gave before, inside a transaction.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    roi_set : str
+        Set of ROIs.
+    files : sequence of RoiFile
+        What comes, in level 0.
+    replaced : sequence of str
+        Paths of the files whose ROIs go; those that do not come again go as well.
+    problems : sequence of str
+        What was found to be wrong already.
+    options : RoiOptions
+        Whether files may take the place of others, and ROIs may lie outside.
+
+    Returns
+    -------
+    Replaced
+
+    Raises
+    ------
+    InputError
+        With every ROI that cannot be added, and the problems.
+    """
     with registered(handle.con, "incoming_roi", _outlines(files, roi_set)):
         handle.con.execute(read_query("stage_rois"))
         found = handle.con.execute(read_query("find_roi_problems")).fetchall()
@@ -282,7 +310,7 @@ def _replace(
     keep_files(handle, roi_set, files, gone, Counter((roi.file, roi.slide) for roi in outside))
     _put(handle, roi_set, slides)
     _unstage(handle)
-    return _Replaced(instead, outside, flat)
+    return Replaced(instead, outside, flat)
 
 
 def rename_in_rois(
@@ -369,6 +397,7 @@ def _outlines(files: Sequence[RoiFile], roi_set: str) -> pa.Table:
             "label": pa.array([o.label for _, o in pairs], pa.string()),
             "marked_hole": pa.array([o.marked_hole for _, o in pairs], pa.bool_()),
             "nested": pa.array([f.holes == "nested" for f, _ in pairs], pa.bool_()),
+            "traced": pa.array([f.format == "mask" for f, _ in pairs], pa.bool_()),
             "wkb": pa.array([o.wkb() for _, o in pairs], pa.binary()),
         }
     )
@@ -405,7 +434,7 @@ def _labelled(label: str | None) -> str:
 
 
 def _rois_report(
-    handle: Handle, files: Sequence[RoiFile], roi_set: str, done: _Replaced, *, unchanged: int
+    handle: Handle, files: Sequence[RoiFile], roi_set: str, done: Replaced, *, unchanged: int
 ) -> RoisReport:
     rows = handle.con.execute(
         "SELECT slide, roi_name, label, parent, repaired, leaves_slide, changed_area, "

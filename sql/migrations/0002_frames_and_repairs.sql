@@ -20,10 +20,10 @@ COMMENT ON COLUMN slides.centre_offset_y IS 'The same along y (hamamatsu.YOffset
 ALTER TABLE roi_files ADD COLUMN frame VARCHAR DEFAULT 'level0';
 ALTER TABLE roi_files ADD COLUMN options VARCHAR DEFAULT '{}';
 ALTER TABLE roi_files ADD COLUMN reader INTEGER DEFAULT 1;
-COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml (ImageScope, HALO), asap, ndpa or geoparquet.';
+COMMENT ON COLUMN roi_files.format IS 'csv, geojson, xml (ImageScope, HALO), asap, ndpa, geoparquet or mask.';
 COMMENT ON COLUMN roi_files.frame IS
 'Corner that the file counts from: level0, of the slide, or bounds, of what was scanned; the table rois is in level 0.';
-COMMENT ON COLUMN roi_files.options IS 'What else add-rois was told about the file, as JSON.';
+COMMENT ON COLUMN roi_files.options IS 'What else add-rois or add-masks was told about the file, as JSON.';
 COMMENT ON COLUMN roi_files.reader IS
 'Version of the rules that it was read by: 1 repaired whole polygons by the even-odd rule, 2 ring by ring.';
 

@@ -227,59 +227,72 @@ touched AS (
     WHERE run.grid_x >= 0
 ),
 
--- Centres so near an edge that rounding could put them on the wrong side. Few edges reach a line of centres.
+-- Centres so near an edge that rounding could put them on the wrong side. Few edges reach a line of centres, but for
+-- the outlines of pixels, where a centre often lies on an edge: one that is level or upright is where its bounds are.
 doubtful AS (
-    SELECT DISTINCT
-        near.roi_id,
-        near.grid_y,
-        unnest(range(
-            greatest(ceil((least(near.x_start, near.x_end) - $epsilon - near.side / 2) / near.stride), 0)::BIGINT,
-            clamp(
-                floor((greatest(near.x_start, near.x_end) + $epsilon - near.side / 2) / near.stride),
-                -1,
-                near.n_columns - 1
-            )::BIGINT + 1
-        )) AS grid_x,
+    SELECT
+        reached.roi_id,
+        reached.grid_y,
+        reached.grid_x,
+        bool_or(
+            (reached.x1 = reached.x2 OR reached.y1 = reached.y2)
+            AND reached.centre_y BETWEEN least(reached.y1, reached.y2) AND greatest(reached.y1, reached.y2)
+            AND reached.grid_x * reached.stride + reached.side / 2
+            BETWEEN least(reached.x1, reached.x2) AND greatest(reached.x1, reached.x2)
+        ) AS on_edge,
     FROM (
-        -- The part of the edge that is as near the line of centres; a level edge is near it all along.
         SELECT
-            reaching.*,
-            CASE
-                WHEN reaching.y1 = reaching.y2 THEN reaching.x1
-                ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
-                    clamp(reaching.y1, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
-                )
-            END AS x_start,
-            CASE
-                WHEN reaching.y1 = reaching.y2 THEN reaching.x2
-                ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
-                    clamp(reaching.y2, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
-                )
-            END AS x_end,
+            near.*,
+            unnest(range(
+                greatest(ceil((least(near.x_start, near.x_end) - $epsilon - near.side / 2) / near.stride), 0)::BIGINT,
+                clamp(
+                    floor((greatest(near.x_start, near.x_end) + $epsilon - near.side / 2) / near.stride),
+                    -1,
+                    near.n_columns - 1
+                )::BIGINT + 1
+            )) AS grid_x,
         FROM (
+            -- The part of the edge that is as near the line of centres; a level edge is near it all along.
             SELECT
-                lined.*,
-                lined.grid_y * lined.stride + lined.side / 2 AS centre_y,
+                reaching.*,
+                CASE
+                    WHEN reaching.y1 = reaching.y2 THEN reaching.x1
+                    ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
+                        clamp(reaching.y1, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
+                    )
+                END AS x_start,
+                CASE
+                    WHEN reaching.y1 = reaching.y2 THEN reaching.x2
+                    ELSE reaching.x1 + (reaching.x2 - reaching.x1) / (reaching.y2 - reaching.y1) * (
+                        clamp(reaching.y2, reaching.centre_y - $epsilon, reaching.centre_y + $epsilon) - reaching.y1
+                    )
+                END AS x_end,
             FROM (
                 SELECT
-                    spanning.*,
-                    unnest(range(spanning.first_y, spanning.last_y + 1)) AS grid_y,
+                    lined.*,
+                    lined.grid_y * lined.stride + lined.side / 2 AS centre_y,
                 FROM (
                     SELECT
-                        edge.*,
-                        greatest(
-                            ceil((least(edge.y1, edge.y2) - $epsilon - edge.side / 2) / edge.stride), 0
-                        )::BIGINT AS first_y,
-                        least(
-                            floor((greatest(edge.y1, edge.y2) + $epsilon - edge.side / 2) / edge.stride),
-                            edge.n_rows - 1
-                        )::BIGINT AS last_y,
-                    FROM edge
-                ) AS spanning
-                WHERE spanning.first_y <= spanning.last_y
-            ) AS lined
-        ) AS reaching
-    ) AS near
+                        spanning.*,
+                        unnest(range(spanning.first_y, spanning.last_y + 1)) AS grid_y,
+                    FROM (
+                        SELECT
+                            edge.*,
+                            greatest(
+                                ceil((least(edge.y1, edge.y2) - $epsilon - edge.side / 2) / edge.stride), 0
+                            )::BIGINT AS first_y,
+                            least(
+                                floor((greatest(edge.y1, edge.y2) + $epsilon - edge.side / 2) / edge.stride),
+                                edge.n_rows - 1
+                            )::BIGINT AS last_y,
+                        FROM edge
+                    ) AS spanning
+                    WHERE spanning.first_y <= spanning.last_y
+                ) AS lined
+            ) AS reaching
+        ) AS near
+    ) AS reached
+    GROUP BY reached.roi_id, reached.grid_y, reached.grid_x
 ),
 
 decided AS (
@@ -287,13 +300,17 @@ decided AS (
         doubtful.roi_id,
         doubtful.grid_x,
         doubtful.grid_y,
-        ST_Intersects(
-            laid_roi.geom,
-            ST_Point(
-                laid_roi.origin_x + doubtful.grid_x * laid_roi.stride + laid_roi.side / 2,
-                laid_roi.origin_y + doubtful.grid_y * laid_roi.stride + laid_roi.side / 2
+        -- Not OR, of which DuckDB computes both sides for every row.
+        CASE
+            WHEN doubtful.on_edge THEN true
+            ELSE ST_Intersects(
+                laid_roi.geom,
+                ST_Point(
+                    laid_roi.origin_x + doubtful.grid_x * laid_roi.stride + laid_roi.side / 2,
+                    laid_roi.origin_y + doubtful.grid_y * laid_roi.stride + laid_roi.side / 2
+                )
             )
-        ) AS centre,
+        END AS centre,
     FROM doubtful
     INNER JOIN laid_roi ON doubtful.roi_id = laid_roi.roi_id
 )

@@ -1,7 +1,7 @@
 -- stage_rois: the ROIs of the files being added, repaired ring by ring where their drawing is not valid.
 --
 -- Grain: one row per ROI of the relation incoming_roi (file, row_no, place, roi_set, slide, roi_name, label,
---     marked_hole, nested, wkb).
+--     marked_hole, nested, traced, wkb). What was traced from pixels is valid, which takes long to tell of many parts.
 -- Repair: each ring is made valid by itself, and its polygons are kept: points and lines that this leaves have no area
 --     and label nothing. A polygon is its outer ring less the union of its inner rings, and a drawing the union of its
 --     polygons. ST_MakeValid of a whole drawing would fill a hole that touches the outline, add what of a hole leaves
@@ -12,10 +12,10 @@
 CREATE OR REPLACE TEMP TABLE staged_roi AS
 WITH drawn AS (
     SELECT
-        incoming_roi.* EXCLUDE (wkb),
+        incoming_roi.* EXCLUDE (wkb, traced),
         row_number() OVER () AS drawing_no,
         ST_GeomFromWKB(incoming_roi.wkb) AS drawing,
-        NOT ST_IsValid(ST_GeomFromWKB(incoming_roi.wkb)) AS repaired,
+        NOT incoming_roi.traced AND NOT ST_IsValid(ST_GeomFromWKB(incoming_roi.wkb)) AS repaired,
     FROM incoming_roi
 ),
 

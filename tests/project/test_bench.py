@@ -91,3 +91,10 @@ def test_the_bench_of_imports_prints_medians_and_the_heaviest_modules() -> None:
     timed = [line for line in lines if re.match(r".{24}( +\d+\.\d{3}){4}", line)]
     assert [line[:24].strip() for line in timed][:2] == ["python", "import slideduck"]
     assert len([line for line in lines if re.match(r" +\d+\.\d\d  [\w.]+$", line)]) == 20
+
+
+def test_the_bench_of_masks_prints_a_line_for_each_kind() -> None:
+    *lines, memory = run("masks.py", "--quick", "--repeat", "1")
+    assert [line.partition(":")[0] for line in lines] == ["tissue", "rough", "specks"]
+    assert all(re.search(r"0\.2 Mpx, [\d,]+ parts; outlines .*; add-masks .* s, label .* s$", line) for line in lines)
+    assert memory.startswith("peak memory ")

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import slideduck as sd
@@ -50,6 +52,7 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path, commands: Path) -> None
     (tmp_path / "slides").mkdir()
     (tmp_path / "rois").mkdir()
     (tmp_path / "second").mkdir()
+    (tmp_path / "masks").mkdir()
     rows = ["slide,patient,site"]
     # Few tiles, since the network takes most of the time: a row of four, and of three on the other slides.
     for i, (name, width) in enumerate({"A12": 2100, "A13": 1600, "B1": 1600, "B2": 1600}.items()):
@@ -63,6 +66,7 @@ def test_five_minutes_on_your_own_slides(tmp_path: Path, commands: Path) -> None
             "roi_name,x_base,y_base,label\n"
             + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (900, 0), (900, 800), (0, 800)])
         )
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}_mask.png"), np.ones((50, width // 16), np.uint8))
         rows.append(f"{name},patient {i},{name[0]}")
     (tmp_path / "mpp.csv").write_text("slide,mpp\nA12,0.5\n")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import click
+import cv2
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -24,9 +26,9 @@ from slideduck.cli.group import cli
 from tests.slides import write_slide
 
 ENGINE = (
-    "add-slides", "relocate", "add-rois", "add-patients", "remove-rois", "remove-slides", "tile", "label", "qc",
-    "split", "stain", "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at", "area",
-    "agreement", "disagreements", "rename-label",
+    "add-slides", "relocate", "add-rois", "add-masks", "add-patients", "remove-rois", "remove-slides", "tile", "label",
+    "qc", "split", "stain", "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at",
+    "area", "agreement", "disagreements", "rename-label",
 )  # fmt: skip
 
 
@@ -42,6 +44,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "old").mkdir()
     (tmp_path / "rois").mkdir()
     (tmp_path / "second").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "painted").mkdir()
     rows = ["slide,patient,site"]
     for i in range(4):
         write_slide(tmp_path / "slides" / f"s{i}.tiff", i, size=(1024, 768), mpp=0.5, levels=2, tile=64)
@@ -54,7 +58,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "roi_name,x_base,y_base,label\n"
             + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (500, 0), (500, 768), (0, 768)])
         )
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, :20], mask[:, 30:] = 1, 2
+        cv2.imwrite(str(tmp_path / "masks" / f"s{i}.png"), mask)
         rows.append(f"s{i},p{i},site{i % 2}")
+    red_and_green = np.array([[0, 0, 0], [0, 0, 255], [0, 255, 0]], np.uint8)
+    cv2.imwrite(str(tmp_path / "painted" / "s0_mask.png"), red_and_green[mask])
     write_slide(tmp_path / "old" / "o1.svs", 9, size=(1024, 768), mpp=None, levels=1, tile=64)
     # As after a move: the folder lies elsewhere, and under its old name, too.
     shutil.copytree(tmp_path / "old", tmp_path / "archive")
