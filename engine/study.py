@@ -37,9 +37,9 @@ from slideduck.labels.verify import VerifyReport, verify
 from slideduck.labels.view import labels, require_labels
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
+from slideduck.roifiles.options import RoiOptions
 from slideduck.rois.mask_options import MaskLabels, MaskOptions
 from slideduck.rois.masks import MasksReport, add_masks
-from slideduck.rois.options import RoiOptions
 from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
@@ -169,7 +169,7 @@ class Study:
     ) -> RoisReport:
         """Read ROI files; see `slideduck.rois.table.add_rois`.
 
-        The options are those of `slideduck.rois.options.RoiOptions`: ``holes``, ``frame``, ``strict``, ``include``,
+        The options are those of `slideduck.roifiles.options.RoiOptions`: ``holes``, ``frame``, ``strict``, ``include``,
         ``label_from``, ``labels``, ``slide_suffix``, ``names`` and ``replace``. What is not said of a file that the
         study has stays as it was said before.
         """
@@ -185,8 +185,8 @@ class Study:
     ) -> MasksReport:
         """Read label masks as ROIs; see `slideduck.rois.masks.add_masks`.
 
-        The options are those of `slideduck.rois.options.MaskOptions`: ``downsample``, ``components`` and
-        ``slide_suffix``.
+        The options are those of `slideduck.rois.mask_options.MaskOptions`: ``downsample``, ``components``,
+        ``slide_suffix`` and ``replace``.
         """
         return add_masks(self.handle, _listed(paths), roi_set=roi_set, options=MaskOptions(labels=labels, **options))
 

@@ -9,8 +9,8 @@ import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
+from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
-from slideduck.rois.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.words import counted, message, print_names
 
 __all__ = ["add_patients", "add_rois", "info", "remove_rois", "remove_slides", "tile"]

@@ -9,7 +9,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, example
 from slideduck.interop.rois import ROI_FORMATS
-from slideduck.rois.options import FRAMES
+from slideduck.roifiles.options import FRAMES
 from slideduck.words import counted, print_names
 
 __all__ = ["export_rois", "export_tiles"]

@@ -59,6 +59,7 @@ class _Labels(click.ParamType[list[tuple[str, str]]]):
 @click.option(
     "--components", is_flag=True, help="Make an ROI of each connected part, such as tumour_1, in place of one a label."
 )
+@click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
 def add_masks(
     study: Path, paths: tuple[str, ...], labels: tuple[list[tuple[str, str]], ...], downsample: str, **options: Any
 ) -> None:
@@ -83,6 +84,7 @@ def add_masks(
             f"{x:g}" if x == y else f"{x:g} along x, {y:g} along y" for x, y in sorted(set(report.downsamples.values()))
         ]
         print_names("base pixels per pixel of a mask:", scales)
+    print_names(f"{counted(len(report.replaced), 'slide')} with ROIs in the place of others:", report.replaced)
     print_names(f"{counted(len(report.empty), 'mask')} without a pixel of any label:", report.empty)
 
 

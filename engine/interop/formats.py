@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from slideduck.rois.outlines import Polygon, Ring, RoiOutline
+from slideduck.roifiles.outlines import Polygon, Ring, RoiOutline
 
 __all__ = [
     "colour_rgb",

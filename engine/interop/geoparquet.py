@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from slideduck.interop.layout import StudyRoi
-from slideduck.rois.wkb import polygons_from_wkb
+from slideduck.roifiles.wkb import polygons_from_wkb
 
 __all__ = ["geoparquet_table"]
 

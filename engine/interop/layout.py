@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from slideduck.rois.outlines import Polygon, Ring, RoiOutline, ring_from_points
+from slideduck.roifiles.outlines import Polygon, Ring, RoiOutline, ring_from_points
 
 __all__ = ["Layout", "StudyRoi", "joined_ring", "lay_out"]
 

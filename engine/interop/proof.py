@@ -14,7 +14,7 @@ import pyarrow as pa
 from slideduck.interop.layout import StudyRoi
 from slideduck.labels.label import label
 from slideduck.labels.rule import LabelRule, rule_in_force
-from slideduck.rois.options import RoiOptions
+from slideduck.roifiles.options import RoiOptions
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
 from slideduck.store.db import connect, registered

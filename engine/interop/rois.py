@@ -21,8 +21,8 @@ from slideduck.interop.geoparquet import geoparquet_table
 from slideduck.interop.layout import Layout, StudyRoi, lay_out
 from slideduck.interop.proof import Returned, RoiProof, proving
 from slideduck.palette import label_colours
+from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.rois.frame import out_of_level0, written_offsets
-from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query

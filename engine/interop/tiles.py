@@ -22,8 +22,8 @@ from slideduck.labels.conditions import refusing
 from slideduck.labels.view import labels
 from slideduck.palette import label_colours
 from slideduck.progress import track
+from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.rois.frame import out_of_level0, written_offsets
-from slideduck.rois.wkb import polygons_from_wkb
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query

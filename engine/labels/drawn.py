@@ -20,16 +20,19 @@ from numpy.typing import NDArray
 
 from slideduck.errors import InputError
 from slideduck.progress import track
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Polygon, Ring
-from slideduck.rois.read import parse_roi_file
-from slideduck.rois.wkb import polygons_from_wkb
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import Polygon, Ring
+from slideduck.roifiles.read import parse_roi_file
+from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.store.handle import Handle
 
 __all__ = ["DrawnReport", "compare_drawn"]
 
-#: Formats whose coordinates are pixels of level 0, but for the corner that they count from.
-_IN_PIXELS = ("csv", "geojson", "xml", "geoparquet")
+#: Formats that are not compared, and why not. The coordinates of others are pixels, but for their corner.
+_NOT_COMPARED = {
+    "mask": "is a mask, whose pixels are outlined and not drawn; it is not compared",
+    "ndpa": "counts in nanometres from the centre of the glass; it is not compared",
+}
 #: Lines through each ROI, evenly spaced, and the most rings that get a line of their own.
 _LINES, _RINGS = 16, 200
 #: Length of a line, base pixels, on which both may differ at each place where it crosses an edge.
@@ -141,8 +144,8 @@ def compare_drawn(handle: Handle, *, every: bool, rng: np.random.Generator) -> D
 
 def _drawn(path: str, form: str, holes: str, options: str, sha256: str) -> _Drawn | str:
     """Return what a file draws by slide and name, the slide empty where it is of one; or why that cannot be told."""
-    if form not in _IN_PIXELS:
-        return f"{form} is not compared: its coordinates are not pixels"
+    if form in _NOT_COMPARED:
+        return _NOT_COMPARED[form]
     try:
         data = Path(path).read_bytes()
     except OSError as error:

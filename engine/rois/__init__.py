@@ -1,1 +1,1 @@
-"""ROI files of each format, read into outlines, and the table of ROIs."""
+"""The ROIs of a study: files and masks put into its tables, and taken out again."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from slideduck.errors import InputError
 from slideduck.files.tables import read_table
 from slideduck.names import folded, is_missing, nfc, suggestion
-from slideduck.rois.outlines import Note, Notes, RoiFile, RoiOutline
+from slideduck.roifiles.labels import renamed
+from slideduck.roifiles.outlines import Note, Notes, RoiFile
 from slideduck.store.handle import Handle
 
-__all__ = ["RENAMED", "note_labels", "note_unused", "read_label_table", "renamed", "renamed_as_before"]
+__all__ = ["note_labels", "note_unused", "read_label_table", "renamed_as_before"]
 
-#: ROIs whose labels users rename while files are read.
-RENAMED = Note("ROI", "ROIs", "with another label by `labels`")
 _RENAMED_BEFORE = Note("ROI", "ROIs", "with the label that rename-label gave")
 _UNUSED = Note("label", "labels", "of `labels` that no ROI has")
 _ALIKE = Note(
     "group of labels", "groups of labels",
-    "that differ only by case or spaces, and count as different; make them one with `labels`",
+    "that differ only by case or spaces, and count as different; make them one with `labels`, or with rename-label",
 )  # fmt: skip
 _STARRED = Note(
     "ROI", "ROIs",
@@ -64,32 +63,6 @@ def read_label_table(path: Path) -> dict[str, str | None]:
     if problems:
         raise InputError([message for _, message in sorted(problems)])
     return labels
-
-
-def renamed(
-    outlines: Iterable[RoiOutline], labels: Mapping[str, str | None], note: Note, notes: Notes
-) -> list[RoiOutline]:
-    """Return ROIs with the labels in place of theirs, and note how many have another.
-
-    Parameters
-    ----------
-    outlines : iterable of RoiOutline
-        The ROIs.
-    labels : mapping of str to (str or None)
-        Labels to rename; None is no label.
-    note : Note
-        What is noted of each ROI.
-    notes : Notes
-        Are added to.
-    """
-    result = []
-    for outline in outlines:
-        if outline.label is not None and labels.get(outline.label, outline.label) != outline.label:
-            new = labels[outline.label]
-            notes.add(note, f"{outline.label!r} -> {'no label' if new is None else repr(new)}")
-            outline = replace(outline, label=new)
-        result.append(outline)
-    return result
 
 
 def renamed_as_before(handle: Handle, files: Iterable[RoiFile]) -> list[RoiFile]:

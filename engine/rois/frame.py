@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from slideduck.errors import StudyError
-from slideduck.rois.options import FRAMES
-from slideduck.rois.outlines import Polygon, Ring, RoiFile, RoiOutline
+from slideduck.roifiles.ndpa import base_from_nm
+from slideduck.roifiles.options import FRAMES
+from slideduck.roifiles.outlines import Polygon, Ring, RoiFile, RoiOutline
 from slideduck.store.handle import Handle
 from slideduck.words import counted, some
 
 __all__ = [
     "SlideFrame",
+    "in_base_pixels",
     "in_level0",
     "out_of_level0",
     "slide_frames",
@@ -83,6 +86,63 @@ def slide_frames(handle: Handle, slides: Iterable[str] | None = None) -> dict[st
         {"slides": None if slides is None else sorted(set(slides))},
     ).fetchall()
     return {row[0]: SlideFrame(*row) for row in rows}
+
+
+def in_base_pixels(handle: Handle, files: Sequence[RoiFile]) -> tuple[list[RoiFile], list[str]]:
+    """Return files with the outlines of those in nanometres in base pixels, by the slides of the study.
+
+    Parameters
+    ----------
+    handle : Handle
+        The study.
+    files : sequence of RoiFile
+        The files, their slides named as the study names them.
+
+    Returns
+    -------
+    files : list of RoiFile
+        Without those whose slide does not say where its centre lies.
+    problems : list of str
+        A message for each of these.
+    """
+    slides = {outline.slide for file in files if file.unit == "nm" for outline in file.outlines}
+    if not slides:
+        return list(files), []
+    rows = handle.con.execute(
+        "SELECT slide, centre_offset_x, centre_offset_y, mpp, coalesce(mpp_y, mpp), width, height FROM slides "
+        "WHERE list_contains($slides, slide) AND error IS NULL",
+        {"slides": sorted(slides)},
+    ).fetchall()
+    # What is said of a slide that the study has not, or that cannot be used, is said later.
+    of_slide = {slide: facts for slide, *facts in rows}
+    converted: list[RoiFile] = []
+    problems = []
+    for file in files:
+        first = next(iter(file.outlines), None)
+        if file.unit == "nm" and first is not None and None in of_slide.get(first.slide, ())[:2]:
+            problems.append(
+                f"{file.place(first)}: slide {first.slide!r} does not say where its centre lies on the glass "
+                "(hamamatsu.XOffsetFromSlideCentre is missing), from which NDPA counts; add the .ndpi file itself as "
+                "the slide, or give the ROIs as GeoJSON"
+            )
+        else:
+            converted.append(_converted(file, of_slide) if file.unit == "nm" else file)
+    return converted, problems
+
+
+def _converted(file: RoiFile, of_slide: Mapping[str, Sequence[Any]]) -> RoiFile:
+    """Return a file with its outlines in base pixels."""
+    outlines = []
+    for outline in file.outlines:
+        if outline.slide in of_slide:
+            offset_x, offset_y, mpp, mpp_y, *size = of_slide[outline.slide]
+            rings = [
+                tuple(base_from_nm(ring, (offset_x, offset_y), (mpp, mpp_y), (size[0], size[1])) for ring in polygon)
+                for polygon in outline.polygons
+            ]
+            outline = replace(outline, polygons=tuple(rings))
+        outlines.append(outline)
+    return replace(file, outlines=tuple(outlines), unit="px")
 
 
 def in_level0(file: RoiFile, frames: Mapping[str, SlideFrame]) -> RoiFile:

@@ -13,12 +13,11 @@ from typing import Any
 from slideduck.errors import InputError
 from slideduck.files.find import absolute
 from slideduck.names import nearest, nfc
-from slideduck.rois.frame import SlideFrame, in_level0, slide_frames, undecided, undecided_problem
+from slideduck.roifiles.options import KEPT, RoiOptions
+from slideduck.roifiles.outlines import RoiFile
+from slideduck.roifiles.read import parse_roi_file
+from slideduck.rois.frame import SlideFrame, in_base_pixels, in_level0, slide_frames, undecided, undecided_problem
 from slideduck.rois.held import as_said, held_files
-from slideduck.rois.ndpa import in_base_pixels
-from slideduck.rois.options import KEPT, RoiOptions
-from slideduck.rois.outlines import RoiFile
-from slideduck.rois.read import parse_roi_file
 from slideduck.store.handle import Handle
 
 __all__ = ["GivenFiles", "folder_below", "given_folders", "slide_problems", "with_slides"]

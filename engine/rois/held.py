@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import RoiFile
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import RoiFile
 from slideduck.store.db import registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -205,6 +205,11 @@ class Replacement:
     def summary(self) -> str:
         """What changes, in words."""
         return f"{self.same:,} the same, {self.changed:,} changed, {self.new:,} new, {self.gone:,} gone"
+
+    @property
+    def text(self) -> str:
+        """What took whose place, and what changes by it."""
+        return f"{self.slide}: {self.path} in place of {self.other}: {self.summary}"
 
     def problem(self) -> str:
         """Return the message for a file that is not to take the other's place."""

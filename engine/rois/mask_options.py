@@ -37,6 +37,8 @@ class MaskOptions:
         Make an ROI of each connected part, ``tumour_1`` and so on from top to bottom, in place of one a label.
     slide_suffix : str, default ""
         What file names have behind the slide's name, such as ``_mask``.
+    replace : bool, default False
+        Replace the ROIs of the same slides and names that other files gave.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class MaskOptions:
     downsample: float | str = "auto"
     components: bool = False
     slide_suffix: str = ""
+    replace: bool = False
 
     def __post_init__(self) -> None:
         keys = [str(key) for key in self.labels]

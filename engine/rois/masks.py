@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from slideduck.errors import InputError, StudyError
 from slideduck.files.find import find_files
 from slideduck.names import nfc, suggestion
 from slideduck.progress import track
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import RoiFile, RoiOutline
 from slideduck.rois.mask_options import MaskOptions
-from slideduck.rois.outlines import RoiFile, RoiOutline
 from slideduck.rois.pixels import MaskImage, open_mask
 from slideduck.rois.table import replace_files
 from slideduck.rois.trace import Tracer
@@ -56,6 +57,8 @@ class MasksReport:
         Base pixels per pixel of each mask read, along x and y, by the slide's name.
     empty : tuple of str
         Masks read that have no pixel of a label; their slides have been looked at, and have no ROI.
+    replaced : tuple of str
+        What changed where a mask took the place of another file, a text for each slide.
     """
 
     files: int
@@ -65,6 +68,7 @@ class MasksReport:
     pixels: dict[str, int]
     downsamples: dict[str, tuple[float, float]]
     empty: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,18 @@ class _Mask:
     scale: tuple[float, float]
     sha256: str
     options: str
+
+
+@dataclass
+class _Done:
+    """What became of masks.
+
+    Those that were read have their number of ROIs and the pixels of each label.
+    """
+
+    read: list[tuple[_Mask, int, Counter[str]]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
 
 def add_masks(
@@ -123,9 +139,10 @@ def add_masks(
     )
     changed = [mask for mask in masks if (str(mask.image.path), mask.sha256, mask.options) not in known]
     with atomic(handle.con):
-        read, wrong = _replace_all(handle, roi_set, changed, options)
-        if problems + wrong:
-            raise InputError(problems + wrong)
+        done = _replace_all(handle, roi_set, changed, options)
+        if problems + done.problems:
+            raise InputError(problems + done.problems)
+    read = done.read
     pixels = sum((counts for _, _, counts in read), Counter())
     return MasksReport(
         files=len(changed),
@@ -135,46 +152,51 @@ def add_masks(
         pixels={label: pixels[label] for label in dict.fromkeys(options.named.values()) if label},
         downsamples={mask.slide: mask.scale for mask in changed},
         empty=tuple(mask.image.path.name for mask, rois, _ in read if not rois),
+        replaced=tuple(done.replaced),
     )
 
 
-def _replace_all(
-    handle: Handle, roi_set: str, masks: Sequence[_Mask], options: MaskOptions
-) -> tuple[list[tuple[_Mask, int, Counter[str]]], list[str]]:
-    """Read masks into the study, inside a transaction.
-
-    Returns those that were read, each with its number of ROIs and the pixels of each label, and what is wrong.
-    """
-    read: list[tuple[_Mask, int, Counter[str]]] = []
-    problems: list[str] = []
-    waiting: list[tuple[_Mask, RoiFile]] = []
+def _replace_all(handle: Handle, roi_set: str, masks: Sequence[_Mask], options: MaskOptions) -> _Done:
+    """Read masks into the study, inside a transaction."""
+    done = _Done()
+    waiting: list[RoiFile] = []
     points = 0
     # What they gave before goes first, since a name may move from one to another.
     replace_files(handle, roi_set, [], [str(mask.image.path) for mask in masks])
+
+    def put() -> None:
+        replaced, wrong = _put(handle, roi_set, waiting, options)
+        done.replaced.extend(replaced)
+        done.problems.extend(wrong)
+
     with track("Reading masks", len(masks), "masks", show=handle.progress) as advance:
         for mask in masks:
             try:
                 file, counts = _read(mask, options)
             except InputError as error:
-                problems.extend(error.problems)
+                done.problems.extend(error.problems)
             else:
-                read.append((mask, len(file.outlines), counts))
-                waiting.append((mask, file))
+                done.read.append((mask, len(file.outlines), counts))
+                waiting.append(file)
                 points += sum(len(ring) for outline in file.outlines for ring in chain(*outline.polygons))
             if points >= _POINTS_AT_ONCE:
-                problems += _put(handle, roi_set, waiting)
+                put()
                 waiting, points = [], 0
             advance(1)
-    return read, [*problems, *_put(handle, roi_set, waiting)]
+    put()
+    return done
 
 
-def _put(handle: Handle, roi_set: str, waiting: Sequence[tuple[_Mask, RoiFile]]) -> tuple[str, ...]:
-    """Put masks that were read into the study, with their slides, inside a transaction; return what is wrong."""
+def _put(
+    handle: Handle, roi_set: str, files: Sequence[RoiFile], options: MaskOptions
+) -> tuple[list[str], Sequence[str]]:
+    """Put masks that were read into the study, inside a transaction; return what they replaced, and what is wrong."""
+    how = RoiOptions(replace=options.replace)
     try:
-        replace_files(handle, roi_set, [file for _, file in waiting], [str(file.path) for _, file in waiting])
+        done = replace_files(handle, roi_set, files, [str(file.path) for file in files], options=how)
     except InputError as error:
-        return error.problems
-    return ()
+        return [], error.problems
+    return [one.text for one in done.instead], ()
 
 
 # ------------------------------------------------------------------------------------------- headers

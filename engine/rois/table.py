@@ -14,6 +14,9 @@ from slideduck.catalog.slides import forget_labels
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import Notes
+from slideduck.roifiles.read import RoiFile, find_roi_files, note_passed_over
 from slideduck.rois.classes import note_labels, note_unused, renamed_as_before
 from slideduck.rois.given import GivenFiles
 from slideduck.rois.held import (
@@ -25,10 +28,7 @@ from slideduck.rois.held import (
     kept_text,
     named_alike,
 )
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Notes
 from slideduck.rois.outside import OutsideRoi, leave_outside, outside_problems
-from slideduck.rois.read import RoiFile, find_roi_files, note_passed_over
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -460,5 +460,5 @@ def _rois_report(
         ),
         flat=tuple(f"{place}: {name} ({counted(n, 'ring')})" for place, name, n in done.flat),
         outside=tuple(f"{roi.slide}: {roi.roi_name}" for roi in done.outside),
-        replaced=tuple(f"{one.slide}: {one.path} in place of {one.other}: {one.summary}" for one in done.instead),
+        replaced=tuple(one.text for one in done.instead),
     )

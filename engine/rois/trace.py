@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.rois.outlines import Polygon
+from slideduck.roifiles.outlines import Polygon
 
 __all__ = ["Tracer"]
 

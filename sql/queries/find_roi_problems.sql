@@ -3,26 +3,18 @@
 -- Grain: one row per problem; none where all is well. `other` is the file or reason that it clashes with. ROIs that two
 --     files name alike are one problem of both files: n_rois of them, of which roi_name is the first.
 -- Order: file, row.
-WITH placed AS (
-    SELECT
-        staged_roi.*,
-    FROM staged_roi
-    -- Slides that are missing or cannot be used are reported before.
-    LEFT JOIN slides ON staged_roi.slide = slides.slide
-),
-
-problem AS (
+WITH problem AS (
     SELECT
         'no_area' AS kind,
-        placed.file,
-        placed.row_no,
-        placed.place,
-        placed.slide,
-        placed.roi_name,
+        staged_roi.file,
+        staged_roi.row_no,
+        staged_roi.place,
+        staged_roi.slide,
+        staged_roi.roi_name,
         NULL AS other,
         1 AS n_rois,
-    FROM placed
-    WHERE ST_Area(placed.outline) = 0
+    FROM staged_roi
+    WHERE ST_Area(staged_roi.outline) = 0
     UNION ALL
     SELECT
         'duplicate' AS kind,
@@ -33,8 +25,8 @@ problem AS (
         arg_min(later.roi_name, (later.row_no, later.roi_name)) AS roi_name,
         earlier.file AS other,
         count(*) AS n_rois,
-    FROM placed AS later
-    INNER JOIN placed AS earlier
+    FROM staged_roi AS later
+    INNER JOIN staged_roi AS earlier
         ON
             later.roi_set = earlier.roi_set
             AND later.slide = earlier.slide

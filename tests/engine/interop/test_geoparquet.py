@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import slideduck as sd
 from slideduck.errors import InputError
-from slideduck.rois.outlines import RoiOutline
-from slideduck.rois.read import RoiFile, parse_roi_file
-from slideduck.rois.wkb import polygons_from_wkb
+from slideduck.roifiles.outlines import RoiOutline
+from slideduck.roifiles.read import RoiFile, parse_roi_file
+from slideduck.roifiles.wkb import polygons_from_wkb
 from tests.campaign import cases
 
 SQUARE = shapely.box(0, 0, 10, 10)

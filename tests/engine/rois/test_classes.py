@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.errors import InputError
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import holds_point, ring_area
+from slideduck.roifiles.read import RoiFile, parse_roi_file
 from slideduck.rois.classes import read_label_table
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import holds_point, ring_area
-from slideduck.rois.read import RoiFile, parse_roi_file
 from tests.campaign import cases
 from tests.slides import write_slide
 

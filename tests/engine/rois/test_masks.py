@@ -520,11 +520,17 @@ def test_an_roi_of_the_same_name_from_another_file(numbered: sd.Study, tmp_path:
     numbered.add_masks("A.png", LABELS)
     with pytest.raises(sd.InputError) as caught:
         numbered.add_masks("x/A.png", LABELS)
-    assert str(caught.value).splitlines()[0] == (
-        f"A.png: ROI 'fat' of slide 'A' is in {tmp_path}/A.png too; "
-        "names are unique in a slide: rename one, or add only one of the files"
-    )
+    assert str(caught.value).splitlines() == [
+        f"A.png: ROI 'fat' and 2 others of slide 'A' are in {tmp_path}/A.png too, which the study has; names are "
+        "unique in a slide: put this file in the other's place for that slide with `replace=True` (ROIs: 3 the same, "
+        "0 changed, 0 new, 0 gone), or rename them"
+    ]
     assert numbered.add_masks("x/A.png", {key: f"{label} 2" for key, label in LABELS.items()}).rois == 3
+    report = numbered.add_masks("x/A.png", LABELS, replace=True)
+    assert report.replaced == (
+        f"A: {tmp_path}/x/A.png in place of {tmp_path}/A.png: 3 the same, 0 changed, 0 new, 0 gone",
+    )
+    assert numbered.sql("SELECT count(*) FROM rois").fetchall() == [(3,)]
 
 
 HALF = np.full((48, 64), 0.5, np.float32)

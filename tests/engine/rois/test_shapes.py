@@ -270,11 +270,11 @@ def test_holes_come_back_from_every_format(study: Study, tmp_path: Path, content
 def test_a_hole_of_another_label_is_refused_and_the_remedies_get_on(study: Study) -> None:
     out, gap = region("out", box(0, 0, 100, 100)), region("gap", box(20, 20, 40, 40), is_hole=True)
     with pytest.raises(InputError) as caught:
-        study.add(x=layers(Tumour=out, Necrosis=gap, none=region("far", box(300, 300, 310, 310), is_hole=True)))
+        study.add(x=layers(Tumour=out, Necrosis=gap, Fat=region("far", box(300, 300, 310, 310), is_hole=True)))
     assert str(caught.value).splitlines() == [
         "x.xml:4: hole 'gap' overlaps no ROI labelled 'Necrosis', but 'out', labelled 'Tumour'; give it the label of "
         "what it is a hole of by `labels` or in the file (Necrosis to Tumour), or unmark it",
-        "x.xml:6: hole 'far' overlaps no ROI labelled 'none'; move it into the annotation that it is a hole of, or "
+        "x.xml:6: hole 'far' overlaps no ROI labelled 'Fat'; move it into the annotation that it is a hole of, or "
         "unmark it",
     ]
     study.add(x=layers(Tumour=out + gap))

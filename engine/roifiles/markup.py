@@ -12,8 +12,8 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem, parse_numbers
-from slideduck.rois.options import LABEL_FROM, RoiOptions
-from slideduck.rois.outlines import (
+from slideduck.roifiles.options import LABEL_FROM, RoiOptions
+from slideduck.roifiles.outlines import (
     Note,
     Notes,
     Ring,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, InputError
 from slideduck.names import is_missing, nfc
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.read import RoiFile, RoiOutline, find_roi_files, parse_roi_file
 from tests.campaign import cases
 
 SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
@@ -602,10 +602,6 @@ def test_broken_xml(tmp_path: Path) -> None:
 
 
 def test_xml_of_another_program(tmp_path: Path) -> None:
-    assert problems(tmp_path, "s.xml", "<!-- hello -->\n<ASAP_Annotations/>") == [
-        "s.xml:2: XML, but not ImageScope's: it begins with <ASAP_Annotations>, not with <Annotations>; "
-        "export it from ImageScope, or as GeoJSON"
-    ]
     assert parse(tmp_path, "s.xml", "<Annotations/>").outlines == ()
     assert problems(tmp_path, "s.xml", "<!-- hello -->\n<svg/>") == [
         "s.xml: XML that begins with <svg>, not with <Annotations> (ImageScope, HALO), <ASAP_Annotations> (ASAP) or "

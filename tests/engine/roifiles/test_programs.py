@@ -18,9 +18,9 @@ import shapely
 import slideduck as sd
 from slideduck.errors import InputError
 from slideduck.files.find import unpacked
-from slideduck.rois.ndpa import base_from_nm
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.read import RoiFile, find_roi_files, parse_roi_file, slide_of
+from slideduck.roifiles.ndpa import base_from_nm
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.read import RoiFile, find_roi_files, parse_roi_file, slide_of
 from tests.slides import write_slide
 
 # Regions of a file that HALO wrote: tests/testdata/test_comments.annotations of rharkes/pyhaloxml, bc1dc8f.

@@ -13,8 +13,8 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import decode
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import (
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import (
     Note,
     Notes,
     Parsed,
@@ -26,7 +26,7 @@ from slideduck.rois.outlines import (
     with_names,
     with_points,
 )
-from slideduck.rois.qupath import INCLUDED, RefusedError, class_of, left_out, object_type, text_of, with_children
+from slideduck.roifiles.qupath import INCLUDED, RefusedError, class_of, left_out, object_type, text_of, with_children
 
 __all__ = ["parse_geojson"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from slideduck.files.find import quoted
 from slideduck.names import is_missing
-from slideduck.rois.outlines import Note
+from slideduck.roifiles.outlines import Note
 
 __all__ = ["INCLUDED", "RefusedError", "class_of", "left_out", "object_type", "text_of", "with_children"]
 

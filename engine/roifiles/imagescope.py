@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slideduck.files.find import quoted
-from slideduck.rois.markup import AREAS, Shape, XmlReader, note_other_classes, shape_ring
-from slideduck.rois.options import LABEL_FROM, RoiOptions
-from slideduck.rois.outlines import Note, Parsed, RoiOutline, Skipped, holds_point, ring_area, with_names
+from slideduck.roifiles.markup import AREAS, Shape, XmlReader, note_other_classes, shape_ring
+from slideduck.roifiles.options import LABEL_FROM, RoiOptions
+from slideduck.roifiles.outlines import Note, Parsed, RoiOutline, Skipped, holds_point, ring_area, with_names
 
 __all__ = ["parse_imagescope"]
 

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from slideduck.rois.outlines import Polygon, Ring, ring_from_points
+from slideduck.roifiles.outlines import Polygon, Ring, ring_from_points
 
 __all__ = ["polygons_from_wkb"]
 

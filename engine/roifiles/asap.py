@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from slideduck.files.find import quoted
-from slideduck.rois.markup import AREAS, Shape, XmlReader, shape_ring
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Parsed, RoiOutline, Skipped, with_names
+from slideduck.roifiles.markup import AREAS, Shape, XmlReader, shape_ring
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import Parsed, RoiOutline, Skipped, with_names
 
 __all__ = ["parse_asap"]
 

@@ -9,8 +9,16 @@ import numpy as np
 
 from slideduck.files.tables import CODE_PAGE, read_table
 from slideduck.names import nfc
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Note, Parsed, RoiOutline, distinct_points, few_points, ring_from_points, with_names
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import (
+    Note,
+    Parsed,
+    RoiOutline,
+    distinct_points,
+    few_points,
+    ring_from_points,
+    with_names,
+)
 
 __all__ = ["parse_csv"]
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from slideduck.errors import InputError
 from slideduck.files.find import Paths, absolute, below_folders, find_files, read_input, unpacked
 from slideduck.names import is_missing, nfc
-from slideduck.rois.asap import parse_asap
-from slideduck.rois.classes import RENAMED, renamed
-from slideduck.rois.csv import parse_csv
-from slideduck.rois.geojson import parse_geojson
-from slideduck.rois.geoparquet import parse_geoparquet
-from slideduck.rois.imagescope import parse_imagescope
-from slideduck.rois.markup import first_element
-from slideduck.rois.ndpa import parse_ndpa
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Note, Notes, Parsed, RoiFile, RoiFormat, RoiOutline, Skipped
+from slideduck.roifiles.asap import parse_asap
+from slideduck.roifiles.csv import parse_csv
+from slideduck.roifiles.geojson import parse_geojson
+from slideduck.roifiles.geoparquet import parse_geoparquet
+from slideduck.roifiles.imagescope import parse_imagescope
+from slideduck.roifiles.labels import RENAMED, renamed
+from slideduck.roifiles.markup import first_element
+from slideduck.roifiles.ndpa import parse_ndpa
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import Note, Notes, Parsed, RoiFile, RoiFormat, RoiOutline, Skipped
 
 __all__ = [
     "ROI_SUFFIXES",

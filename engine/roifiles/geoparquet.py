@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem
-from slideduck.rois.options import RoiOptions
-from slideduck.rois.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_names, with_points
-from slideduck.rois.wkb import polygons_from_wkb
+from slideduck.roifiles.options import RoiOptions
+from slideduck.roifiles.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_names, with_points
+from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.store.db import load_spatial, spatial_config
 from slideduck.store.sqlfiles import read_query
 

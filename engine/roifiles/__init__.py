@@ -1,0 +1,1 @@
+"""Reads ROI files of every program into outlines."""
