@@ -51,7 +51,10 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     "--labels", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
     help="Table of labels to rename, with the columns from and to; an empty to is no label.",
 )  # fmt: skip
-@click.option("--slide-suffix", metavar="TEXT", help="What file names have behind the slide's name.")
+@click.option(
+    "--slide-suffix", multiple=True, metavar="TEXT",
+    help="What file names have behind the slide's name. May be repeated.",
+)  # fmt: skip
 @click.option(
     "--names", type=click.Choice(NAMES), show_default="stem",
     help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",

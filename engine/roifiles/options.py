@@ -50,8 +50,9 @@ class RoiOptions:
         ``Description`` (in HALO the comment, in NDP.view the details).
     labels : mapping of str to (str or None), optional
         Labels to rename, each to another or to None, no label.
-    slide_suffix : str, default ""
-        What file names have behind the slide's name, such as ``_annotations``.
+    slide_suffix : str or sequence of str
+        What file names have behind the slide's name, such as ``_annotations``; of several, a name loses the longest
+        that it has.
     names : {"stem", "relative"}
         ``relative``: the slide's name begins with the folders below the folder that was given, as in
         ``case1/HE``.
@@ -73,7 +74,7 @@ class RoiOptions:
     include: Sequence[str] = ()
     label_from: str = "name"
     labels: Mapping[str, str | None] = field(default_factory=dict)
-    slide_suffix: str = ""
+    slide_suffix: str | Sequence[str] = ()
     names: str = "stem"
     replace: bool = False
     given: frozenset[str] = field(default=frozenset(), compare=False)
@@ -102,12 +103,14 @@ class RoiOptions:
         """Return what is said of a file and is not usual, of `KEPT`, as JSON can hold it."""
         unusual = {name: getattr(self, name) for name in KEPT if getattr(self, name) != getattr(_USUAL, name)}
         return {
-            name: value if isinstance(value, str) else list(value) if name == "include" else dict(value)
+            name: value if isinstance(value, str) else dict(value) if name == "labels" else list(value)
             for name, value in unusual.items()
         }
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", tuple(sorted(set(self.include))))
+        suffixes = {self.slide_suffix} if isinstance(self.slide_suffix, str) else set(self.slide_suffix)
+        object.__setattr__(self, "slide_suffix", tuple(sorted(suffixes - {""})))
         for name, value, allowed in (
             ("holes", self.holes, HOLES),
             ("frame", self.frame or FRAMES[0], FRAMES),

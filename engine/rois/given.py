@@ -116,6 +116,7 @@ class GivenFiles:
             f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in said.items() if isinstance(text, str)
         ]
         words += [f"--include {kind}" for kind in said.get("include", ())]
+        words += [f"--slide-suffix {shlex.quote(suffix)}" for suffix in said.get("slide_suffix", ())]
         words += ["--labels CSV"] if said.get("labels") else []
         words += [f"--{name}" for name in ("strict", "replace") if getattr(self._options, name)]
         words += [f"--set {shlex.quote(self._set)}"] if self._set != "default" else []
@@ -160,8 +161,11 @@ def with_slides(file: RoiFile, options: RoiOptions, folder: str, by_form: Mappin
         Names of the study's slides, by their NFC.
     """
 
+    suffixes = [nfc(suffix) for suffix in options.slide_suffix]
+
     def named(text: str) -> str:
-        name = nfc(text).removesuffix(nfc(options.slide_suffix))
+        name = nfc(text)
+        name = name.removesuffix(max(filter(name.endswith, suffixes), key=len, default=""))
         if text == file.slide and folder:
             name = f"{nfc(folder)}/{name}"
         return by_form.get(name, name)
@@ -210,6 +214,6 @@ def _remedy(slide: str, options: RoiOptions, known: Sequence[str]) -> str:
     if not near:
         return f"; {', or '.join(ways)}"
     longer = next((name for name in near if slide.startswith(name) and slide != name), None)
-    if longer is not None and not options.slide_suffix:
+    if longer is not None:
         ways.insert(0, f"take off what its name has behind the slide's with `slide_suffix='{slide[len(longer) :]}'`")
     return f"; did you mean {' or '.join(map(repr, near))}? {ways[0][0].upper()}{'; or '.join(ways)[1:]}"

@@ -99,8 +99,8 @@ def kept_text(path: str, kept: Mapping[str, Any]) -> str:
     for name, value in sorted(kept.items()):
         if name == "folder":
             words.append("`names='relative'`")
-        elif name == "include":
-            words += [f"`include='{kind}'`" for kind in value]
+        elif name in ("include", "slide_suffix"):
+            words += [f"`{name}='{one}'`" for one in value]
         else:
             words.append(f"`{name}='{value}'`" if isinstance(value, str) else f"`{name}`")
     return f"{path}: {' '.join(words)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def typed(study: sd.Study, *words: object) -> str:
 
 
 ONE = ("T", 0, "tumour")
+
+
+def test_a_folder_of_several_ways_to_name_files_is_added_in_one_call(study: sd.Study, tmp_path: Path) -> None:
+    add_slides(study, "CASE 1.ome", "C", "D+x")
+    rois = tmp_path / "rois"
+    for stem in ("CASE 1.ome.tif - Image0", "C_annotations", "D+x"):
+        write(rois / f"{stem}.geojson", ONE)
+    with pytest.raises(InputError) as caught:
+        study.add_rois(rois)
+    suffixes = re.findall("`slide_suffix='(.*?)'`", str(caught.value))
+    assert suffixes == [".tif - Image0", "_annotations"]
+    words = [word for suffix in suffixes for word in ("--slide-suffix", suffix)]
+    assert "3 ROIs (0 holes) on 3 slides from 3 files" in typed(study, "add-rois", study.path, rois, *words)
+    assert "3 files unchanged" in typed(study, "add-rois", study.path, rois)
 
 
 @pytest.mark.parametrize(
