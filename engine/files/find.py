@@ -13,7 +13,9 @@ from pathlib import Path
 
 from slideduck.errors import InputError
 
-__all__ = ["Paths", "absolute", "below_folders", "find_files", "quoted", "read_input", "reason", "unpacked"]
+__all__ = [
+    "Paths", "UNPACKED_BYTES", "absolute", "below_folders", "find_files", "quoted", "read_input", "reason", "unpacked",
+]  # fmt: skip
 
 #: One path, or several: of files, of folders, or patterns such as ``slides/*.svs``.
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -27,7 +29,7 @@ _PACKED = {
     _ZIP: "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
 }
 #: Largest text that is unpacked, 1 GiB: a few kilobytes can be made to fill any memory.
-_UNPACKED_BYTES = 1 << 30
+UNPACKED_BYTES = 1 << 30
 
 
 def quoted(value: object) -> str:
@@ -79,7 +81,7 @@ def read_input(path: str | os.PathLike[str], *, packed: bool = False) -> bytes:
     return data
 
 
-def unpacked(name: str, data: bytes, most: int = _UNPACKED_BYTES) -> bytes:
+def unpacked(name: str, data: bytes, most: int = UNPACKED_BYTES) -> bytes:
     """Return the text in a file that is packed with gzip, or as the only file of a zip archive; others as they are.
 
     Parameters

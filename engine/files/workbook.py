@@ -1,53 +1,51 @@
-"""Reads the first sheet of an Excel workbook (.xlsx) as the text that a CSV file of it would have.
-
-The form is Office Open XML (ECMA-376, part 1, 18: SpreadsheetML), as Excel, LibreOffice and openpyxl write it.
-"""
+"""Reads the first sheet of an Excel workbook (.xlsx) as the text that a CSV file of it would have, with openpyxl."""
 
 from __future__ import annotations
 
 import datetime
-import posixpath
 import re
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from slideduck.errors import InputError
+from slideduck.files.find import UNPACKED_BYTES
 from slideduck.files.tables import Problem, Table
 
 __all__ = ["is_workbook", "read_workbook"]
 
-_WORKBOOK = "xl/workbook.xml"
-#: Formats of dates and times that need no entry of their own (18.8.30), and those of East Asian versions.
-_DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)})
-#: What a format has beside its letters: quoted text, escaped characters, colours, conditions and locales.
-_NO_LETTERS = re.compile(r'"[^"]*"|\\.|_.|\*.|\[[^\]]*\]')
-_BROKEN = (
-    OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
-    ElementTree.ParseError,
-)  # fmt: skip
+#: Rows of a sheet of Excel; openpyxl would make the empty rows above one that a damaged number puts anywhere.
+_MOST_ROWS = 1 << 20
+#: Formats of dates in East Asian versions (ECMA-376, part 1, 18.8.30), which openpyxl takes for numbers.
+_EAST_ASIAN_DATES = frozenset({*range(27, 37), *range(50, 59)})
+
+#: The number of a row, from 1, and its cells that are not empty, by their column.
+_Row = tuple[int, dict[int, str]]
 
 
 def is_workbook(path: Path) -> bool:
     """Return whether a file is an Excel workbook, and not another zip archive or none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _WORKBOOK in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+            return "xl/workbook.xml" in archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False  # whatever it is, the reader of other files says so
 
 
-def read_workbook(path: Path) -> Table:
+def read_workbook(path: Path, most: int = UNPACKED_BYTES) -> Table:
     """Read the first sheet that is not hidden.
 
     Parameters
     ----------
     path : Path
         The file.
+    most : int
+        Bytes that the workbook may unpack to, by default 1 GiB.
 
     Returns
     -------
@@ -58,42 +56,19 @@ def read_workbook(path: Path) -> Table:
     Raises
     ------
     InputError
-        If the workbook is broken, or the sheet has no rows.
+        If the workbook is broken, unpacks to more, or the sheet has no rows.
     """
-    name = path.name
     try:
-        with zipfile.ZipFile(path) as archive:
-            sheet = _first_sheet(archive)
-            styles, strings = _styles(archive), _shared_strings(archive)
-            epoch = _epoch(archive)
-    except _BROKEN as error:
+        rows, problems = _read(path, most)
+    except Exception as error:  # openpyxl raises whatever a damaged part leads it to
+        cause = error.__cause__ or error
+        what = str(cause).partition("\n")[0] or type(cause).__name__
         raise InputError(
-            [f"{name}: broken Excel workbook ({error}); save it again, or save it as CSV in UTF-8"]
+            [f"{path.name}: broken Excel workbook ({what}); save it again, or save it as CSV in UTF-8"]
         ) from error
-    problems = [
-        (0, f"{name}: cells {area.get('ref')} are merged; unmerge them, and write every cell")
-        for area in sheet.iterfind(".//{*}mergeCell")
-        if len(set(re.findall(r"\d+", area.get("ref") or ""))) > 1
-    ]
-    rows: list[tuple[int, dict[int, str]]] = []
-    for number, row in _rows(sheet):
-        cells = {}
-        for column, cell in row:
-            text = _text(cell, strings, styles, epoch)
-            if cell.get("t") == "e":
-                problems.append((number, f"{name}:{number}: cell {cell.get('r')} is the error {text}; write its value"))
-            elif text.strip():
-                cells[column] = text
-        if cells:
-            rows.append((number, cells))
     if len(rows) < 2:
         what = "a header and no rows" if rows else "no rows"
-        raise InputError([f"{name}: the first sheet has {what}; put the sheet with the table first"])
-    return _table(path, rows, problems)
-
-
-def _table(path: Path, rows: list[tuple[int, dict[int, str]]], problems: list[Problem]) -> Table:
-    """Return the rows by column; columns without a name in the first row are left out."""
+        raise InputError([f"{path.name}: the first sheet has {what}; put the sheet with the table first"])
     (header_row, header), *body = rows
     named = sorted(header)
     return Table(
@@ -107,107 +82,79 @@ def _table(path: Path, rows: list[tuple[int, dict[int, str]]], problems: list[Pr
     )
 
 
-def _part(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
-    """Return a part of the workbook."""
-    return ElementTree.fromstring(archive.read(name))
+def _read(path: Path, most: int) -> tuple[list[_Row], list[Problem]]:
+    """Return the rows that are not empty, and the cells that cannot be used."""
+    import openpyxl  # takes 0.2 s
+
+    # A file and not its path: openpyxl goes by suffixes. Read only, it looks at no pictures, comments or links.
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+        if sum(member.file_size for member in archive.infolist()) > most:
+            raise ValueError(f"unpacks to over {most:,} bytes")
+        if damaged := archive.testzip():  # openpyxl passes over a sheet that it does not find
+            raise ValueError(f"{damaged} is damaged")
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")  # of what it does not keep
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+        shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        if not shown:  # openpyxl finds no sheet in what Excel saves as Strict Open XML
+            raise ValueError("no sheet is shown, or it is of the kind Strict Open XML")
+        with archive.open(shown[0]._worksheet_path) as part:
+            problems: list[Problem] = [
+                (0, f"{path.name}: cells {area} are merged; unmerge them, and write every cell")
+                for area in _merged(part)
+                if len(set(re.findall(r"\d+", area))) > 1
+            ]
+        return _rows(path.name, shown[0], problems), problems
 
 
-def _first_sheet(archive: zipfile.ZipFile) -> ElementTree.Element:
-    """Return the first sheet that is not hidden."""
-    shown = [
-        sheet for sheet in _part(archive, _WORKBOOK).iterfind(".//{*}sheet") if sheet.get("state") in (None, "visible")
-    ]
-    if not shown:
-        raise ValueError("no sheet in it")
-    wanted = next(value for key, value in shown[0].items() if key.endswith("}id"))
-    for relation in _part(archive, "xl/_rels/workbook.xml.rels").iterfind(".//{*}Relationship"):
-        if relation.get("Id") == wanted:
-            return _part(archive, posixpath.normpath(posixpath.join("/xl", relation.get("Target") or "")).lstrip("/"))
-    raise ValueError("its first sheet is missing")
+def _merged(part: IO[bytes]) -> Iterator[str]:
+    """Yield the areas of merged cells, such as ``B2:B3``, of which openpyxl says nothing if it only reads."""
+    for _, element in ElementTree.iterparse(part):
+        if element.tag.endswith("}mergeCell"):
+            yield element.get("ref") or ""
+        elif element.tag.endswith("}row"):
+            element.clear()
 
 
-def _shared_strings(archive: zipfile.ZipFile) -> list[str]:
-    """Return the texts that cells point to."""
-    if "xl/sharedStrings.xml" not in archive.namelist():
-        return []
-    return [_plain(item) for item in _part(archive, "xl/sharedStrings.xml").iterfind(".//{*}si")]
+def _rows(name: str, sheet: Any, problems: list[Problem]) -> list[_Row]:
+    """Return the rows that are not empty, and add the cells that are errors to the problems."""
+    rows = []
+    sheet.reset_dimensions()  # those that a program wrote may be too small
+    for number, row in enumerate(sheet.iter_rows(), 1):
+        if number > _MOST_ROWS:
+            raise ValueError(f"a sheet has at most {_MOST_ROWS} rows")
+        cells = {}
+        for cell in row:
+            if cell.data_type == "e":
+                what = f"cell {cell.coordinate} is the error {cell.value}; write its value"
+                problems.append((number, f"{name}:{number}: {what}"))
+            elif (text := _text(cell)).strip():
+                cells[cell.column] = text
+        if cells:
+            rows.append((number, cells))
+    return rows
 
 
-def _plain(item: ElementTree.Element) -> str:
-    """Return a text without its fonts, and without how it is pronounced."""
-    return "".join(text.text or "" for text in [*item.findall("{*}t"), *item.findall("{*}r/{*}t")])
-
-
-def _styles(archive: zipfile.ZipFile) -> list[str]:
-    """Return of each style of cells ``date``, its format if that is zeros alone, or an empty text."""
-    if "xl/styles.xml" not in archive.namelist():
-        return []
-    root = _part(archive, "xl/styles.xml")
-    codes = {int(code.get("numFmtId", 0)): code.get("formatCode", "") for code in root.iterfind(".//{*}numFmt")}
-    kinds = []
-    for style in root.findall("{*}cellXfs/{*}xf"):
-        number = int(style.get("numFmtId", 0))
-        code = codes.get(number, "")
-        letters = _NO_LETTERS.sub("", code.partition(";")[0]).casefold()
-        is_date = number in _DATE_FORMATS or (set(letters) & set("dmyhs") and "general" not in letters)
-        kinds.append("date" if is_date else code if re.fullmatch("0{2,}", code) else "")
-    return kinds
-
-
-def _epoch(archive: zipfile.ZipFile) -> datetime.datetime:
-    """Return the day 0 of the workbook's dates."""
-    setting = _part(archive, _WORKBOOK).find("{*}workbookPr")
-    if setting is not None and setting.get("date1904") in ("1", "true"):
-        return datetime.datetime(1904, 1, 1)
-    # Excel takes 1900 for a leap year: from March 1900 on its days count from here.
-    return datetime.datetime(1899, 12, 30)
-
-
-def _rows(sheet: ElementTree.Element) -> Iterator[tuple[int, list[tuple[int, ElementTree.Element]]]]:
-    """Yield the number of each row, from 1, and its cells with their columns; a writer may leave both out."""
-    number = 0
-    for row in sheet.iterfind(".//{*}row"):
-        number = int(row.get("r") or number + 1)
-        cells, column = [], 0
-        for cell in row.findall("{*}c"):
-            letters = re.match("[A-Z]+", cell.get("r") or "")
-            column = _column(letters[0]) if letters else column + 1
-            cells.append((column, cell))
-        yield number, cells
-
-
-def _column(letters: str) -> int:
-    """Return the number of a column: A is 1, AA is 27."""
-    number = 0
-    for letter in letters:
-        number = number * 26 + ord(letter) - ord("A") + 1
-    return number
-
-
-def _text(cell: ElementTree.Element, strings: list[str], styles: list[str], epoch: datetime.datetime) -> str:
+def _text(cell: Any) -> str:
     """Return what a cell says."""
-    kind = cell.get("t", "n")
-    if kind == "inlineStr":
-        inline = cell.find("{*}is")
-        return "" if inline is None else _plain(inline)
-    value = cell.findtext("{*}v") or ""
-    if kind == "s":
-        return strings[int(value)] if value else ""
-    if kind == "b":
-        return "TRUE" if value == "1" else "FALSE"
-    if kind != "n" or not value:
-        return value
-    style = int(cell.get("s") or 0)
-    return _number(float(value), styles[style] if style < len(styles) else "", epoch)
+    value = cell.value
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int | float):
+        if cell.style_array.numFmtId not in _EAST_ASIAN_DATES:
+            return _number(value, cell.number_format)
+        from openpyxl.utils.datetime import from_excel
+
+        value = from_excel(value, cell.parent.parent.epoch)
+    if isinstance(value, datetime.timedelta):
+        minutes, seconds = divmod(round(value.total_seconds()), 60)
+        return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+    return str(value).removesuffix(" 00:00:00")
 
 
-def _number(value: float, style: str, epoch: datetime.datetime) -> str:
-    """Return a number, a date or a time as text."""
-    if style == "date":
-        moment = epoch + datetime.timedelta(seconds=round(value * 86_400))
-        if value < 1:
-            return moment.time().isoformat()
-        return moment.date().isoformat() if value == int(value) else moment.isoformat(sep=" ")
+def _number(value: float, form: str) -> str:
+    """Return a number as it was typed; a format of zeros alone shows leading ones."""
     if value == int(value) and abs(value) < 1e15:
-        return str(int(value)).zfill(len(style))
+        return str(int(value)).zfill(len(form) if not form.strip("0") else 0)
     return repr(value)

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import datetime
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pytest
+from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH
 
 from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.errors import InputError
+from slideduck.files.workbook import read_workbook
 
 WORKBOOKS = Path(__file__).parent / "workbooks"
-NAMESPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-STRICT = "http://purl.oclc.org/ooxml/spreadsheetml/main"
+REMEDY = "save it again, or save it as CSV in UTF-8"
 
 
-def write(path: Path, sheet: str, *, workbook: str = "", namespace: str = NAMESPACE, styles: str = "") -> Path:
-    """Write a workbook of one sheet, whose cells hold their own text."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(
-            "xl/workbook.xml",
-            f'<workbook xmlns="{namespace}" xmlns:r="r">{workbook}'
-            '<sheets><sheet name="a" r:id="x"/></sheets></workbook>',
-        )
-        archive.writestr(
-            "xl/_rels/workbook.xml.rels", '<Relationships><Relationship Id="x" Target="/xl/one.xml"/></Relationships>'
-        )
-        archive.writestr("xl/one.xml", f'<worksheet xmlns="{namespace}">{sheet}</worksheet>')
-        if styles:
-            archive.writestr("xl/styles.xml", f'<styleSheet xmlns="{namespace}">{styles}</styleSheet>')
+def write(path: Path, *rows: Sequence[Any], formats: dict[str, str] | None = None, merge: tuple[str, ...] = ()) -> Path:
+    """Write rows, and the formats of cells such as ``{"B2": "000"}``."""
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for cell, form in (formats or {}).items():
+        book.active[cell].number_format = form
+    for area in merge:
+        book.active.merge_cells(area)
+    book.save(path)
     return path
 
 
-def row(*cells: str, number: int | None = None) -> str:
-    r = f' r="{number}"' if number else ""
-    return f"<row{r}>" + "".join(f'<c t="str"><v>{cell}</v></c>' for cell in cells) + "</row>"
+def change(source: Path, path: Path, part: str, into: Callable[[bytes], bytes | None]) -> Path:
+    """Write a workbook with a part of it changed, or without it; the parts are whole, as a program would write them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            data = old.read(name)
+            changed = into(data) if part in name else data
+            if changed is not None:
+                new.writestr(name, changed)
+    return path
 
 
 def problems(path: Path) -> list[str]:
@@ -61,61 +68,125 @@ def test_a_workbook_is_read_as_what_it_shows(library: str) -> None:
 
 
 def test_the_first_row_that_is_not_empty_is_the_header(tmp_path: Path) -> None:
-    sheet = row("") + row("slide", "patient", "") + row("a", "p", "a note") + row("b", "q", number=9)
-    read = parse_patients(write(tmp_path / "p.xlsx", sheet, namespace=STRICT))
+    rows: list[list[Any]] = [["", None], ["slide", "patient", " "], ["a", "p", "a note"], *[[]] * 5, ["b", "q"]]
+    path = write(tmp_path / "p.xlsx", *rows)
+    # What a program wrote of the size of its sheet may be too small; the suffix of the file says nothing.
+    path = change(path, tmp_path / "p.table", "sheet1", lambda data: data.replace(b"A1:C9", b"A1:A2"))
+    read = parse_patients(path)
     assert read.table.to_pylist() == [{"slide": "a", "patient": "p"}, {"slide": "b", "patient": "q"}]
     assert read.rows.tolist() == [3, 9]
 
 
-def test_dates_of_workbooks_that_count_from_1904(tmp_path: Path) -> None:
-    styles = (
-        '<numFmts><numFmt numFmtId="170" formatCode="[Red]0.00&quot;days&quot;"/></numFmts><cellXfs>'
-        '<xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="20"/><xf numFmtId="170"/></cellXfs>'
-    )
-    cells = '<c s="1"><v>42370</v></c><c s="2"><v>0.75</v></c><c s="3"><v>2.5</v></c><c><v>1E+3</v></c>'
-    sheet = row("slide", "patient", "day", "time", "n", "m") + row("a", "p").replace("</row>", f"{cells}</row>")
-    path = write(tmp_path / "p.xlsx", sheet, styles=styles, workbook='<workbookPr date1904="1"/>')
-    assert parse_patients(path).table.to_pylist() == [
-        {"slide": "a", "patient": "p", "day": "2020-01-02", "time": "18:00:00", "n": 2.5, "m": 1000}
-    ]
+@pytest.mark.parametrize("epoch", [WINDOWS_EPOCH, MAC_EPOCH])
+def test_numbers_dates_and_times(tmp_path: Path, epoch: datetime.datetime) -> None:
+    cells = {
+        "day": (datetime.date(2016, 1, 2), None, "2016-01-02"),
+        "moment": (datetime.datetime(2016, 1, 2, 23, 59, 59), None, "2016-01-02 23:59:59"),
+        "time": (datetime.time(18), None, "18:00:00"),
+        "hours": (datetime.timedelta(hours=26, minutes=3), None, "26:03:00"),
+        "days": (2.5, '[Red]0.00"days"', "2.5"),
+        "zeros": (7, "000", "007"),
+        "whole": (1e3, "0.00", "1000"),
+        "large": (1e300, None, "1e+300"),
+        "negative": (-3, None, "-3"),
+        "no": (False, None, "FALSE"),
+    }
+    book = openpyxl.Workbook()
+    book.epoch = epoch
+    book.active.append(list(cells))
+    book.active.append([value for value, _, _ in cells.values()])
+    for column, (_, form, _) in enumerate(cells.values(), 1):
+        if form:
+            book.active.cell(2, column).number_format = form
+    book.save(tmp_path / "p.xlsx")
+    table = read_workbook(tmp_path / "p.xlsx")
+    read = dict(zip(table.columns, (column[0] for column in table.cells), strict=True))
+    assert read == {name: text for name, (_, _, text) in cells.items()}
+
+
+def test_dates_that_east_asian_versions_of_excel_write(tmp_path: Path) -> None:
+    """Their format is a number alone; 31 is year, month and day."""
+    path = write(tmp_path / "p.xlsx", ["slide", "patient", "day"], ["a", "p", 42371], formats={"C2": "0.00"})
+    path = change(path, tmp_path / "q.xlsx", "styles", lambda data: data.replace(b'numFmtId="2"', b'numFmtId="31"'))
+    assert parse_patients(path).table.to_pylist() == [{"slide": "a", "patient": "p", "day": "2016-01-02"}]
 
 
 def test_workbooks_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "p.xlsx"
-    error = row("a", "p").replace("</row>", '<c r="C2" t="e"><v>#N/A</v></c></row>')
-    merged = '<mergeCells><mergeCell ref="B2:B3"/><mergeCell ref="A9:C9"/></mergeCells>'
-    write(path, row("slide", "patient", "age") + error + row("b") + merged)
+    write(path, ["slide", "patient", "age"], ["a", "p", "#N/A"], ["b"], merge=("B2:B3", "A9:C9"))
     assert problems(path) == [
         "p.xlsx: cells B2:B3 are merged; unmerge them, and write every cell",
         "p.xlsx:2: cell C2 is the error #N/A; write its value",
     ]
-    write(path, row("Slide", "case") + row("a", "p"))
+    write(path, ["slide", "patient", "age"], ["a", "p", 50], ["b", "p"], merge=("A9:C9",))
+    assert parse_patients(path).table.num_rows == 2
+    write(path, ["Slide", "case"], ["a", "p"])
     assert problems(path)[0].startswith("p.xlsx:1: no column 'patient'; the columns are: Slide, case; ")
-    write(path, row("slide", "patient", "Slide") + row("a", "p", "b"))
+    write(path, ["slide", "patient", "Slide"], ["a", "p", "b"])
     assert problems(path) == ["p.xlsx:1: column 'Slide' is there twice (columns 1 and 3); rename or remove one"]
-    write(path, row("slide", "patient"))
+    write(path, ["slide", "patient"])
     assert problems(path) == ["p.xlsx: the first sheet has a header and no rows; put the sheet with the table first"]
-    write(path, "")
+    write(path)
     assert problems(path) == ["p.xlsx: the first sheet has no rows; put the sheet with the table first"]
-    write(path, "<row>")
-    assert problems(path)[0].startswith("p.xlsx: broken Excel workbook (mismatched tag")
-    data = (WORKBOOKS / "openpyxl.xlsx").read_bytes()
-    path.write_bytes(data[:-40])
+
+
+def test_broken_workbooks(tmp_path: Path) -> None:
+    good, path = write(tmp_path / "good.xlsx", ["slide", "patient"], ["a", "p"]), tmp_path / "p.xlsx"
+    change(good, path, "sheet1", lambda data: data[:-20])
+    assert problems(path)[0].startswith("p.xlsx: broken Excel workbook (unclosed token: ")
+    change(good, path, "sheet1", lambda data: data.replace(b'<row r="2"', b'<row r="2000000000"'))
+    assert problems(path) == [f"p.xlsx: broken Excel workbook (a sheet has at most 1048576 rows); {REMEDY}"]
+    none = f"p.xlsx: broken Excel workbook (no sheet is shown, or it is of the kind Strict Open XML); {REMEDY}"
+    change(good, path, "workbook.xml", lambda data: data.replace(b'state="visible"', b'state="hidden"'))
+    assert problems(path) == [none]
+    transitional, strict = b"http://schemas.openxmlformats.org/", b"http://purl.oclc.org/ooxml/"
+    change(
+        good,
+        path,
+        "xl/",
+        lambda data: data.replace(transitional + b"spreadsheetml/2006/main", strict + b"spreadsheetml/main").replace(
+            transitional + b"officeDocument/2006/", strict + b"officeDocument/"
+        ),
+    )
+    assert problems(path) == [none]
+    change(good, path, "[Content_Types]", lambda data: None)
+    assert problems(path)[0].startswith("p.xlsx: broken Excel workbook (\"There is no item named '[Content_Types].xml'")
+    path.write_bytes(good.read_bytes()[:-40])
     assert problems(path) == [
         "p.xlsx:1: not text, but a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8"
     ]
 
 
+def test_a_workbook_that_unpacks_to_more_than_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.xlsx", ["slide", "patient"], ["a", "p"])
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    assert read_workbook(path, size).cells == (["a"], ["p"])
+    with pytest.raises(InputError) as caught:
+        read_workbook(path, size - 1)
+    assert [*caught.value.problems] == [f"p.xlsx: broken Excel workbook (unpacks to over {size - 1:,} bytes); {REMEDY}"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_openpyxl_does_not_keep_is_no_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.xlsx", ["slide", "patient"], ["a", "p"])
+    extension = b'<extLst><ext uri="{CCE6A557-97BC-4b89-ADB6-D9C93CAAB3DF}"/></extLst></worksheet>'
+    path = change(path, tmp_path / "q.xlsx", "sheet1", lambda data: data.replace(b"</worksheet>", extension))
+    with pytest.warns(UserWarning, match="extension is not supported"):
+        openpyxl.load_workbook(path)
+    assert read_workbook(path).cells == (["a"], ["p"])
+
+
 def test_damaged_bytes_are_an_error_and_nothing_else(tmp_path: Path) -> None:
-    """Each of two hundred places of the archive, spread over all of it."""
+    """Each of a hundred places of the archive, spread over all of it."""
     data = (WORKBOOKS / "xlsxwriter.xlsx").read_bytes()
     path = tmp_path / "p.xlsx"
     good = parse_patients(WORKBOOKS / "xlsxwriter.xlsx", slide_column="Slide", patient_column="Patient").table
-    for place in range(0, len(data), len(data) // 200):
+    for place in range(0, len(data), len(data) // 100):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
         try:
             read = parse_patients(path, slide_column="Slide", patient_column="Patient").table
         except InputError:
             continue
-        # Of parts, dates and names that are not looked at.
+        # Of dates and attributes of the archive that are not looked at.
         assert read.equals(good), place
