@@ -35,7 +35,7 @@ settings.load_profile("slideduck")
 #: What takes longest or makes most that its tests share, with about its seconds. It comes first in a worker's stretch:
 #: nobody waits for it at the end, and nobody takes half of it, to make all that anew.
 LONG = {
-    "tests/project/test_readme.py::test_five_minutes_on_your_own_slides": 310,
+    "tests/project/test_readme.py::test_five_minutes_on_your_own_slides": 150,
     "tests/runner/demo/test_demo.py": 120,
     "tests/runner/ranks/": 370,
     "tests/project/test_readme.py::test_two_real_slides": 110,

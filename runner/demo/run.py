@@ -235,7 +235,7 @@ class _Demo:
         split: pa.Table = self.step(
             "split the patients",
             f"split {path} --val-fraction 0.3 --seed {self.seed}",
-            lambda: study.split(val_fraction=0.3, seed=self.seed),
+            lambda: study.split(val_fraction=0.3, seed=self.seed).counts,
             _tell_split,
         )
         slide = _validation_slide(study)

@@ -127,10 +127,12 @@ def test_a_command_of_the_runner_says_what_to_install(alone: tuple[Path, Path], 
     registered |= {f"plot {name}": value for name, value in project["entry-points"]["slideduck.plots"].items()}
     assert set(used) == set(registered)
 
+    # A study that is not there is refused at once.
+    (tmp_path / "s.duckdb").touch()
     found = commands(alone, [f"slideduck {name} {words}" for name, words in used.items()], tmp_path)
     for name, (status, stdout, stderr, _) in zip(used, found, strict=True):
         assert (status, stdout, stderr) == (1, "", f"error: slideduck {name} {REMEDY}\n"), name
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "s.duckdb"]
 
 
 def test_what_the_message_says_to_install_holds_what_is_missing() -> None:

@@ -44,7 +44,10 @@ def trained(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_ends_with_an_example_that_parses(name: str) -> None:
+def test_help_ends_with_an_example_that_parses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A study that is not there is refused at once.
+    (tmp_path / "study.duckdb").touch()
     result = run(name, "--help")
     assert result.exit_code == 0
     example = result.output.rstrip().splitlines()[-1]
