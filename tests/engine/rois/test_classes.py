@@ -312,8 +312,8 @@ def test_labels_that_are_alike_get_a_warning_and_the_remedy_makes_them_one(folde
     assert run(*add, tmp_path / "A.geojson")[1] == []
     geojson(tmp_path / "B.geojson", feature(label="tumour"), feature(label="In  situ"), feature(label="Region*"))
     said = [
-        "2 groups of labels that differ only by case or spaces, and count as different; make them one with --labels, or "
-        "with rename-label: 'In  situ' and 'in situ', 'Tumour' and 'tumour'",
+        "2 groups of labels that differ only by case or spaces, and count as different; make them one with --labels, "
+        "or with rename-label: 'In  situ' and 'in situ', 'Tumour' and 'tumour'",
         "1 ROI of a class with a star, which QuPath itself leaves out when it measures, and which counts here like any "
         "other; to change that, rename it with --labels: 'Region*'",
     ]
