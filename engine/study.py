@@ -186,7 +186,7 @@ class Study:
         """Read label masks as ROIs; see `slideduck.rois.masks.add_masks`.
 
         The options are those of `slideduck.rois.mask_options.MaskOptions`: ``downsample``, ``components``,
-        ``slide_suffix`` and ``replace``.
+        ``slide_suffix``, ``frame`` and ``replace``.
         """
         return add_masks(self.handle, _listed(paths), roi_set=roi_set, options=MaskOptions(labels=labels, **options))
 

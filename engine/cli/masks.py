@@ -10,6 +10,7 @@ import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, example
+from slideduck.roifiles.options import FRAMES
 from slideduck.words import counted, print_names
 
 __all__ = ["add_masks"]
@@ -56,6 +57,10 @@ class _Labels(click.ParamType[list[tuple[str, str]]]):
 )  # fmt: skip
 @click.option("--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to.")
 @click.option("--slide-suffix", default="", metavar="TEXT", help="What file names have behind the slide's name.")
+@click.option(
+    "--frame", type=click.Choice(FRAMES),
+    help="What the masks show: bounds, the part of the slide that was scanned, as in QuPath; level0, all of it.",
+)  # fmt: skip
 @click.option(
     "--components", is_flag=True, help="Make an ROI of each connected part, such as tumour_1, in place of one a label."
 )

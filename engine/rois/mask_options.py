@@ -10,6 +10,7 @@ from functools import cached_property
 
 from slideduck.errors import ConfigError
 from slideduck.names import is_missing, nfc
+from slideduck.roifiles.options import FRAMES
 
 __all__ = ["MaskLabels", "MaskOptions"]
 
@@ -37,6 +38,9 @@ class MaskOptions:
         Make an ROI of each connected part, ``tumour_1`` and so on from top to bottom, in place of one a label.
     slide_suffix : str, default ""
         What file names have behind the slide's name, such as ``_mask``.
+    frame : {"bounds", "level0"}, optional
+        What masks show: the part of the slide that was scanned (``openslide.bounds-x``), as QuPath has it, or all of
+        level 0. Needed where the two differ and a mask fits the part.
     replace : bool, default False
         Replace the ROIs of the same slides and names that other files gave.
 
@@ -50,6 +54,7 @@ class MaskOptions:
     downsample: float | str = "auto"
     components: bool = False
     slide_suffix: str = ""
+    frame: str | None = None
     replace: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +77,8 @@ class MaskOptions:
             raise ConfigError("`labels` names no label; give at least one, such as 1=tumour")
         if len(self.named) < len(keys):
             raise ConfigError("`labels` names a value twice; give each one label")
+        if self.frame is not None and self.frame not in FRAMES:
+            raise ConfigError(f"frame is {self.frame!r}; give one of {', '.join(FRAMES)}")
         if self.downsample != "auto" and not (_is_number(self.downsample) and 0 < float(self.downsample) < math.inf):
             raise ConfigError(
                 f"downsample is {self.downsample!r}; give base pixels per pixel of the mask, such as 16, or auto"

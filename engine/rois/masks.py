@@ -21,6 +21,7 @@ from slideduck.names import nfc, suggestion
 from slideduck.progress import track
 from slideduck.roifiles.options import RoiOptions
 from slideduck.roifiles.outlines import RoiFile, RoiOutline
+from slideduck.rois.frame import SlideFrame, in_level0, slide_frames
 from slideduck.rois.mask_options import MaskOptions
 from slideduck.rois.pixels import MaskImage, open_mask
 from slideduck.rois.table import replace_files
@@ -76,7 +77,8 @@ class _Mask:
     """A mask whose header fits its slide."""
 
     image: MaskImage
-    slide: str
+    slide: SlideFrame
+    frame: str | None
     size: tuple[int, int]
     scale: tuple[float, float]
     sha256: str
@@ -147,10 +149,10 @@ def add_masks(
     return MasksReport(
         files=len(changed),
         rois=sum(rois for _, rois, _ in read),
-        slides=len({mask.slide for mask in changed}),
+        slides=len({mask.slide.slide for mask in changed}),
         unchanged=len(masks) - len(changed),
         pixels={label: pixels[label] for label in dict.fromkeys(options.named.values()) if label},
-        downsamples={mask.slide: mask.scale for mask in changed},
+        downsamples={mask.slide.slide: mask.scale for mask in changed},
         empty=tuple(mask.image.path.name for mask, rois, _ in read if not rois),
         replaced=tuple(done.replaced),
     )
@@ -204,8 +206,9 @@ def _put(
 
 def _open_all(handle: Handle, paths: Sequence[Path], options: MaskOptions) -> tuple[list[_Mask], list[str]]:
     """Return the masks that fit a slide of the study, and what is wrong with others."""
-    rows = handle.con.execute("SELECT slide, width, height, error FROM slides").fetchall()
-    slides = {nfc(row[0]): row for row in rows}
+    frames = slide_frames(handle)
+    errors = handle.con.execute("SELECT slide, error FROM slides").fetchall()
+    slides = {nfc(slide): (frames[slide], error) for slide, error in errors}
     masks: list[_Mask] = []
     problems: list[str] = []
     for path in paths:
@@ -216,30 +219,62 @@ def _open_all(handle: Handle, paths: Sequence[Path], options: MaskOptions) -> tu
     return masks, problems
 
 
-def _open(path: Path, slides: Mapping[str, tuple[str, int, int, str | None]], options: MaskOptions) -> _Mask:
+def _open(path: Path, slides: Mapping[str, tuple[SlideFrame, str | None]], options: MaskOptions) -> _Mask:
     """Return a mask with the slide that it lies on, and how."""
     image = open_mask(path, colours=options.colours)
-    slide, width, height, error = _slide_of(path, slides, options.slide_suffix)
+    slide, error = _slide_of(path, slides, options.slide_suffix)
     if error is not None:
-        raise InputError([f"{path.name}: slide {slide!r} cannot be used: {error}"])
-    scale = base_per_pixel((image.width, image.height), (width, height), options.downsample)
-    if scale is None:
-        raise InputError([_misfit(image, slide, width, height, options.downsample)])
+        raise InputError([f"{path.name}: slide {slide.slide!r} cannot be used: {error}"])
+    frame, scale = _fit(image, slide, options)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     told = {
         "labels": {_key(number, options): label for number, label in options.named.items()},
         "downsample": scale,
         "components": options.components,
-        "slide": slide,
+        "slide": slide.slide,
+        "frame": frame,
     }
-    return _Mask(image, slide, (width, height), scale, digest, json.dumps(told))
+    return _Mask(image, slide, frame, _shown(slide, frame), scale, digest, json.dumps(told))
+
+
+def _shown(slide: SlideFrame, frame: str | None) -> tuple[int, int]:
+    """Return the width and height of what a mask shows, base pixels."""
+    return (slide.bounds_width, slide.bounds_height) if frame == "bounds" else (slide.width, slide.height)
+
+
+def _fit(image: MaskImage, slide: SlideFrame, options: MaskOptions) -> tuple[str, tuple[float, float]]:
+    """Return what of its slide a mask shows, and its scale along x and y.
+
+    Raises
+    ------
+    InputError
+        If it fits neither the slide nor the part that was scanned; or that part, and it was not said which it shows.
+    """
+    asked = ("level0", "bounds") if options.frame is None and slide.is_part else (options.frame or "level0",)
+    size = (image.width, image.height)
+    fits = {
+        frame: scale
+        for frame in asked
+        if (scale := base_per_pixel(size, _shown(slide, frame), options.downsample)) is not None
+    }
+    if not fits:
+        raise InputError([_misfit(image, slide.slide, *_shown(slide, asked[0]), options.downsample)])
+    if options.frame is None and "bounds" in fits:
+        also = ", and the whole as well" if "level0" in fits else ", and not the whole"
+        raise InputError(
+            [
+                f"{image.path.name}: {image.width} x {image.height} pixels fit the part of the slide that was scanned"
+                f"{also}; {slide}; say what the mask shows with `frame='bounds'`, that part, or `frame='level0'`"
+            ]
+        )
+    return next(iter(fits.items()))
 
 
 def _slide_of(
-    path: Path, slides: Mapping[str, tuple[str, int, int, str | None]], suffix: str
-) -> tuple[str, int, int, str | None]:
-    """Return the row of the slide that a mask is of, by its name."""
+    path: Path, slides: Mapping[str, tuple[SlideFrame, str | None]], suffix: str
+) -> tuple[SlideFrame, str | None]:
+    """Return the slide that a mask is of, by its name, and the slide's error."""
     stem, suffix = nfc(path.stem), nfc(suffix)
     if not stem.endswith(suffix):
         raise InputError(
@@ -325,15 +360,19 @@ def _read(mask: _Mask, options: MaskOptions) -> tuple[RoiFile, Counter[str]]:
     if unnamed:
         raise InputError([_unnamed(path, unnamed, options)])
     outlines = []
+    slide = mask.slide.slide
     for number, polygons in tracer.polygons(mask.scale, mask.size).items():
         label = labels[number - 1]
         if options.components:
             outlines += [
-                RoiOutline(mask.slide, f"{label}_{i}", label, (part,), False, i) for i, part in enumerate(polygons, 1)
+                RoiOutline(slide, f"{label}_{i}", label, (part,), False, i) for i, part in enumerate(polygons, 1)
             ]
         else:
-            outlines.append(RoiOutline(mask.slide, label, label, polygons, False, number))
-    file = RoiFile(path, "mask", "explicit", mask.sha256, tuple(outlines), (), slides=(mask.slide,), said=mask.options)
+            outlines.append(RoiOutline(slide, label, label, polygons, False, number))
+    file = RoiFile(
+        path, "mask", "explicit", mask.sha256, tuple(outlines), (), slides=(slide,), frame=mask.frame, said=mask.options
+    )
+    file = in_level0(file, {slide: mask.slide})
     return file, Counter({label: numbers[number] for number, label in enumerate(labels, 1)})
 
 

@@ -3,17 +3,26 @@
 -- Grain: one row per tile of the slide $slide_id ($slide) and the grid $grid_id, and ROI of any set that touches it by
 --     either; an ROI that one of them does not have is there without centre and with coverage 0.
 -- Source: the contract's own words: ST_Intersects for centres, ST_Area(ST_Intersection) for coverage. Slow; the
---     reference for insert_tile_rois. Order: roi_name, grid_y, grid_x.
-WITH joined AS (
+--     reference for insert_tile_rois. Each polygon of an ROI by itself: they share no area, and a tile meets few of the
+--     hundred thousand that a mask may have. Order: roi_name, grid_y, grid_x.
+WITH part AS (
+    SELECT
+        rois.roi_id,
+        unnest(ST_Dump(rois.geom)).geom AS part,
+    FROM rois
+    WHERE rois.slide = $slide AND rois.parent IS NULL
+),
+
+joined AS (
     SELECT
         verified_tile.grid_x,
         verified_tile.grid_y,
-        rois.roi_id,
-        ST_Intersects(rois.geom, verified_tile.centre_point) AS centre,
-        ST_Area(ST_Intersection(rois.geom, verified_tile.square)) / verified_tile.side ^ 2 AS coverage,
+        part.roi_id,
+        bool_or(ST_Intersects(part.part, verified_tile.centre_point)) AS centre,
+        fsum(ST_Area(ST_Intersection(part.part, verified_tile.square)) / verified_tile.side ^ 2) AS coverage,
     FROM verified_tile
-    INNER JOIN rois ON ST_Intersects(rois.geom, verified_tile.square)
-    WHERE rois.slide = $slide AND rois.parent IS NULL
+    INNER JOIN part ON ST_Intersects(part.part, verified_tile.square)
+    GROUP BY verified_tile.grid_x, verified_tile.grid_y, part.roi_id
 ),
 
 stored AS (

@@ -25,6 +25,7 @@ from slideduck.cli.group import cli
 from slideduck.rois.masks import base_per_pixel
 from slideduck.rois.trace import Tracer
 from tests.campaign import cases
+from tests.slides import write_scn
 
 Mask = NDArray[Any]
 
@@ -512,6 +513,38 @@ def test_slides_that_are_not_there(numbered: sd.Study, tmp_path: Path) -> None:
         "A_mask.png: its name does not end with '_labels'; rename it, or give another `slide_suffix`"
     )
     assert numbered.add_masks("A_mask.png", LABELS, slide_suffix="_mask").slides == 1
+
+
+def test_a_mask_of_the_part_that_was_scanned(study: sd.Study, tmp_path: Path) -> None:
+    """The part is 256 x 128 at (512, 256) of 1024 x 512: a mask of either has the same aspect."""
+    write_scn(tmp_path / "L.scn", np.full((128, 256, 3), 200, np.uint8), at=(512, 256), glass=(1024, 512))
+    study.add_slides(tmp_path / "L.scn")
+    mask = np.zeros((32, 64), np.uint8)
+    mask[8:24, 16:40] = 1
+    cv2.imwrite(str(tmp_path / "L.png"), mask)
+    slide = "slide 'L', 1024 x 512, was scanned at x 512 to 768, y 256 to 384"
+    say = "say what the mask shows with `frame='bounds'`, that part, or `frame='level0'`"
+    found: list[tuple[dict[str, Any], str]] = [
+        ({}, "fit the part of the slide that was scanned, and the whole as well"),
+        ({"downsample": 4}, "fit the part of the slide that was scanned, and not the whole"),
+    ]
+    for options, fits in found:
+        with pytest.raises(sd.InputError) as caught:
+            study.add_masks(tmp_path / "L.png", {1: "tumour"}, **options)
+        assert str(caught.value) == f"L.png: 64 x 32 pixels {fits}; {slide}; {say}"
+    bounds = "SELECT ST_XMin(geom), ST_YMin(geom), ST_XMax(geom), ST_YMax(geom), area FROM rois"
+    assert study.add_masks(tmp_path / "L.png", {1: "tumour"}, frame="level0").rois == 1
+    assert study.sql(bounds).fetchall() == [(256, 128, 640, 384, 16 * 24 * 256)]
+    study.close()
+    assert run("add-masks", study.path, tmp_path / "L.png", "--labels", "1=tumour", "--frame", "bounds").exit_code == 0
+    with sd.open(study.path) as again:
+        assert again.sql(bounds).fetchall() == [(512 + 64, 256 + 32, 512 + 160, 256 + 96, 16 * 24 * 16)]
+        assert again.sql(
+            "SELECT frame, offset_x, offset_y FROM roi_files JOIN roi_file_slides USING (roi_file_id)"
+        ).fetchall() == [("bounds", 512, 256)]
+        assert again.add_masks(tmp_path / "L.png", {1: "tumour"}, frame="bounds").unchanged == 1
+    with pytest.raises(sd.ConfigError, match=r"^frame is 'glass'; give one of bounds, level0$"):
+        again.add_masks(tmp_path / "L.png", {1: "tumour"}, frame="glass")
 
 
 def test_an_roi_of_the_same_name_from_another_file(numbered: sd.Study, tmp_path: Path) -> None:
