@@ -873,3 +873,30 @@ def test_what_is_printed(project: Path) -> None:
         f"error: 1 file is in {project}/out already; give another folder, or replace them with --overwrite:\n  s0.csv\n"
     )
     assert run("export-rois", "study.duckdb", "out").exit_code == 2
+
+
+def test_slides_with_folders_in_their_names_have_files_in_folders_which_are_read_back(
+    slide: Path, tmp_path: Path
+) -> None:
+    for case, right in (("case1", 100), ("case2", 60)):
+        for kind in ("slides", "rois"):
+            (tmp_path / kind / case).mkdir(parents=True)
+        (tmp_path / "slides" / case / "HE.tiff").symlink_to(slide)
+        (tmp_path / "rois" / case / "HE.csv").write_text(csv_of(("a", "t", square(10, 10, right))))
+    with sd.open(tmp_path / "s.duckdb") as study:
+        study.add_slides(tmp_path / "slides", names="relative")
+        study.add_rois(tmp_path / "rois", names="relative")
+        own = study.sql("SELECT slide, roi_name, label, area FROM rois ORDER BY slide").fetchall()
+        assert own == [("case1/HE", "a", "t", 10_000), ("case2/HE", "a", "t", 3_600)]
+        for form in ROI_FORMATS:
+            out = tmp_path / form
+            report = study.export_rois(out, format=form)
+            names = [path.relative_to(out).as_posix() for path in report.paths]
+            if form == "geoparquet":
+                assert names == ["rois.parquet"]
+            else:
+                assert names == [f"case{i}/HE.{form}" for i in (1, 2)]
+            given = report.paths if form == "geoparquet" else out
+            study.add_rois(given, names="relative", roi_set=form)
+            query = "SELECT slide, roi_name, label, area FROM rois WHERE roi_set = $form ORDER BY slide"
+            assert study.sql(query, {"form": form}).fetchall() == own
