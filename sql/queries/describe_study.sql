@@ -101,7 +101,17 @@ UNION ALL
 SELECT
     'split' AS what,
     count(*) AS count,
-    coalesce(any_value(concat(split_rule.kind, ', seed ', split_rule.seed)), 'none') AS detail,
+    coalesce(any_value(
+        CASE split_rule.kind
+            WHEN 'column' THEN concat('by column ''', split_rule.column_name, '''')
+            WHEN 'fraction' THEN concat('fraction ', split_rule.val_fraction, ', seed ', split_rule.seed)
+            ELSE concat(
+                split_rule.n_folds, ' folds',
+                CASE WHEN split_rule.kind = 'site_folds' THEN ' that preserve sites' ELSE '' END,
+                ', seed ', split_rule.seed, ', fold ', split_rule.val_fold, ' validates'
+            )
+        END
+    ), 'none') AS detail,
 FROM split_rule
 UNION ALL
 SELECT

@@ -56,8 +56,9 @@ def test_read_only_the_study_says_what_it_said(old: Old, tmp_path: Path) -> None
     said = old.said.table("labels")
     with sd.open(old.copy(tmp_path, "study.duckdb") / "study.duckdb", read_only=True) as study:
         rows = {row["what"]: row for row in old.said.expected["info"]}
-        # What the rule leaves out was not said.
+        # What the rule leaves out, and how large a part validates, was not said.
         rows["label rule"]["detail"] += ", artifacts: pen"
+        rows["split"]["detail"] = "fraction 0.5, seed 1"
         assert study.info().to_pylist() == list(rows.values())
         assert labels_of(study, said).equals(said)
         for table, rows in old.said.expected["tables"].items():

@@ -55,6 +55,23 @@ def sides() -> dict[str, str | None]:
         return dict(study.sql("SELECT DISTINCT slide, split FROM labels").fetchall())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--folds", "2", "--val-fold", "1"),
+        ("--folds", "2", "--preserve-site", "--seed", "7"),
+        ("--val-fraction", "0.35"),
+        ("--column", "my side"),
+    ],
+)
+def test_info_says_of_a_split_what_split_says(folder: Path, options: tuple[str, ...]) -> None:
+    rows = (f"{slide},{i},{'XY'[i % 2]},{'train' if i else 'val'}" for i, slide in enumerate(SLIDES))
+    table("slide,patient,site,my side", *rows)
+    rule = next(line for line in said(*options) if line.startswith("split: ")).removeprefix("split: ")
+    with sd.open("study.duckdb", read_only=True) as study:
+        assert [row["detail"] for row in study.info().to_pylist() if row["what"] == "split"] == [rule.split(" -> ")[-1]]
+
+
 def test_a_split_typed_again_keeps_the_one_in_force(folder: Path) -> None:
     first = said("--folds", "3", "--seed", "4")
     assert first[0] == "split: 3 folds, seed 4, fold 0 validates"
