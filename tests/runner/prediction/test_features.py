@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,31 @@ def test_features_of_a_beton_are_those_of_its_tiles(folder: Path, study: sd.Stud
     rows = pq.read_table(tmp_path / "out" / "S1.parquet").to_pylist()
     assert [row["tile_id"] for row in rows] == [name for name in of_slides if name in {r["tile_id"] for r in rows}]
     assert np.allclose([row["feature"] for row in rows], [of_slides[row["tile_id"]] for row in rows], atol=1e-5)
+
+
+def test_slides_with_folders_in_their_names_have_files_in_folders_and_in_no_other(
+    folder: Path, study: sd.Study, tmp_path: Path
+) -> None:
+    study.con.execute("UPDATE slides SET slide = 'case1/HE' WHERE slide = 'S0'")
+    out = tmp_path / "out"
+    features(folder / "run", study, out, slides=["case1/HE"])
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*.parquet")] == ["case1/HE.parquet"]
+    study.con.execute("UPDATE slides SET slide = '../HE' WHERE slide = 'case1/HE'")
+    with pytest.raises(RunError) as error:
+        features(folder / "run", study, out, slides=["../HE"])
+    assert str(error.value) == f"no file is written for slide '../HE': the name leads out of {out}"
+    assert not (tmp_path / "HE.parquet").exists()
+
+
+def test_slides_that_were_relocated_are_predicted_as_before(folder: Path, study: sd.Study, tmp_path: Path) -> None:
+    before = features(folder / "run", study, slides=["S0"])
+    was = of_table(study)
+    shutil.copytree(folder / "slides", tmp_path / "moved")
+    assert study.relocate(folder / "slides", tmp_path / "moved").slides == ("S0", "S1")
+    assert study.sql("SELECT DISTINCT parse_dirpath(path) FROM slides").fetchall() == [(str(tmp_path / "moved"),)]
+    again = features(folder / "run", study, slides=["S0"], overwrite=True)
+    assert (again.computed, again.tiles) == (("S0",), before.tiles)
+    assert of_table(study) == was
 
 
 @pytest.mark.parametrize("format", [None, "parquet", "h5"])
