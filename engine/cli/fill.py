@@ -89,6 +89,10 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
     print_names(
         f"{counted(len(report.outside), 'ROI')} wholly outside their slide, which are left out:", report.outside
     )
+    print_names(
+        f"{counted(len(report.covered), 'ROI')} of which holes leave nothing, so that no tile is labelled by them:",
+        report.covered,
+    )
     print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
     print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
     print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)

@@ -67,6 +67,8 @@ class RoisReport:
         ROIs of several rings of which some have no area and were left out, as ``place: name``, with their number.
     outside : tuple of str
         ROIs that lie wholly outside their slide and were left out, as ``slide: name``.
+    covered : tuple of str
+        ROIs that their holes leave nothing of, so that they label no tile, as ``slide: name``.
     notes : tuple of str
         What else was met or done: a sentence for each, with how often and a few examples.
     """
@@ -86,6 +88,7 @@ class RoisReport:
     repairs: tuple[str, ...] = ()
     flat: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    covered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -438,7 +441,7 @@ def _rois_report(
 ) -> RoisReport:
     rows = handle.con.execute(
         "SELECT slide, roi_name, label, parent, repaired, leaves_slide, changed_area, "
-        "CASE WHEN repaired THEN ST_Area(outline) END FROM rois JOIN roi_files "
+        "CASE WHEN repaired THEN ST_Area(outline) END, area FROM rois JOIN roi_files "
         "USING (roi_file_id, roi_set) WHERE roi_set = $roi_set AND list_contains($paths, path) "
         "ORDER BY slide, roi_name",
         {"roi_set": roi_set, "paths": [str(file.path) for file in files]},
@@ -460,5 +463,6 @@ def _rois_report(
         ),
         flat=tuple(f"{place}: {name} ({counted(n, 'ring')})" for place, name, n in done.flat),
         outside=tuple(f"{roi.slide}: {roi.roi_name}" for roi in done.outside),
+        covered=tuple(f"{row[0]}: {row[1]}" for row in rows if row[8] == 0),
         replaced=tuple(one.text for one in done.instead),
     )

@@ -378,7 +378,8 @@ def test_shapes_are_compared_with_what_the_files_draw(study: Study) -> None:
     covered = region("wide", box(0, 0, 200, 200)) + region("small", box(220, 50, 260, 90))
     covered += region("over both", box(150, 40, 300, 100), is_hole=True)
     over_two = OVER_TWO.replace('Text="hole"', 'Text="over"')
-    study.add(g=geojson(known), x=layers(a=ISLANDS, b=over_two, c=covered), c=csv(nested))
+    added = study.add(g=geojson(known), x=layers(a=ISLANDS, b=over_two, c=covered), c=csv(nested))
+    assert added.covered == ("x: small",)
     rows = study.rows("SELECT roi_name, area FROM rois WHERE label = 'c' AND parent IS NULL ORDER BY roi_name")
     assert rows == [("small", 0), ("wide", 37_000)]
     study.opened.label()
