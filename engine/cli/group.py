@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -108,6 +109,11 @@ class _Commands(click.Group):
             sys.exit(1)
         except (KeyboardInterrupt, click.Abort):
             message("interrupted; what was whole is kept, and the same command goes on from there")
+            if args is None:
+                # The command of this process, of which all is undone by now. A library whose import was interrupted may
+                # be half made, and crash when Python takes it down.
+                sys.stdout.flush()
+                os._exit(130)
             sys.exit(130)
         sys.exit(status if isinstance(status, int) else 0)
 

@@ -356,7 +356,7 @@ SLOW = """
 import sys
 from slideduck.cli.group import cli
 print("ready", flush=True)
-cli(sys.argv[1:])
+cli()
 """
 
 
