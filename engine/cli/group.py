@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -111,7 +112,8 @@ class _Commands(click.Group):
             message("interrupted; what was whole is kept, and the same command goes on from there")
             if args is None:
                 # The command of this process, of which all is undone by now. A library whose import was interrupted may
-                # be half made, and crash when Python takes it down.
+                # be half made, and crash when Python takes it down; what it asked to do at exit is done.
+                atexit._run_exitfuncs()
                 sys.stdout.flush()
                 os._exit(130)
             sys.exit(130)
