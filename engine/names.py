@@ -12,7 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-__all__ = ["MISSING", "folded", "is_missing", "nearest", "nfc", "suggestion", "tcga_patient", "without_decoration"]
+__all__ = [
+    "MISSING",
+    "folded",
+    "is_missing",
+    "nearest",
+    "nfc",
+    "spelt_alike",
+    "suggestion",
+    "tcga_patient",
+    "without_decoration",
+]
 
 #: Texts that R, pandas and JavaScript write where there is nothing, folded.
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "<na>"})
@@ -39,6 +49,14 @@ def nfc(text: str) -> str:
 def folded(text: str) -> str:
     """Return a name without what people write now one way, now another: case, and spaces beside and in it."""
     return " ".join(nfc(text).split()).casefold()
+
+
+def spelt_alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that differ by case and spaces alone, in the order of the names."""
+    by_fold: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_fold[folded(name)].append(name)
+    return [group for group in by_fold.values() if len(group) > 1]
 
 
 def is_missing(text: str | None) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.catalog.split_rule import SplitRule, read_split_rule
 from slideduck.errors import InputError, StudyError
-from slideduck.names import nearest, nfc, tcga_patient, without_decoration
+from slideduck.names import nearest, nfc, suggestion, tcga_patient, without_decoration
 from slideduck.store.db import atomic, identifier, registered
 from slideduck.store.handle import Handle
 from slideduck.words import counted
@@ -218,10 +218,7 @@ def _none_matches(handle: Handle, incoming: PatientTable, known: Sequence[str]) 
         f"the rows names one of the slides; {_remedy(handle, meant)}"
     ]
     for name, row in list(zip(names, rows, strict=True))[:_LOOKED_FOR]:
-        near = nearest(name, known)
-        problems.append(
-            f"{file}:{row}: no slide {name!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
-        )
+        problems.append(f"{file}:{row}: no slide {name!r}{suggestion(name, known)}")
     if len(names) > _LOOKED_FOR:
         problems.append(f"{file}: and {counted(len(names) - _LOOKED_FOR, 'more row')}")
     return problems

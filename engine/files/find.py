@@ -8,13 +8,14 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slideduck.errors import InputError
 
 __all__ = [
-    "Paths", "UNPACKED_BYTES", "absolute", "below_folders", "find_files", "quoted", "read_input", "reason", "unpacked",
+    "Paths", "UNPACKED_BYTES", "absolute", "below_folders", "find_files", "folder_below", "given_folders", "quoted",
+    "read_input", "reason", "unpacked",
 ]  # fmt: skip
 
 #: One path, or several: of files, of folders, or patterns such as ``slides/*.svs``.
@@ -139,6 +140,28 @@ def below_folders(paths: Paths, suffixes: Sequence[str]) -> list[Path]:
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     folders = [path for path in map(absolute, given) if path.is_dir()]
     return sorted({path for folder in folders for path in _below(folder, suffixes, None)})
+
+
+def given_folders(paths: Paths) -> set[Path]:
+    """Return the folders that were given; of a pattern it is what stands before the first sign of one."""
+    folders = set()
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = absolute(given)
+        if path.is_dir():
+            folders.add(path)
+        elif not path.exists() and glob.has_magic(os.fspath(given)):
+            n_fixed = next(n for n, part in enumerate(path.parts) if glob.has_magic(part))
+            folders.add(Path(*path.parts[:n_fixed]))
+    return folders
+
+
+def folder_below(path: Path, folders: Container[Path]) -> str:
+    """Return the folders between a file and the outermost folder that was given and holds it, such as ``case1``.
+
+    It is empty for a file that lies in that folder itself, and for one that was given by its own name.
+    """
+    around = [folder for folder in path.parents if folder in folders]
+    return "/".join(path.parent.relative_to(around[-1]).parts) if around else ""
 
 
 def find_files(paths: Paths, suffixes: Sequence[str], what: str, *, folder_beside: str | None = None) -> list[Path]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from slideduck.catalog.patients_table import likely_meant
 from slideduck.catalog.split_rule import SplitRule
-from slideduck.names import folded
+from slideduck.names import folded, spelt_alike
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -137,10 +137,8 @@ def _near_labels(counts: pa.Table) -> tuple[tuple[str, ...], ...]:
     for row in counts.to_pylist():
         if row["label"] is not None:
             tiles[row["label"]] += row["tiles"]
-    by_fold: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(tiles, key=lambda label: (-tiles[label], label)):
-        by_fold[folded(label)].append(label)
-    return tuple(tuple(labels) for _, labels in sorted(by_fold.items()) if len(labels) > 1)
+    groups = spelt_alike(sorted(tiles, key=lambda label: (-tiles[label], label)))
+    return tuple(tuple(labels) for labels in sorted(groups, key=lambda labels: folded(labels[0])))
 
 
 def _joined_sites(handle: Handle) -> dict[str, tuple[str, ...]]:

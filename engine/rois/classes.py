@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from slideduck.errors import InputError
 from slideduck.files.tables import read_table
-from slideduck.names import folded, is_missing, nfc, suggestion
+from slideduck.names import is_missing, nfc, spelt_alike, suggestion
 from slideduck.roifiles.labels import renamed
 from slideduck.roifiles.outlines import Note, Notes, RoiFile
 from slideduck.store.handle import Handle
@@ -104,12 +104,9 @@ def note_labels(handle: Handle, files: Iterable[RoiFile], notes: Notes) -> None:
         Are added to.
     """
     added = Counter(outline.label for file in files for outline in file.outlines if outline.label is not None)
-    alike: dict[str, list[str]] = defaultdict(list)
     rows = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL ORDER BY label").fetchall()
-    for (label,) in rows:
-        alike[folded(label)].append(label)
-    for labels in alike.values():
-        if len(labels) > 1 and any(label in added for label in labels):
+    for labels in spelt_alike(label for (label,) in rows):
+        if any(label in added for label in labels):
             notes.add(_ALIKE, " and ".join(map(repr, labels)))
     for label in sorted(added):
         if label.endswith("*"):

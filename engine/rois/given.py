@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shlex
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slideduck.errors import InputError
-from slideduck.files.find import absolute
+from slideduck.files.find import folder_below, given_folders
 from slideduck.names import nearest, nfc
 from slideduck.roifiles.options import KEPT, RoiOptions
 from slideduck.roifiles.outlines import RoiFile
@@ -20,7 +19,7 @@ from slideduck.rois.frame import SlideFrame, in_base_pixels, in_level0, slide_fr
 from slideduck.rois.held import as_said, held_files
 from slideduck.store.handle import Handle
 
-__all__ = ["GivenFiles", "folder_below", "given_folders", "slide_problems", "with_slides"]
+__all__ = ["GivenFiles", "slide_problems", "with_slides"]
 
 
 class GivenFiles:
@@ -124,28 +123,6 @@ class GivenFiles:
         return " ".join([f"slideduck add-rois {shlex.quote(self._handle.name)} {paths}", *words])
 
 
-def given_folders(paths: Iterable[str | os.PathLike[str]]) -> set[Path]:
-    """Return the folders that were given; of a pattern it is what stands before the first sign of one."""
-    folders = set()
-    for given in paths:
-        path = absolute(given)
-        if path.is_dir():
-            folders.add(path)
-        elif not path.exists() and glob.has_magic(os.fspath(given)):
-            n_fixed = next(n for n, part in enumerate(path.parts) if glob.has_magic(part))
-            folders.add(Path(*path.parts[:n_fixed]))
-    return folders
-
-
-def folder_below(path: Path, folders: Container[Path]) -> str:
-    """Return the folders between a file and the outermost folder that was given and holds it, such as ``case1``.
-
-    It is empty for a file that lies in that folder itself, and for one that was given by its own name.
-    """
-    around = [folder for folder in path.parents if folder in folders]
-    return path.parent.relative_to(around[-1]).as_posix().removeprefix(".") if around else ""
-
-
 def with_slides(file: RoiFile, options: RoiOptions, folder: str, by_form: Mapping[str, str]) -> RoiFile:
     """Return a file with its slides as the study names them, where it has them.
 
@@ -160,7 +137,6 @@ def with_slides(file: RoiFile, options: RoiOptions, folder: str, by_form: Mappin
     by_form : mapping of str to str
         Names of the study's slides, by their NFC.
     """
-
     suffixes = [nfc(suffix) for suffix in options.slide_suffix]
 
     def named(text: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from slideduck.errors import InputError
-from slideduck.files.find import Paths, absolute, find_files
+from slideduck.files.find import Paths, find_files, folder_below, given_folders
 from slideduck.names import nfc
 
 __all__ = ["NAMES", "SLIDE_SUFFIXES", "find_slides", "name_slides"]
@@ -81,7 +79,7 @@ def name_slides(
     """
     if names not in NAMES:
         raise InputError([f"`names` is {names!r}; give {' or '.join(NAMES)}"])
-    folders = _folders(paths) if names == "relative" else []
+    folders = given_folders(paths) if names == "relative" else set()
     slides: dict[str, Path] = {}
     problems = []
     for path in found:
@@ -95,25 +93,10 @@ def name_slides(
     return slides
 
 
-def _folders(paths: Paths) -> list[Path]:
-    """Return the folders that were given, those further up first."""
-    texts = [paths] if isinstance(paths, str | os.PathLike) else paths
-    folders = set()
-    for given in texts:
-        text = os.fspath(given)
-        path = absolute(text)
-        if path.is_dir():
-            folders.add(path)
-        elif not path.exists() and glob.has_magic(text):
-            written_out = re.split(r"[*?[]", text, maxsplit=1)[0]
-            folders.add(absolute(os.path.dirname(written_out) or "."))
-    return sorted(folders, key=lambda folder: (len(folder.parts), str(folder)))
-
-
-def _name(path: Path, folders: list[Path]) -> str:
-    """Return the name of a slide: its path below the first folder that holds it, or its stem."""
-    folder = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
-    return nfc(path.relative_to(folder).with_name(path.stem).as_posix())
+def _name(path: Path, folders: Container[Path]) -> str:
+    """Return the name of a slide: the folders below the one that was given, and its stem."""
+    folder = folder_below(path, folders)
+    return nfc(f"{folder}/{path.stem}" if folder else path.stem)
 
 
 def _same_file(one: Path, other: Path) -> bool:
