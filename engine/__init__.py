@@ -46,6 +46,8 @@ _HOMES = {
     "merge_betons": "slideduck.betons.merge",
     "read_sidecar": "slideduck.betons.sidecar",
     "verify_beton": "slideduck.betons.check",
+    # What inputs may hold.
+    "limits": "slideduck.limit",
     # Everything that is raised for a user's mistake.
     "BetonError": "slideduck.errors",
     "ConfigError": "slideduck.errors",

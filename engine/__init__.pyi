@@ -29,6 +29,7 @@ from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport
+from slideduck.limit import limits
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
@@ -75,6 +76,7 @@ __all__ = [
     "TileExportReport",
     "VerifyReport",
     "__version__",
+    "limits",
     "merge_betons",
     "open",
     "read_sidecar",

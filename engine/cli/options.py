@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
-__all__ = ["option_said", "parameters_of"]
+from slideduck.limit import LIMITS, limits, parse_limits
+
+__all__ = ["limit_option", "option_said", "parameters_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _hold_limits(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> None:
+    """Let limits hold until the command ends."""
+    ctx.with_resource(limits(**parse_limits(texts)))
+
+
+def limit_option(command: F) -> F:
+    """Give a command that reads files of others ``--limit``, which holds while it runs; it is no parameter of it."""
+    option = click.option(
+        "--limit", multiple=True, metavar="NAME=NUMBER", callback=_hold_limits, expose_value=False,
+        help=f"The most that one input may hold: {', '.join(LIMITS)}. May be repeated.",
+    )  # fmt: skip
+    return option(command)
 
 
 def option_said(command: click.Command, name: str | None, argument: str, value: str | None) -> str | None:
