@@ -31,7 +31,7 @@ from slideduck.betons.format import (
 )
 from slideduck.betons.journal import PageRecord, checksum, journal_head, read_record
 from slideduck.errors import BetonError
-from slideduck.files.write import explained, sync_folder
+from slideduck.files.write import explained, open_own, sync_folder
 
 __all__ = ["BetonWriter", "WrittenBeton"]
 
@@ -93,7 +93,8 @@ class BetonWriter:
     Raises
     ------
     BetonError
-        If the file cannot be made, or another process is writing it.
+        If the file cannot be made, another process is writing it, or one of the two names is a link or a file of
+        another user.
 
     Notes
     -----
@@ -136,7 +137,7 @@ class BetonWriter:
         try:
             with self._writing():
                 self._journal_fd = self._lock(self.journal)
-                self._part_fd = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._part_fd = open_own(self.part, os.O_RDWR, kind=BetonError)
                 self._resume()
         except BaseException:
             self.close()
@@ -363,7 +364,7 @@ class BetonWriter:
 
     def _lock(self, path: Path) -> int:
         """Open the journal for this process alone; the lock ends with the process."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        fd = open_own(path, os.O_RDWR | os.O_APPEND, kind=BetonError)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from slideduck.files.write import replacing
+from slideduck.files.write import check_folder, write_whole
 from slideduck.words import message
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             import pyarrow.parquet as pq
 
             assert output.path is not None
-            with replacing(output.path) as temporary:
-                pq.write_table(table, temporary)
+            check_folder(output.path)
+            write_whole(output.path, lambda file: pq.write_table(table, file))
             message(f"wrote {table.num_rows:,} rows to {output.path}")
         case _:
             _print_table(table, title)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from slideduck.draw.data import NO_LABEL, REMOVED, DrawnSlide
 from slideduck.draw.layers import DASHES, FILL, FRAME_STYLE, LINE_COLOUR
 from slideduck.errors import StudyError
-from slideduck.files.write import explained, replacing
+from slideduck.files.write import explained, write_whole
 from slideduck.words import counted
 
 if TYPE_CHECKING:
@@ -91,21 +91,26 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
         If there is no room; a picture that was there stays.
     """
     check_picture(out, dpi)
-    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
-        import matplotlib
+    import matplotlib
 
-        # Ids of an SVG are hashes of what they name, salted at random unless told otherwise. Journals refuse
-        # the fonts that matplotlib puts into a PDF by itself (type 3).
-        with matplotlib.rc_context({"svg.hashsalt": "slideduck", "pdf.fonttype": 42}):
-            suffix = out.suffix.lower()
-            figure.savefig(
-                temporary,
+    suffix = out.suffix.lower()
+    # Ids of an SVG are hashes of what they name, salted at random unless told otherwise. Journals refuse the fonts that
+    # matplotlib puts into a PDF by itself (type 3).
+    with (
+        explained(out, full="; free some, and draw it again"),
+        matplotlib.rc_context({"svg.hashsalt": "slideduck", "pdf.fonttype": 42}),
+    ):
+        write_whole(
+            out,
+            lambda file: figure.savefig(
+                file,
                 format=suffix[1:],
                 dpi=dpi or _DPI,
                 bbox_inches="tight",
                 pad_inches=0.12,
                 metadata=PICTURE_METADATA[suffix],
-            )
+            ),
+        )
 
 
 @contextmanager

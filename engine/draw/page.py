@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from slideduck.draw.data import NO_LABEL, REMOVED, DrawnRoi, DrawnSlide, TileMap, read_drawn
 from slideduck.errors import StudyError
-from slideduck.files.write import check_folder, explained, replacing
+from slideduck.files.write import check_folder, explained, write_whole
 from slideduck.rois.frame import SlideFrame
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
@@ -95,8 +95,8 @@ def page(
     drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.path, max_px)
     text = _filled(drawn, encode_jpeg(picture, _JPEG_QUALITY), rois=rois)
-    with explained(out, full="; free some, and draw it again"), replacing(out) as temporary:
-        temporary.write_bytes(text.encode())
+    with explained(out, full="; free some, and draw it again"):
+        write_whole(out, lambda file: file.write(text.encode()))
     return out
 
 

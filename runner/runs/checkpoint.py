@@ -75,12 +75,19 @@ def append_line(path: Path, line: str, *, durable: bool = True) -> None:
     ------
     DiskFullError
         If there is no space.
+    RunError
+        If it cannot be written, or is a link or a file of another user.
     """
-    with explained(path), path.open("a", encoding="utf-8") as file:
+    with explained(path), open(_own_file(path), "a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
         if durable:
             os.fsync(file.fileno())
+
+
+def _own_file(path: Path) -> int:
+    """Open a file of a run to append to it, and make it where it is missing."""
+    return write.open_own(path, os.O_WRONLY | os.O_APPEND, kind=RunError)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -151,14 +158,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another process is training in it.
+        If another process is training in it, or its lock is a link or a file of another user.
     """
     make_folder(folder)
     with explained(folder):
-        file = (folder / ".lock").open("a")
-    with file:
+        lock = _own_file(folder / ".lock")
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder}: another process is training in it; wait for it, or give another `run`") from None
         yield
+    finally:
+        os.close(lock)

@@ -173,7 +173,7 @@ class RunFolder:
         for _step, path in self._step_checkpoints()[STEP_CHECKPOINTS:]:
             path.unlink(missing_ok=True)
         # A kill may have left one half-written, and these are large.
-        for path in self.checkpoints.glob(".step-*.pt.tmp"):
+        for path in self.checkpoints.glob(".step-*.pt*.tmp"):
             path.unlink(missing_ok=True)
 
     def write_best(self, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from slideduck.errors import DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
+from tests.full_disk import full_for
 
 
 class _Runs:
@@ -35,16 +36,13 @@ def test_state_comes_back(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"epoch": 1})
-    # The temporary file is one that is always full.
-    (tmp_path / ".last.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError) as error:
+    with full_for("last.pt"), pytest.raises(DiskFullError) as error:
         checkpoint.save(path, {"epoch": 2, "model": torch.zeros(100_000)})
     assert str(error.value) == (
         f"no space left for {path} (No space left on device); free some, and the same command goes on"
     )
     assert checkpoint.load(path)["epoch"] == 1
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError):
+    with full_for("metrics.jsonl"), pytest.raises(DiskFullError):
         checkpoint.append_line(tmp_path / "metrics.jsonl", "{}")
 
 

@@ -17,6 +17,7 @@ from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
 from tests.campaign import cases
+from tests.full_disk import full_for
 from tests.runner.training.test_train import assert_same_run
 
 # 240 training tiles: 7 steps of 32 an epoch. Batch norm and dropout have a state of their own.
@@ -132,9 +133,7 @@ def test_a_full_disk_within_an_epoch_leaves_the_checkpoints_before_whole(
     run = tmp_path / "run"
     stop(beton, run, OFTEN, 5, monkeypatch)
     assert kept_steps(run) == ["step-00000002.pt", "step-00000004.pt"]
-    temporary = run / "checkpoints" / ".step-00000006.pt.tmp"
-    temporary.symlink_to("/dev/full")
-    with pytest.raises(DiskFullError) as error:
+    with full_for("step-00000006.pt"), pytest.raises(DiskFullError) as error:
         train(beton, run, OFTEN, progress=False)
     assert str(error.value) == (
         f"no space left for {run / 'checkpoints' / 'step-00000006.pt'} (No space left on device); "

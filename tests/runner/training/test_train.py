@@ -21,6 +21,7 @@ from slideduck.errors import ConfigError, DiskFullError, RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.train import train
+from tests.full_disk import full_for
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=3, batch_size_per_rank=16, lr=1e-2)
@@ -322,8 +323,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_epoch(
 ) -> None:
     run = tmp_path / "run"
     train(beton, run, replace(TINY, epochs=1), progress=False)
-    (run / ".last.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError) as error:
+    with full_for("last.pt"), pytest.raises(DiskFullError) as error:
         train(beton, run, replace(TINY, epochs=2), progress=False)
     assert str(error.value) == (
         f"no space left for {run / 'last.pt'} (No space left on device); free some, and the same command goes on"
