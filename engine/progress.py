@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from slideduck.words import message, printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -40,7 +42,7 @@ def track(title: str, total: int, unit: str, *, done: int = 0, show: bool = True
         yield lambda _n: None
     elif sys.stderr.isatty():
         with _bar() as bar:
-            task = bar.add_task(title, total=total, completed=done, unit=unit)
+            task = bar.add_task(printable(title), total=total, completed=done, unit=unit)
             yield lambda n: bar.advance(task, n)
     else:
         yield _lines(title, total, unit, done)
@@ -70,10 +72,10 @@ def _bar() -> Progress:
             return Text("" if rate is None else f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2f} {unit}/s")
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
         Rate(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
@@ -94,10 +96,6 @@ def _lines(title: str, total: int, unit: str, done: int) -> Callable[[int], None
         last = now
         rate = (count - done) / max(now - started, 1e-9)
         left = (total - count) / max(rate, 1e-9)
-        print(
-            f"{title}: {count:,}/{total:,} {unit}, {rate:,.1f} {unit}/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        message(f"{title}: {count:,}/{total:,} {unit}, {rate:,.1f} {unit}/s, {left:.0f} s left")
 
     return advance

@@ -1,4 +1,7 @@
-"""Words that messages share: numbers with their nouns, a few names of many, and writing to standard error.
+r"""Words that messages share: numbers with their nouns, a few names of many, and writing to the terminal.
+
+Names and labels come from files of others. What a terminal would obey or turn around is written as Python writes it,
+such as ``\x1b``; see `printable`.
 
 A text names an argument of the function that was called in backquotes, with its value where there is one: `grid`,
 `jpeg='auto'`, `overwrite=True`. That is for programs. People who run a command want its option; while one runs,
@@ -13,7 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-__all__ = ["Said", "arguments_said_as", "counted", "listed", "message", "print_names", "some"]
+__all__ = [
+    "Said", "arguments_said_as", "counted", "json_printable", "listed", "message", "print_line", "print_names",
+    "printable", "some",
+]  # fmt: skip
 
 #: Takes the name of an argument, and its value or None; returns what is said for both, such as ``--jpeg auto``, or
 #: None where the text is to stay as it is.
@@ -21,6 +27,12 @@ Said: TypeAlias = Callable[[str, str | None], str | None]
 
 #: An argument that a text names, and its value, with quotes or without.
 _ARGUMENT = re.compile(r"`(\w+)(?:=(?:'([^'`]*)'|([^'`]+)))?`")
+
+#: What a terminal obeys (C0, DEL, C1), what breaks lines or turns the order of letters, and halves of characters.
+_OBEYED = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"[\x00-\x1f{_OBEYED}]")
+_UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_OBEYED}]")
+_UNPRINTABLE_IN_JSON = re.compile(f"[{_OBEYED}]")
 
 #: What arguments are said as now; the last one holds.
 _said_as: list[Said] = []
@@ -40,6 +52,25 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """Return a few names, and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return a text as it is safe to show, with control characters written out: ``\x1b``, ``\n``, ``\u202e``.
+
+    Parameters
+    ----------
+    text : str
+        The text. What is printable stays as it is, a backslash too.
+    lines : bool, default False
+        Leave line ends and tabs, for texts of our own that have names in them.
+    """
+    unprintable = _UNPRINTABLE_IN_LINES if lines else _UNPRINTABLE
+    return unprintable.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def json_printable(text: str) -> str:
+    """Return JSON with the same values, of which a terminal obeys nothing; JSON escapes most control characters."""
+    return _UNPRINTABLE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextmanager
@@ -62,7 +93,12 @@ def message(text: str) -> None:
     """Write a message to standard error; standard output is for data."""
     if _said_as:
         text = _ARGUMENT.sub(lambda found: _said_as[-1](found[1], found[2] or found[3]) or found[0], text)
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, lines=True), file=sys.stderr, flush=True)
+
+
+def print_line(text: object) -> None:
+    """Write a line to standard output."""
+    print(printable(str(text), lines=True), flush=True)
 
 
 def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
@@ -70,6 +106,6 @@ def print_names(title: str, names: Sequence[str], most: int = 20) -> None:
     if names:
         message(title)
         for name in names[:most]:
-            message(f"  {name}")
+            message(f"  {printable(name)}")
         if len(names) > most:
             message(f"  and {len(names) - most:,} more")

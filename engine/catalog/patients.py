@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
-from slideduck.files.find import absolute, read_input
+from slideduck.files.find import absolute, quoted, read_input
 from slideduck.files.tables import Problem, Table, check_columns, read_table
 from slideduck.files.workbook import is_workbook, read_workbook
-from slideduck.names import is_missing, nearest, nfc
+from slideduck.names import is_missing, nearest, nfc, text_problem
 
 __all__ = ["PatientTable", "parse_patients"]
 
@@ -140,6 +140,7 @@ def parse_patients(
         slides, wrong = _without_suffix(path.name, slides, slide_suffix)
         problems += wrong
     problems += _check_slides(path.name, slides, read.rows)
+    problems += _check_texts(path.name, read)
     if problems:
         raise InputError([message for _, message in sorted(problems, key=lambda problem: problem[0])])
     columns["slide"] = pa.chunked_array([slides], pa.string())
@@ -188,6 +189,21 @@ def _check_slides(file: str, slides: Sequence[str | None], rows: NDArray[np.int6
             first_row[slide] = row
     if not first_row:
         problems.append((0, f"{file}: no row names a slide; write a row for each slide"))
+    return problems
+
+
+def _check_texts(file: str, read: _Read) -> list[Problem]:
+    """Return the problems of names of columns and of cells that no study takes."""
+    problems: list[Problem] = [
+        (0, f"{file}: the name of the column {quoted(name)} {problem}; rename it")
+        for name in read.names
+        if (problem := text_problem(name)) is not None
+    ]
+    for name, column in zip(read.names, read.columns, strict=True):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            for row, cell in zip(read.rows.tolist(), column.to_pylist(), strict=True):
+                if cell is not None and (problem := text_problem(cell)) is not None:
+                    problems.append((row, f"{file}:{row}: {name} {quoted(cell)} {problem}; write it without"))
     return problems
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from slideduck.catalog.mpps import GivenMpps, given_mpps
 from slideduck.catalog.slides import delete_computed
 from slideduck.errors import InputError, SlideError
-from slideduck.names import nfc
+from slideduck.names import nfc, path_problem, text_problem
 from slideduck.progress import track
 from slideduck.slides.header import SlideHeader, read_header
 from slideduck.slides.kind import no_slide, unlike_a_slide
@@ -22,6 +22,7 @@ from slideduck.slides.search import SLIDE_SUFFIXES, find_slides, name_slides
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import printable
 
 __all__ = ["SlidesReport", "add_slides"]
 
@@ -197,14 +198,24 @@ def _slides_among(
     warnings = [f"slide {path.name!r} may be no slide: {why}" for path, why in doubted.items() if why] if alone else []
     if not alone:
         reasons |= {path: f"{why}; give it alone to add it as a slide" for path, why in doubted.items() if why}
-    left_out = [f"{path}: {why}" for path, why in sorted(reasons.items()) if why]
     slides = [path for path in kept if reasons.get(path) is None]
-    if not slides:
+    named = name_slides(slides, paths, names=names, known=name_of)
+    reasons |= {path: _unnamed(name, path) for name, path in named.items() if path not in name_of}
+    named = {name: path for name, path in named.items() if reasons.get(path) is None}
+    left_out = [printable(f"{path}: {why}") for path, why in sorted(reasons.items()) if why]
+    if not named:
         raise InputError([f"no slide was given, and nothing was added: {text}" for text in left_out])
     # A study keeps the decomposed names that it has.
     composed = {nfc(name): name for name in known}
-    named = name_slides(slides, paths, names=names, known=name_of)
     return {composed.get(name, name): path for name, path in named.items()}, left_out, warnings
+
+
+def _unnamed(name: str, path: Path) -> str | None:
+    """Return why the name of a new slide is none: files are named after slides, and a study holds Unicode alone."""
+    if text_problem(str(path)) is not None:
+        return "its path is not UTF-8; rename it"
+    problem = path_problem(name)
+    return problem and f"the name {problem}; rename the file"
 
 
 # ------------------------------------------------------------------------------------------ headers

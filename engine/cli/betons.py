@@ -16,7 +16,7 @@ from slideduck.cli.printing import STUDY, Output, example, output_options, print
 from slideduck.errors import BetonError
 from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.slides.stored_reader import READERS
-from slideduck.words import counted, message, print_names
+from slideduck.words import counted, message, print_line, print_names
 
 __all__ = ["export", "merge", "verify"]
 
@@ -108,7 +108,7 @@ def merge(out: Path, shards: tuple[Path, ...]) -> None:
     for note in report.notes:
         message(note)
     _print_left_out(report.left_out)
-    click.echo(
+    print_line(
         f"{counted(report.samples, 'tile')} on {counted(report.slides, 'slide')} "
         f"from {counted(report.shards, 'shard')} in {report.path}"
     )

@@ -11,7 +11,7 @@ import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
-from slideduck.words import counted, message, print_names
+from slideduck.words import counted, message, print_line, print_names
 
 __all__ = ["add_patients", "add_rois", "info", "remove_rois", "remove_slides", "tile"]
 
@@ -73,7 +73,7 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
         if labels is not None:
             given["labels"] = read_label_table(labels)
         report = opened.add_rois(paths, roi_set=roi_set, **given)
-    click.echo(
+    print_line(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
         + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
@@ -117,7 +117,7 @@ def remove_rois(study: Path, paths: tuple[str, ...], roi_set: str, dry_run: bool
     """
     with slideduck.open(study, progress=True) as opened:
         report = opened.remove_rois(paths, roi_set=roi_set, dry_run=dry_run)
-    click.echo(
+    print_line(
         f"{'would remove' if dry_run else 'removed'} {counted(report.rois, 'ROI')} "
         f"on {counted(len(report.slides), 'slide')}, from {counted(len(report.paths), 'file')}"
     )
@@ -132,7 +132,7 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
     """Remove slides, by name, with their ROIs, tiles, labels, predictions and features; the files themselves stay."""
     with slideduck.open(study, progress=True) as opened:
         report = opened.remove_slides(slides, dry_run=dry_run)
-    click.echo(
+    print_line(
         f"{'would remove' if dry_run else 'removed'} {counted(len(report.slides), 'slide')}, "
         f"{counted(report.rois, 'ROI')} ({counted(report.roi_files, 'file')}), {counted(report.tiles, 'tile')} "
         f"and {counted(report.predictions, 'prediction')}"
@@ -159,7 +159,7 @@ def add_patients(study: Path, table: Path, **options: Any) -> None:
     """
     with slideduck.open(study) as opened:
         report = opened.add_patients(table, **options)
-    click.echo(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
+    print_line(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
     if report.left_out:
         message(f"{counted(report.left_out, 'row')} without a slide, left out")
     if report.without_patient:
@@ -226,7 +226,7 @@ def tile(
     with slideduck.open(study, progress=True) as opened:
         if native:
             found = opened.native_grid(like, level=level)
-            click.echo(
+            print_line(
                 f"stored tiles of {found.spec.tile_px} px at {found.mpp:.6g} microns per pixel, "
                 f"on {counted(len(found.slides), 'slide')}"
             )
@@ -239,9 +239,9 @@ def tile(
             assert tile_px is not None
             report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
     if report.slides:
-        click.echo(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
+        print_line(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
     else:
-        click.echo(
+        print_line(
             f"grid {report.grid} is there already: {counted(report.total_tiles, 'tile')} "
             f"on {counted(report.total_slides, 'slide')}; nothing to do"
         )

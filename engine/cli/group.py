@@ -20,7 +20,7 @@ import slideduck
 from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
-from slideduck.words import arguments_said_as, message
+from slideduck.words import arguments_said_as, message, printable
 
 __all__ = ["cli"]
 
@@ -103,6 +103,7 @@ class _Commands(click.Group):
             with _interrupts_kept(), _translated():
                 status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
+            error.message = printable(error.message, lines=True)
             error.show()
             sys.exit(error.exit_code)
         except SlideduckError as error:

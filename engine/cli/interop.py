@@ -10,7 +10,7 @@ import slideduck
 from slideduck.cli.printing import STUDY, example
 from slideduck.interop.rois import ROI_FORMATS
 from slideduck.roifiles.options import FRAMES
-from slideduck.words import counted, print_names
+from slideduck.words import counted, print_line, print_names
 
 __all__ = ["export_rois", "export_tiles"]
 
@@ -52,7 +52,7 @@ def export_rois(
         report = opened.export_rois(
             folder, format=format, roi_set=roi_set, slides=slides or None, frame=frame, overwrite=overwrite
         )  # fmt: skip
-    click.echo(
+    print_line(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) of {counted(report.slides, 'slide')} "
         f"in {counted(len(report.paths), 'file')} in {folder}"
     )
@@ -98,7 +98,7 @@ def export_tiles(
             overwrite=overwrite,
         )  # fmt: skip
     objects = f" as {counted(report.objects, 'annotation')}" if merge else ""
-    click.echo(f"{counted(report.tiles, 'tile')}{objects} in {counted(len(report.paths), 'file')} in {folder}")
+    print_line(f"{counted(report.tiles, 'tile')}{objects} in {counted(len(report.paths), 'file')} in {folder}")
     for label, tiles in report.tiles_per_label.items():
-        click.echo(f"  {label or 'without a label'}: {tiles:,}")
+        print_line(f"  {label or 'without a label'}: {tiles:,}")
     print_names(f"{counted(len(report.without), 'slide')} without such a tile:", report.without)

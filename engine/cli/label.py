@@ -12,7 +12,7 @@ import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
-from slideduck.words import counted, message, print_names
+from slideduck.words import counted, message, print_line, print_names
 
 if TYPE_CHECKING:
     from slideduck.labels.label import LabelReport
@@ -162,9 +162,9 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
     """Say what was renamed, what becomes of it, and what stays."""
     called = "no label" if report.new is None else repr(report.new)
     if report.new == report.old:
-        click.echo(f"files that are added later {'would keep' if dry_run else 'keep'} the label {report.old!r}")
+        print_line(f"files that are added later {'would keep' if dry_run else 'keep'} the label {report.old!r}")
         return
-    click.echo(
+    print_line(
         f"{'would rename' if dry_run else 'renamed'} {report.old!r} to {called}: {counted(report.rois, 'ROI')} "
         f"on {counted(len(report.slides), 'slide')}"
     )

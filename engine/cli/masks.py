@@ -11,7 +11,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, example
 from slideduck.roifiles.options import FRAMES
-from slideduck.words import counted, print_names
+from slideduck.words import counted, print_line, print_names
 
 __all__ = ["add_masks"]
 
@@ -79,7 +79,7 @@ def add_masks(
         raise click.UsageError("--labels names a value twice; give each one label")
     with slideduck.open(study, progress=True) as opened:
         report = opened.add_masks(paths, named, downsample=_number_or_text(downsample), **options)
-    click.echo(
+    print_line(
         f"{counted(report.rois, 'ROI')} on {counted(report.slides, 'slide')} from {counted(report.files, 'mask')}"
         + (f"; {counted(report.unchanged, 'mask')} unchanged" if report.unchanged else "")
     )

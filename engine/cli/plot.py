@@ -12,7 +12,7 @@ import click
 import slideduck
 from slideduck.cli.printing import STUDY, example
 from slideduck.measure.stain import METHODS, REFERENCE
-from slideduck.words import message
+from slideduck.words import message, print_line
 
 __all__ = ["plot"]
 
@@ -65,7 +65,7 @@ def labels(study: Path, slide: str, out: Path, **options: Any) -> None:
     is one page that zooms, pans, switches labels on and off and tells each tile, in any browser and offline.
     """
     with slideduck.open(study, read_only=True, progress=True) as opened, warnings.catch_warnings(record=True) as notes:
-        click.echo(opened.plot_labels(slide, out, **options))
+        print_line(opened.plot_labels(slide, out, **options))
     for note in notes:
         message(str(note.message))
 
@@ -88,6 +88,6 @@ def stain(study: Path, slides: tuple[str, ...], out: Path, **options: Any) -> No
     The suffix of OUT says in which form: .png, .pdf or .svg. Slides that have no fit are fitted for the picture.
     """
     with slideduck.open(study, read_only=True) as opened, warnings.catch_warnings(record=True) as notes:
-        click.echo(opened.plot_stain(slides, out, **options))
+        print_line(opened.plot_stain(slides, out, **options))
     for note in notes:
         message(str(note.message))

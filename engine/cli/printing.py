@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from slideduck.files.write import check_folder, write_whole
-from slideduck.words import message
+from slideduck.words import json_printable, message, print_line, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +27,7 @@ __all__ = [
     "example",
     "existing_study",
     "output_options",
+    "print_json",
     "print_rows",
 ]
 
@@ -45,6 +47,10 @@ _STUDY_FILE: click.Path[Path] = click.Path(dir_okay=False, path_type=Path)
 STUDY = click.argument("study", type=_STUDY_FILE, callback=existing_study)
 NEW_STUDY = click.argument("study", type=_STUDY_FILE)
 
+#: Beginnings of texts that spreadsheets take for formulas.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+
 #: Rows that a table shows at most; the other forms always give all.
 _MAX_TABLE_ROWS = 200
 
@@ -57,7 +63,7 @@ class Output:
 
     Attributes
     ----------
-    kind : {"table", "json", "csv", "parquet"}
+    kind : {"table", "json", "csv", "safe-csv", "parquet"}
         The form.
     path : Path, optional
         The file, for Parquet.
@@ -68,17 +74,17 @@ class Output:
 
 
 def output_options(command: F) -> F:
-    """Give a command ``--json``, ``--csv`` and ``--parquet FILE``, as its parameter ``output``."""
+    """Give a command ``--json``, ``--csv``, ``--safe-csv`` and ``--parquet FILE``, as its parameter ``output``."""
 
-    def gather(as_json: bool, as_csv: bool, parquet: Path | None) -> Output:
-        if as_json + as_csv + (parquet is not None) > 1:
-            raise click.UsageError("give only one of --json, --csv and --parquet")
-        if parquet is not None:
-            return Output("parquet", parquet)
-        return Output("json" if as_json else "csv" if as_csv else "table")
+    def gather(forms: Mapping[str, bool], parquet: Path | None) -> Output:
+        chosen = [form for form, is_chosen in forms.items() if is_chosen] + ["parquet"] * (parquet is not None)
+        if len(chosen) > 1:
+            raise click.UsageError("give only one of --json, --csv, --safe-csv and --parquet")
+        return Output(chosen[0] if chosen else "table", parquet)
 
-    def wrapped(*args: Any, as_json: bool, as_csv: bool, parquet: Path | None, **values: Any) -> Any:
-        return command(*args, output=gather(as_json, as_csv, parquet), **values)
+    def wrapped(*args: Any, as_json: bool, as_csv: bool, as_safe_csv: bool, parquet: Path | None, **values: Any) -> Any:
+        forms = {"json": as_json, "csv": as_csv, "safe-csv": as_safe_csv}
+        return command(*args, output=gather(forms, parquet), **values)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     if hasattr(command, "__click_params__"):
@@ -87,11 +93,22 @@ def output_options(command: F) -> F:
         click.option(
             "--parquet", type=click.Path(dir_okay=False, path_type=Path), help="Write rows to FILE.", metavar="FILE"
         ),
+        click.option(
+            "--safe-csv",
+            "as_safe_csv",
+            is_flag=True,
+            help="Print rows as CSV for a spreadsheet: no text in them is taken for a formula.",
+        ),
         click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV."),
         click.option("--json", "as_json", is_flag=True, help="Print rows as JSON, an array of objects."),
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+def print_json(values: object) -> None:
+    """Print values as JSON, of which a terminal obeys nothing."""
+    print(json_printable(json.dumps(values, indent=1, default=str, ensure_ascii=False)), flush=True)
 
 
 def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> None:
@@ -108,11 +125,9 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
     """
     match output.kind:
         case "json":
-            click.echo(json.dumps(_null_for_nan(table.to_pylist()), indent=1, default=str, ensure_ascii=False))
-        case "csv":
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(table.column_names)
-            writer.writerows(["" if v is None else v for v in row.values()] for row in table.to_pylist())
+            print_json(_null_for_nan(table.to_pylist()))
+        case "csv" | "safe-csv":
+            _print_csv(table, is_safe=output.kind == "safe-csv")
         case "parquet":
             import pyarrow.parquet as pq
 
@@ -122,6 +137,33 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             message(f"wrote {table.num_rows:,} rows to {output.path}")
         case _:
             _print_table(table, title)
+
+
+def _print_csv(table: pa.Table, *, is_safe: bool) -> None:
+    """Print rows as CSV: exactly, but for what a terminal would obey, and what a spreadsheet would if that is asked."""
+    is_terminal = sys.stdout.isatty()
+
+    def cell(value: object) -> object:
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            return value
+        # Numbers in text, such as -1.5, are numbers to a spreadsheet too, and compute nothing.
+        if is_safe and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+            value = f"'{value}"
+        return printable(value) if is_terminal else value
+
+    writer = csv.writer(_UnixLines(), lineterminator="\r\n")
+    writer.writerow(map(cell, table.column_names))
+    writer.writerows([cell(value) for value in row.values()] for row in table.to_pylist())
+
+
+class _UnixLines:
+    """Standard output, with line ends of Unix: the module csv quotes a CR within a cell only if lines end with it."""
+
+    def write(self, line: str) -> None:
+        """Write one line of CSV."""
+        sys.stdout.write(line.removesuffix("\r\n") + "\n")
 
 
 def _null_for_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,20 +178,22 @@ def _print_table(table: pa.Table, title: str | None) -> None:
     import pyarrow as pa
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if title:
-        click.echo(title)  # of its own: rich folds a title at the width of its table
+        print_line(printable(title))  # of its own: rich folds a title at the width of its table
     shown = Table()
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(printable(field.name)), justify="right" if number else "left", overflow="fold")
     for row in table.slice(0, _MAX_TABLE_ROWS).to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
+        # As texts: rich takes [red] and :x: in a plain string for markup and a picture.
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
     # A pipe has no width: there rows are not to be folded at 80 columns.
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200, highlight=False)
     console.print(shown)
     if table.num_rows > _MAX_TABLE_ROWS:
-        click.echo(
+        print_line(
             f"{table.num_rows - _MAX_TABLE_ROWS:,} more of {table.num_rows:,} rows; "
             "--csv, --json and --parquet give all"
         )
@@ -167,7 +211,7 @@ def _cell(value: Any) -> str:
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    return str(value).replace("[", r"\[")
+    return printable(str(value))
 
 
 def example(*lines: str) -> str:

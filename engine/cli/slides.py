@@ -13,7 +13,7 @@ import slideduck
 from slideduck.cli.printing import NEW_STUDY, STUDY, example
 from slideduck.errors import SlideduckError
 from slideduck.slides.search import NAMES
-from slideduck.words import counted, print_names
+from slideduck.words import counted, print_line, print_names
 
 __all__ = ["add_slides", "relocate"]
 
@@ -74,7 +74,7 @@ def add_slides(
         report = opened.add_slides(
             paths, mpp=named or (defaults[0] if defaults else None), mpp_table=mpp_table, names=names
         )
-    click.echo(
+    print_line(
         f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
         f"{len(report.failed):,} of them cannot be used"
     )
@@ -143,7 +143,7 @@ def relocate(study: Path, old: Path, new: Path, dry_run: bool) -> None:
     """
     with slideduck.open(study, progress=True) as opened:
         report = opened.relocate(old, new, dry_run=dry_run)
-    click.echo(
+    print_line(
         f"{'would change' if dry_run else 'changed'} the folder of {counted(len(report.slides), 'slide')} "
         f"and {counted(len(report.roi_files), 'ROI file')}"
     )

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from slideduck.errors import FULL_ERRNOS, DiskFullError, SlideduckError, StudyError
 from slideduck.files.find import absolute, reason
+from slideduck.names import path_problem
 
 __all__ = ["check_folder", "explained", "open_own", "replacing", "staged", "sync_folder", "write_whole"]
 
@@ -326,17 +327,20 @@ def staged(folder: str | os.PathLike[str], names: Sequence[str], *, overwrite: b
     Raises
     ------
     StudyError
-        If files of those names are there and are not to be replaced, naming each; if a name leads out of the folder,
-        by itself or through a link; or if nothing can be written there.
+        If files of those names are there and are not to be replaced, naming each; if a name is not that of a file (see
+        `slideduck.names.path_problem`) or leads through a link out of the folder; or if nothing can be written there.
     DiskFullError
         If there is no room.
     """
     path = absolute(folder)
     if path.exists() and not path.is_dir():
         raise StudyError(f"{path} is a file, not a folder; give another name")
-    outside = [repr(name) for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    if outside:
-        raise StudyError(f"no file is written for {', '.join(outside)}: the name leads out of {path}")
+    problems = [f"  {name!r}: the name {problem}" for name in names if (problem := path_problem(name)) is not None]
+    if problems:
+        raise StudyError(
+            f"no file is written in {path} for names that are not those of files; name the other slides with `slides`:"
+            "\n" + "\n".join(problems)
+        )
     _refuse_links(path, names)
     there = [name for name in sorted(names) if os.path.lexists(path / name)]
     if there and not overwrite:

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from slideduck.errors import InputError
-from slideduck.files.find import Paths, absolute, below_folders, find_files, read_input, unpacked
-from slideduck.names import is_missing, nfc
+from slideduck.files.find import Paths, absolute, below_folders, find_files, quoted, read_input, unpacked
+from slideduck.files.tables import Problem
+from slideduck.names import is_missing, nfc, text_problem
 from slideduck.roifiles.asap import parse_asap
 from slideduck.roifiles.csv import parse_csv
 from slideduck.roifiles.geojson import parse_geojson
@@ -143,8 +144,9 @@ def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -
     data = unpacked(path.name, stored)
     form = _tell_form(path, data)
     parsed = _PARSERS[form](path, slide_of(path), data, options)
-    if parsed.problems:
-        raise InputError([message for _, message in sorted(parsed.problems, key=lambda problem: problem[0])])
+    problems = parsed.problems or _unkept(path, form, parsed.outlines)
+    if problems:
+        raise InputError([message for _, message in sorted(problems, key=lambda problem: problem[0])])
     outlines = list(_labelled(parsed.outlines, parsed.notes))
     labels = {nfc(label): new for label, new in options.labels.items()}
     nested = form == "csv" if options.holes == "auto" else options.holes == "nested"
@@ -169,6 +171,18 @@ def _labelled(outlines: Iterable[RoiOutline], notes: Notes) -> Iterable[RoiOutli
             notes.add(_NO_LABEL, f"{outline.slide}: {outline.roi_name}")
             outline = replace(outline, label=None)
         yield outline
+
+
+def _unkept(path: Path, form: RoiFormat, outlines: Iterable[RoiOutline]) -> list[Problem]:
+    """Return a problem for each name or label that no study holds, and so no file."""
+    feature = "feature " if form == "geojson" else ""
+    problems = []
+    for outline in outlines:
+        for what, text in (("name", outline.roi_name), ("label", outline.label), ("slide's name", outline.slide)):
+            if text is not None and (problem := text_problem(text)) is not None:
+                place = f"{path.name}:{feature}{outline.row}"
+                problems.append((outline.row, f"{place}: its {what} {quoted(text)} {problem}; give it another"))
+    return problems
 
 
 def _few(skipped: Iterable[Skipped], notes: Notes) -> Iterable[str]:

@@ -11,13 +11,14 @@ from typing import Any
 
 from slideduck.errors import InputError
 from slideduck.files.find import folder_below, given_folders
-from slideduck.names import nearest, nfc
+from slideduck.names import nearest, nfc, text_problem
 from slideduck.roifiles.options import KEPT, RoiOptions
 from slideduck.roifiles.outlines import RoiFile
 from slideduck.roifiles.read import parse_roi_file
 from slideduck.rois.frame import SlideFrame, in_base_pixels, in_level0, slide_frames, undecided, undecided_problem
 from slideduck.rois.held import as_said, held_files
 from slideduck.store.handle import Handle
+from slideduck.words import printable
 
 __all__ = ["GivenFiles", "slide_problems", "with_slides"]
 
@@ -60,6 +61,9 @@ class GivenFiles:
 
     def read(self, path: Path) -> None:
         """Read a file by what is said now, and by what was said of it before."""
+        if text_problem(str(path)) is not None:
+            self.unreadable.append(f"{printable(str(path))}: its path is not UTF-8; rename it")
+            return
         held = self._held.get(str(path))
         before = held.said() if held else {}
         options, kept = self._options.with_kept(before)

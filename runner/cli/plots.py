@@ -10,6 +10,7 @@ import click
 
 from slideduck.cli.printing import example
 from slideduck.runner.cli.command import runner_command
+from slideduck.words import print_line
 
 __all__ = ["confusion", "curves", "pr", "reliability", "roc", "worst"]
 
@@ -43,7 +44,7 @@ def curves(run: Path, out: Path, dpi: int | None) -> None:
     """Draw loss, accuracy, AUROC and learning rate of a RUN over its epochs (.png, .pdf, .svg)."""
     from slideduck.runner.plots.curves import plot_curves
 
-    click.echo(plot_curves(run, out, dpi=dpi))
+    print_line(plot_curves(run, out, dpi=dpi))
 
 
 @runner_command(epilog=example("slideduck plot roc runs/first roc.pdf --level slides"))
@@ -60,7 +61,7 @@ def roc(run: Path, out: Path, **options: Any) -> None:
     """
     from slideduck.runner.plots.scores import plot_roc
 
-    click.echo(plot_roc(run, out, **options))
+    print_line(plot_roc(run, out, **options))
 
 
 @runner_command(epilog=example("slideduck plot pr runs/first pr.png"))
@@ -77,7 +78,7 @@ def pr(run: Path, out: Path, **options: Any) -> None:
     """
     from slideduck.runner.plots.scores import plot_pr
 
-    click.echo(plot_pr(run, out, **options))
+    print_line(plot_pr(run, out, **options))
 
 
 @runner_command(epilog=example("slideduck plot confusion runs/first confusion.svg"))
@@ -93,7 +94,7 @@ def confusion(run: Path, out: Path, **options: Any) -> None:
     """
     from slideduck.runner.plots.scores import plot_confusion
 
-    click.echo(plot_confusion(run, out, **options))
+    print_line(plot_confusion(run, out, **options))
 
 
 @runner_command(epilog=example("slideduck plot reliability runs/first reliability.png --per-class"))
@@ -109,7 +110,7 @@ def reliability(run: Path, out: Path, **options: Any) -> None:
     """
     from slideduck.runner.plots.scores import plot_reliability
 
-    click.echo(plot_reliability(run, out, **options))
+    print_line(plot_reliability(run, out, **options))
 
 
 @runner_command(epilog=example("slideduck plot worst runs/first tiles.beton worst.png --right 6"))
@@ -129,4 +130,4 @@ def worst(run: Path, beton: Path, out: Path, **options: Any) -> None:
     """
     from slideduck.runner.plots.worst import plot_worst
 
-    click.echo(plot_worst(run, beton, out, **options))
+    print_line(plot_worst(run, beton, out, **options))

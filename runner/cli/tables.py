@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import pyarrow as pa
 
 from slideduck.cli.printing import Output, print_rows
+from slideduck.words import print_line, printable
 
 __all__ = ["print_by", "print_metrics", "print_summary", "print_thresholds"]
 
@@ -46,8 +46,9 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    click.echo(title)
+    print_line(printable(title))
     levels = {level: prefix for level, prefix in _LEVELS.items() if prefix + level in metrics}
     table = Table()
     table.add_column("metric")
@@ -60,15 +61,15 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
     ]
     table.add_row("number", *(_shown(metrics[prefix + level]) for level, prefix in levels.items()))
     for name in [*names, *(["fraction_error"] if "slide/fraction_error" in metrics else [])]:
-        table.add_row(name, *(_with_interval(metrics, prefix + name) for prefix in levels.values()))
+        table.add_row(Text(printable(name)), *(_with_interval(metrics, prefix + name) for prefix in levels.values()))
     Console(width=120, highlight=False).print(table)
     if "ci95/resamples" in metrics:
-        click.echo(
+        print_line(
             f"in parentheses: 95 % intervals, {metrics['ci95/resamples']:,} resamples of "
             f"{metrics['ci95/patients']:,} patients with all their tiles"
         )
     elif "ci95/note" in metrics:
-        click.echo(metrics["ci95/note"])
+        print_line(metrics["ci95/note"])
 
 
 def print_thresholds(thresholds: Mapping[str, Any], title: str) -> None:

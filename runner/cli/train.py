@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from slideduck.cli.printing import example
+from slideduck.cli.printing import example, print_json
 from slideduck.errors import RunError
 from slideduck.runner.cli.command import RunnerCommand, runner_command
 from slideduck.runner.cli.options import BETON, JSON
 from slideduck.runner.settings.train_config import GROUPS, TrainConfig
+from slideduck.words import print_line
 
 __all__ = ["train"]
 
@@ -144,14 +144,14 @@ def train(
     if not result:
         return  # another rank tells
     if as_json:
-        click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        print_json(result)
         return
     from slideduck.runner.cli.tables import print_metrics
 
     print_metrics(
         result["validation"]["metrics"], f"validation, epoch {result['best_epoch']} of {result['epochs']} (best)"
     )
-    click.echo(f"run: {run}")
+    print_line(f"run: {run}")
 
 
 def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, **how: Any) -> None:
@@ -161,10 +161,10 @@ def _cross_validate(beton: Path, run: Path, config: TrainConfig, as_json: bool, 
 
     summary = cross_validate(beton, run, config, **how)
     if as_json:
-        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+        print_json(summary)
     else:
         print_summary(summary)
-        click.echo(f"summary: {run / 'summary.json'}")
+        print_line(f"summary: {run / 'summary.json'}")
     if summary["failed"]:
         raise RunError(
             f"{', '.join(summary['failed'])} failed, so that there is no {run / 'predictions.parquet'}; "

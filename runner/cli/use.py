@@ -5,18 +5,17 @@ Torch is imported inside them: ``slideduck --help`` does not wait for it.
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from slideduck.cli.printing import STUDY, example, existing_study
+from slideduck.cli.printing import STUDY, example, existing_study, print_json
 from slideduck.runner.cli.command import runner_command
 from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS
 from slideduck.runner.settings.train_config import BY_COLUMNS
-from slideduck.words import counted
+from slideduck.words import counted, message, print_line
 
 __all__ = ["evaluate", "export_model", "features", "gradcam", "heatmap", "predict"]
 
@@ -79,7 +78,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
 
     result = evaluate_run(run, beton, **options)
     if as_json:
-        click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        print_json(result)
         return
     from slideduck.runner.cli.tables import print_by, print_metrics, print_thresholds
 
@@ -90,7 +89,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
         print_thresholds(result["applied_thresholds"], f"thresholds of {options['thresholds']}")
     for column, rows in result["by"].items():
         print_by(rows, column)
-    click.echo(f"predictions: {result['predictions']}")
+    print_line(f"predictions: {result['predictions']}")
 
 
 @runner_command(
@@ -149,12 +148,12 @@ def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options:
     with slideduck.open(source, progress=True) as opened:
         report = predict_run(run, opened, **options)
     if as_json:
-        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        print_json(vars(report))
         return
     amount = f"{counted(report.tiles, 'tile')} of {counted(len(report.predicted), 'slide')}"
-    click.echo(f"{amount} predicted, grid {report.grid}")
+    print_line(f"{amount} predicted, grid {report.grid}")
     if report.skipped:
-        click.echo(f"{counted(len(report.skipped), 'slide')} predicted before; --overwrite predicts again", err=True)
+        message(f"{counted(len(report.skipped), 'slide')} predicted before; --overwrite predicts again")
 
 
 def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **options: Any) -> None:
@@ -165,9 +164,9 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
 
     report = predict_beton(run, beton, out=out, progress=True, **options)
     if as_json:
-        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        print_json(vars(report))
     else:
-        click.echo(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
+        print_line(f"{counted(report.tiles, 'tile')} predicted, grid {report.grid}: {report.path}")
 
 
 @runner_command(
@@ -205,7 +204,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
 
     with slideduck.open(study, progress=True) as opened:
-        click.echo(draw_heatmap(run, opened, slide, out, **options))
+        print_line(draw_heatmap(run, opened, slide, out, **options))
 
 
 @runner_command(
@@ -240,12 +239,12 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
         opened = source if is_beton(source) else stack.enter_context(slideduck.open(source, progress=True))
         report = compute_features(run, opened, out, slides=slides or None, progress=True, **options)
     if as_json:
-        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        print_json(vars(report))
         return
     amount = f"{counted(report.tiles, 'tile')} of {counted(len(report.computed), 'slide')}"
-    click.echo(f"features of {amount}, {counted(report.width, 'number')} each, grid {report.grid}: {report.into}")
+    print_line(f"features of {amount}, {counted(report.width, 'number')} each, grid {report.grid}: {report.into}")
     if report.skipped:
-        click.echo(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again", err=True)
+        message(f"{counted(len(report.skipped), 'slide')} there before; --overwrite computes again")
 
 
 @runner_command(epilog=example("slideduck gradcam runs/first study.duckdb A12-256-256 A12-768-256 gradcam.png"))
@@ -259,7 +258,7 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
     """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
     from slideduck.runner.maps.gradcam import gradcam as draw_gradcam
 
-    click.echo(draw_gradcam(run, source, tile_ids, out, **options))
+    print_line(draw_gradcam(run, source, tile_ids, out, **options))
 
 
 @runner_command(
@@ -290,11 +289,11 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
 
     report = write_model(run, out, **options)
     if as_json:
-        click.echo(json.dumps(vars(report), indent=1, ensure_ascii=False))
+        print_json(vars(report))
         return
-    click.echo(f"{out}: epoch {report.epoch}, {report.bytes / 1e6:,.1f} MB, classes {', '.join(report.classes)}")
+    print_line(f"{out}: epoch {report.epoch}, {report.bytes / 1e6:,.1f} MB, classes {', '.join(report.classes)}")
     if report.format == "onnx":
-        click.echo(
+        print_line(
             f"opset {report.opset}, tiles {str(report.layout).upper()}; what it gives differs by "
             f"{report.largest_difference:.1g} at most, on {counted(report.random_tiles, 'tile')} of noise and "
             f"{report.real_tiles} of the beton"

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from slideduck.words import printable
 
 __all__ = ["DemoReport", "Step", "print_report"]
 
@@ -92,7 +95,7 @@ def print_report(report: DemoReport) -> None:
     for name in ("thing", "path", "what it is"):
         made.add_column(name, overflow="fold")
     for name, path in report.made.items():
-        made.add_row(name, str(path), _WHAT[name])
+        made.add_row(name, Text(printable(str(path))), _WHAT[name])
     console.print(made)
 
     learnt = Table(title="Tiles of each label", title_justify="left", title_style="bold")
@@ -103,7 +106,7 @@ def print_report(report: DemoReport) -> None:
         right, of = report.confusion[number][number], sum(report.confusion[number])
         recall = f"{right / of:.3f}" if of else "–"
         counts = (f"{report.tiles[side].get(label, 0):,}" for side in ("train", "val"))
-        learnt.add_row(label, *counts, recall)
+        learnt.add_row(Text(printable(label)), *counts, recall)
     console.print(learnt)
     console.print(
         f"Validation accuracy [bold]{report.accuracy:.3f}[/bold], balanced accuracy "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from slideduck.runner.training.learner import EpochPart
-from slideduck.words import message
+from slideduck.words import message, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -64,7 +64,7 @@ class EpochBar:
         self.task: TaskID | None = None
         if bar:
             total = len(part.losses) * tiles
-            self.task = bar.add_task(title, total=total, completed=part.done * tiles, more="")
+            self.task = bar.add_task(printable(title), total=total, completed=part.done * tiles, more="")
 
     def advance(self) -> None:
         """Show the part as it is now."""
@@ -113,10 +113,10 @@ def epoch_bar(title: str, part: EpochPart, tiles: int, show: bool) -> Iterator[E
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("tiles, {task.fields[more]}"),
+        TextColumn("tiles, {task.fields[more]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

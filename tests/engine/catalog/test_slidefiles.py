@@ -420,7 +420,10 @@ def test_no_file_is_written_out_of_the_folder(study: sd.Study, tmp_path: Path) -
     study.con.execute("UPDATE slides SET slide = '../a' WHERE slide = 'a'")
     with pytest.raises(StudyError) as caught:
         study.export_tiles(tmp_path / "out", slides=["../a"])
-    assert str(caught.value) == f"no file is written for '../a.geojson': the name leads out of {tmp_path}/out"
+    assert str(caught.value) == (
+        f"no file is written in {tmp_path}/out for names that are not those of files; name the other slides with "
+        "`slides`:\n  '../a.geojson': the name leads out of the folder"
+    )
     assert not (tmp_path / "a.geojson").exists()
 
 

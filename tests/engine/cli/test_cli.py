@@ -284,7 +284,7 @@ def test_sql_prints_rows_in_every_form(project: Path) -> None:
     assert pq.read_table("out.parquet").to_pylist()[0] == {"label": "stroma", "tiles": 72}
     both = run("sql", "s.duckdb", query, "--json", "--csv")
     assert both.exit_code == 2
-    assert "give only one of --json, --csv and --parquet" in both.stderr
+    assert "give only one of --json, --csv, --safe-csv and --parquet" in both.stderr
     piped = CliRunner().invoke(cli, ["sql", "s.duckdb", "-", "--csv"], input="SELECT 'a' AS b")
     assert piped.stdout == "b\na\n"
 
