@@ -28,8 +28,8 @@ Said: TypeAlias = Callable[[str, str | None], str | None]
 #: An argument that a text names, and its value, with quotes or without.
 _ARGUMENT = re.compile(r"`(\w+)(?:=(?:'([^'`]*)'|([^'`]+)))?`")
 
-#: What a terminal obeys (C0, DEL, C1), what breaks lines or turns the order of letters, and halves of characters.
-_OBEYED = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+#: What a terminal obeys (C0, DEL, C1), what breaks lines or turns the order of letters, and no characters.
+_OBEYED = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff"
 _UNPRINTABLE = re.compile(f"[\x00-\x1f{_OBEYED}]")
 _UNPRINTABLE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_OBEYED}]")
 _UNPRINTABLE_IN_JSON = re.compile(f"[{_OBEYED}]")

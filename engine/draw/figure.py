@@ -17,7 +17,7 @@ from slideduck.draw.data import NO_LABEL, REMOVED, DrawnSlide
 from slideduck.draw.layers import DASHES, FILL, FRAME_STYLE, LINE_COLOUR
 from slideduck.errors import StudyError
 from slideduck.files.write import explained, write_whole
-from slideduck.words import counted
+from slideduck.words import counted, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ __all__ = [
     "THUMBNAIL_PX",
     "check_picture",
     "draw_legend",
+    "keep_texts",
     "length_text",
     "own_style",
     "save_figure",
@@ -91,6 +92,7 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
         If there is no room; a picture that was there stays.
     """
     check_picture(out, dpi)
+    keep_texts(figure)
     import matplotlib
 
     suffix = out.suffix.lower()
@@ -142,6 +144,23 @@ def own_style(words: str) -> Iterator[None]:
         matplotlib.rcParams["text.color"] = _TEXT_COLOUR
         matplotlib.rcParams["hatch.linewidth"] = 0.5
         yield
+
+
+def keep_texts(figure: Figure) -> None:
+    """Let a figure show its texts as they are: no mathematics in a label, and control characters written out.
+
+    What matplotlib writes beside axes by itself stays its own.
+    """
+    from matplotlib.text import Text
+
+    ticks = {
+        id(text) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)
+        if text is not axis.label
+    }  # fmt: skip
+    for text in figure.findobj(Text):
+        if id(text) not in ticks:
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text(), lines=True))
 
 
 def _letters(font: FT2Font) -> set[str]:

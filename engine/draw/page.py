@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from html import escape
+from html import escape as escaped
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from slideduck.rois.frame import SlideFrame
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import thumbnail
 from slideduck.store.handle import Handle
-from slideduck.words import counted
+from slideduck.words import counted, printable
 
 __all__ = ["PAGE_PX", "PAGE_SUFFIXES", "page"]
 
@@ -117,8 +117,8 @@ def _filled(drawn: DrawnSlide, jpeg: bytes, *, rois: bool) -> str:
     values = {
         "script_hash": _policy_hash(template, "script"),
         "style_hash": _policy_hash(template, "style"),
-        "title": escape(f"{drawn.slide}: " + (f"labels of grid {tiles.grid}" if tiles else "ROIs")),
-        "alt": escape(alt),
+        "title": _text(f"{drawn.slide}: " + (f"labels of grid {tiles.grid}" if tiles else "ROIs")),
+        "alt": _text(alt),
         "jpeg": base64.b64encode(jpeg).decode("ascii"),
         "outlines_label": f"Outlines of {counted(len(drawn_rois), 'ROI')}",
         "width": str(drawn.width),
@@ -126,14 +126,19 @@ def _filled(drawn: DrawnSlide, jpeg: bytes, *, rois: bool) -> str:
         "outlines": "\n".join(
             [*_scanned(drawn.frame), *(_outline(number, roi, drawn) for number, roi in enumerate(drawn_rois))]
         ),
-        "slide": escape(drawn.slide),
-        "subtitle": escape("; ".join([*([f"grid {tiles.grid}"] if tiles else []), size])),
+        "slide": _text(drawn.slide),
+        "subtitle": _text("; ".join([*([f"grid {tiles.grid}"] if tiles else []), size])),
         "legend": _legend(drawn, rois=rois),
         "opacity": _opacity() if tiles else "",
         "data": _data(drawn),
     }
     # All at once: what a value holds is never taken for a mark.
     return _MARK.sub(lambda mark: values[mark[1]], template)
+
+
+def _text(text: str) -> str:
+    """Return a text as it stands in an element or an attribute, with control characters written out."""
+    return escaped(printable(text))
 
 
 @cache
@@ -151,14 +156,14 @@ def _policy_hash(template: str, tag: str) -> str:
 def _data(drawn: DrawnSlide) -> str:
     """Return the data for the page's script, as JSON that is safe within a script element."""
     values: dict[str, Any] = {
-        "slide": drawn.slide,
+        "slide": printable(drawn.slide),
         "width": drawn.width,
         "height": drawn.height,
         "mpp": drawn.mpp,
-        "labels": [{"name": label, "colour": drawn.colours[label]} for label in drawn.labels],
+        "labels": [{"name": printable(label), "colour": drawn.colours[label]} for label in drawn.labels],
         "rois": [
             {
-                "name": roi.name,
+                "name": printable(roi.name),
                 "label": NO_LABEL if roi.label is None else drawn.labels.index(roi.label),
                 "box": [float(side) for side in (*_all_points(roi).min(axis=0), *_all_points(roi).max(axis=0))],
             }
@@ -200,7 +205,7 @@ def _outline(number: int, roi: DrawnRoi, drawn: DrawnSlide) -> str:
     path = "".join("M" + "L".join(f"{_short(x)} {_short(y)}" for x, y in ring[:-1]) + "Z" for ring in roi.rings)
     key = NO_LABEL if roi.label is None else drawn.labels.index(roi.label)
     colour = _NO_LABEL_COLOUR if roi.label is None else drawn.colours[roi.label]
-    title = escape(f"{roi.name}: {roi.label or 'no label'}")
+    title = _text(f"{roi.name}: {roi.label or 'no label'}")
     dashed = " dashed" if roi.label is None else ""
     return (
         f'<g data-label="{key}"><title>{title}</title><g class="halo">'
@@ -239,11 +244,11 @@ def _legend(drawn: DrawnSlide, *, rois: bool) -> str:
 
     def add_row(sample: str, name: str, key: int, amounts: dict[str, int]) -> None:
         cells = [f'<td><svg width="20" height="14" aria-hidden="true">{sample}</svg></td>']
-        cells.append(f'<th scope="row">{escape(name)}</th>')
+        cells.append(f'<th scope="row">{_text(name)}</th>')
         for kind in kinds:
             amount = amounts.get(kind)
             box = f'<input type="checkbox" checked data-kind="{kind}" data-key="{key}"'
-            label = f'<label>{amount:,} {box} aria-label="{titles[kind]}: {escape(name)}"></label>' if amount else ""
+            label = f'<label>{amount:,} {box} aria-label="{titles[kind]}: {_text(name)}"></label>' if amount else ""
             cells.append(f'<td class="amount">{label}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
 

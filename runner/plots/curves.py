@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slideduck.catalog.evaluations import read_prediction_file
-from slideduck.draw.figure import own_style, save_figure
+from slideduck.draw.figure import keep_texts, own_style, save_figure
 from slideduck.errors import RunError
 from slideduck.palette import label_colours
 from slideduck.runner.runs.checkpoint import write_whole
@@ -111,6 +111,7 @@ def draw_curves(
         Above the panels.
     """
     figure = _figure(history, classes, best_epoch, title)
+    keep_texts(figure)
     write_whole(out, lambda file: figure.savefig(file, format="png"))
 
 

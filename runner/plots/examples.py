@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slideduck.draw.figure import keep_texts
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.tasks.kinds import task_class
@@ -70,6 +71,7 @@ def _draw(before: NDArray[np.uint8], after: NDArray[np.uint8], names: list[str],
         gap = np.full((max(1, len(upper) // 32), upper.shape[1] + 2, 3), 255, np.uint8)
         panel.imshow(np.concatenate([_framed(upper), gap, _framed(lower)]), interpolation="nearest")
         panel.set_title(name if len(name) <= 16 else f"{name[:15]}…", fontsize=8, pad=2)
+    keep_texts(figure)
     write_whole(out, lambda file: figure.savefig(file, format="png"))
 
 

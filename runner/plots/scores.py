@@ -20,7 +20,7 @@ from slideduck.runner.scores.assess import assess, numbers_of, read_predictions
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import BINS, reliability
 from slideduck.runner.scores.metrics import LEVELS, Units, confusion_of, units_of
-from slideduck.words import counted
+from slideduck.words import counted, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -291,7 +291,7 @@ def _confusion_figure(drawn: Drawn) -> tuple[Figure, Axes]:
             count = confusion[row, column]
             text = f"{100 * share[row, column]:.0f} %\n{count:,}" if count else "0"
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.25)
-    names = [_wrapped(name, 18) for name in drawn.classes]
+    names = [printable(_wrapped(name, 18), lines=True) for name in drawn.classes]
     # Names that are longer than their cell lie aslant.
     aslant = max(len(line) for name in names for line in name.split("\n")) * size * 0.6 > cell * 72
     axes.set_xticks(range(n))

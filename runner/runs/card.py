@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,12 +19,17 @@ from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tasks.task import Task
 from slideduck.runner.tiles.rows import RunRows
-from slideduck.words import counted, listed
+from slideduck.words import counted, json_printable, listed, printable
 
 __all__ = ["card_text", "write_card"]
 
 #: Metrics that the card shows elsewhere, not in the table.
 _NOT_IN_TABLE = ("confusion", "tiles", "slides", "patients")
+
+
+#: What Markdown, of the hub or of GitHub, takes for more than letters; an underscore within a word is one.
+_MARKUP = re.compile(r"[\\`*\[\]~$@]|:(?=\S)|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+_WWW = re.compile(r"(?i)(www)\.")
 
 
 def write_card(folder: Path, state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> None:
@@ -72,10 +80,10 @@ def card_text(
     best = next(line for line in state["history"] if line["epoch"] == state["best"]["epoch"])
     parts = [
         _front_matter(run, classes),
-        f"# {run}",
-        f"A network (`{state['config']['model']}`) {_task(state).purpose(classes)}. It was trained by slideduck "
-        f"{state['versions']['slideduck']}; the weights are those of epoch {best['epoch']}, the best of "
-        f"{len(state['history'])}.",
+        f"# {_plain(run)}",
+        f"A network ({_code(state['config']['model'])}) {_task(state).purpose([_plain(name) for name in classes])}. "
+        f"It was trained by slideduck {_plain(state['versions']['slideduck'])}; the weights are those of epoch "
+        f"{best['epoch']}, the best of {len(state['history'])}.",
         "## Data",
         _data(state, sidecar, rows),
         _counts(state, sidecar, rows),
@@ -92,9 +100,23 @@ def card_text(
         "## Settings",
         _settings(state),
         "## Versions",
-        _table(("package", "version"), sorted(state["versions"].items())),
+        _table(("package", "version"), ((_plain(name), _plain(of)) for name, of in sorted(state["versions"].items()))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain(text: object) -> str:
+    """Return a text that Markdown shows as it is: no link, picture, emphasis or HTML comes of a name."""
+    shown = html.escape(printable(str(text)), quote=False)
+    return _WWW.sub(r"\1\\.", _MARKUP.sub(r"\\\g<0>", shown))
+
+
+def _code(text: object) -> str:
+    """Return a text as code, in more backquotes than it has."""
+    shown = printable(str(text))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
 
 
 def _task(state: Mapping[str, Any]) -> type[Task[Any]]:
@@ -107,8 +129,8 @@ def _front_matter(run: str, classes: Sequence[str]) -> str:
     tags = ["digital-pathology", "whole-slide-images", "slideduck"]
     lines = ["library_name: slideduck", "pipeline_tag: image-classification", "tags:"]
     lines += [f"- {tag}" for tag in tags]
-    lines += [f"model_name: {json.dumps(run, ensure_ascii=False)}", "classes:"]
-    lines += [f"- {json.dumps(name, ensure_ascii=False)}" for name in classes]
+    quoted_run, *quoted = (json_printable(json.dumps(name, ensure_ascii=False)) for name in (run, *classes))
+    lines += [f"model_name: {quoted_run}", "classes:", *(f"- {name}" for name in quoted)]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -116,17 +138,18 @@ def _data(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
     """Return the training data, as a list."""
     beton, raw, config = state["beton"], sidecar.raw, state["config"]
     lines = [
-        f"Beton: `{Path(beton['path']).name}`, {beton['samples']:,} tiles, side-car {beton['sidecar_sha256'][:12]}",
+        f"Beton: {_code(Path(beton['path']).name)}, {beton['samples']:,} tiles, "
+        f"side-car {beton['sidecar_sha256'][:12]}",
         f"Tiles: {_grid(beton['grid'])}, {_image(beton['image'])}",
     ]
     for name, text in (("label_rule", "Labels"), ("split_rule", "Split")):
         rule = raw.get(name)
         if rule:
             lines.append(f"{text}: {_rule(rule)}")
-    where = [f"{name} `{config[name]}`" for name in ("where", "train_where", "val_where") if config.get(name)]
+    where = [f"{name} {_code(config[name])}" for name in ("where", "train_where", "val_where") if config.get(name)]
     exported = (raw.get("query") or {}).get("where")
     if exported:
-        where.insert(0, f"exported `{exported}`")
+        where.insert(0, f"exported {_code(exported)}")
     if where:
         lines.append(f"Only tiles with: {'; '.join(where)}")
     for side, of_side in (("Training", rows.train), ("Validation", rows.val)):
@@ -148,7 +171,7 @@ def _rule(rule: Mapping[str, Any]) -> str:
         # Of coverage alone.
         told.pop("threshold", None)
     return ", ".join(
-        f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        _plain(f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, list) else value}")
         for name, value in told.items()
     )
 
@@ -156,14 +179,14 @@ def _rule(rule: Mapping[str, Any]) -> str:
 def _grid(grid: Mapping[str, Any]) -> str:
     """Return a grid in words, with the resolution where it is the same on every slide."""
     if grid["tile_um"] is None:
-        return f"{grid['tile_px']} px at {grid['magnification']} (grid `{grid['name']}`)"
+        return f"{grid['tile_px']} px at {_plain(grid['magnification'])} (grid {_code(grid['name'])})"
     mpp = grid["tile_um"] / grid["tile_px"]
-    return f"{grid['tile_px']} px, {mpp:.4g} µm a pixel (grid `{grid['name']}`)"
+    return f"{grid['tile_px']} px, {mpp:.4g} µm a pixel (grid {_code(grid['name'])})"
 
 
 def _image(image: Mapping[str, Any]) -> str:
     """Return how tiles are stored, in words."""
-    return "raw pixels" if image["mode"] != "jpg" else f"JPEG of quality {image['quality']}"
+    return "raw pixels" if image["mode"] != "jpg" else f"JPEG of quality {_plain(image['quality'])}"
 
 
 def _counts(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
@@ -173,7 +196,7 @@ def _counts(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
         return ""
     lines = []
     for number, name in enumerate(classes):
-        cells: list[str] = [name]
+        cells: list[str] = [_plain(name)]
         for side in (rows.train, rows.val):
             chosen = side[sidecar.class_number[side] == number]
             slides = len(np.unique(sidecar.slide[chosen]))
@@ -197,10 +220,10 @@ def _metrics(best: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
             continue
         keys = [name if unit == "tile" else f"{unit}/{name}" for unit in units]
         if any(isinstance(values.get(key), int | float) for key in keys):
-            lines.append([name, *(_shown(values.get(key), intervals.get(f"ci95/{key}")) for key in keys)])
+            lines.append([_plain(name), *(_shown(values.get(key), intervals.get(f"ci95/{key}")) for key in keys)])
     table = _table(("metric", *(f"{unit}s" for unit in units)), lines)
     if "ci95/note" in intervals:
-        return f"{table}\n\nThere are {intervals['ci95/note']}."
+        return f"{table}\n\nThere are {_plain(intervals['ci95/note'])}."
     if "ci95/resamples" in intervals:
         drawn = f"{intervals['ci95/resamples']:,} resamples of {counted(intervals['ci95/patients'], 'patient')}"
         return f"{table}\n\nIn brackets are 95 % intervals, from {drawn}."
@@ -212,13 +235,14 @@ def _confusion(best: Mapping[str, Any], classes: Sequence[str]) -> str:
     matrix = best.get("val/confusion")
     if not isinstance(matrix, list) or len(matrix) != len(classes) or len(classes) > 20:
         return ""
-    lines = [[name, *(f"{count:,}" for count in row)] for name, row in zip(classes, matrix, strict=True)]
-    return "Tiles by class (rows) and prediction (columns):\n\n" + _table(("", *classes), lines)
+    names = [_plain(name) for name in classes]
+    lines = [[name, *(f"{count:,}" for count in row)] for name, row in zip(names, matrix, strict=True)]
+    return "Tiles by class (rows) and prediction (columns):\n\n" + _table(("", *names), lines)
 
 
 def _use(run: str) -> str:
     """Return the commands that use the network."""
-    name = run if run.replace("-", "").replace("_", "").replace(".", "").isalnum() else f"'{run}'"
+    name = shlex.quote(printable(run))
     return "\n".join(
         (
             "```text",
@@ -237,11 +261,11 @@ def _limits(state: Mapping[str, Any], sidecar: Sidecar, rows: RunRows) -> str:
     lines = [
         "It is for research. It is not a medical device, and nobody has shown that it is safe or useful to decide "
         "about patients.",
-        _task(state).reach(classes),
+        _task(state).reach([_plain(name) for name in classes]),
     ]
     if _task(state).tells_classes and tuple(classes) == tuple(sidecar.classes):
         seen = set(sidecar.class_number[rows.train].tolist())
-        absent = [name for number, name in enumerate(classes) if number not in seen]
+        absent = [_plain(name) for number, name in enumerate(classes) if number not in seen]
         if absent:
             lines.append(
                 f"No training tile was of {listed(absent)}: it has not learnt {'it' if len(absent) == 1 else 'them'}."
@@ -297,12 +321,13 @@ def _shown(value: Any, interval: Any) -> str:
 
 def _value(value: Any) -> str:
     """Return a setting as the table shows it."""
-    return "–" if value is None else f"`{value}`"
+    return "–" if value is None else _code(value)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table; bars within cells are escaped."""
+    """Return a Markdown table; bars within cells are escaped, and kept off a backslash, which would escape that."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+        "| " + " | ".join(str(cell).replace("\\|", "\\ |").replace("|", "\\|") for cell in line) + " |"
+        for line in lines
     )

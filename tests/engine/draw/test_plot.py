@@ -10,16 +10,18 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.draw.figure import scale_bar_um
+from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.draw.picture import overlay
 from slideduck.errors import SlideduckError, StudyError
 from slideduck.palette import PALETTE, label_colours
@@ -241,11 +243,12 @@ def test_slides_of_every_shape_keep_it_beside_many_long_labels(
     ]
 
 
+@pytest.mark.attack("HTML and terminals", "a formula that does not parse in a label on a picture")
 def test_names_are_written_as_they_are(study: sd.Study, tmp_path: Path) -> None:
     write_slide(tmp_path / "$a_1$.tiff", np.full((200, 400, 3), GREY, np.uint8), compression="deflate")
-    labels = ["$\\alpha^2$", "_hidden", "a & b < c", "l" * 70, "ж Ω é"]
+    labels = ["$\\alpha^2$", "_hidden", "a & b < c", "l" * 70, "ж Ω é", "$\\frac{$", "\x1b[31m\u202e\ufffe-->"]
     write_rois(
-        tmp_path / "$a_1$.csv", {f"r{i}": (label, (i * 80, 0, i * 80 + 70, 200)) for i, label in enumerate(labels)}
+        tmp_path / "$a_1$.csv", {f"r{i}": (label, (i * 57, 0, i * 57 + 50, 200)) for i, label in enumerate(labels)}
     )
     study.add_slides(tmp_path / "$a_1$.tiff")
     study.add_rois(tmp_path / "$a_1$.csv")
@@ -256,8 +259,28 @@ def test_names_are_written_as_they_are(study: sd.Study, tmp_path: Path) -> None:
         study.plot_labels("$a_1$", tmp_path / "out.svg")
     lines = written(tmp_path / "out.svg")
     assert lines[0] == "$a_1$"
-    for label in ["$\\alpha^2$", "_hidden", "a &amp; b &lt; c", "l" * 30, "l" * 10, "ж Ω é"]:
+    for label in ["$\\alpha^2$", "_hidden", "a &amp; b &lt; c", "l" * 30, "l" * 10, "ж Ω é", "$\\frac{$"]:
         assert label in lines, (label, lines)
+    assert r"\x1b[31m\u202e\ufffe" in "".join(lines)
+    # It is XML, whatever a label holds.
+    ElementTree.parse(tmp_path / "out.svg")
+
+
+def test_no_picture_takes_a_name_for_mathematics(tmp_path: Path) -> None:
+    figure = Figure()
+    axes, other = figure.subplots(2)
+    axes.set(title="$\\frac{$", xlabel="$^$", yscale="log")
+    axes.plot([1, 2], [1, 1000], label="$\\over$")
+    axes.legend()
+    other.set_title("\x1b[31m")
+    figure.suptitle("$\\frac{$")
+    save_figure(figure, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    ElementTree.fromstring(text)
+    assert text.count("<!-- $\\frac{$ -->") == 2
+    assert r"<!-- \x1b[31m -->" in text
+    # Numbers beside axes stay matplotlib's own.
+    assert r"$\mathdefault{10^{2}}$" in text
 
 
 def test_letters_that_no_font_has_are_told(study: sd.Study, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from slideduck.draw.page import page
 from slideduck.errors import StudyError
 from slideduck.palette import label_colours
 from slideduck.slides.reader import thumbnail
+from slideduck.words import printable
 from tests.campaign import cases
 from tests.rectangles import write_rois
 from tests.slides import write_slide
@@ -287,9 +288,16 @@ def test_picture_is_the_slide(small: sd.Study, tmp_path: Path) -> None:
     assert np.abs(picture.astype(int) - slide).mean() < 6
 
 
+@pytest.mark.attack("HTML and terminals", "a script, an element or an attribute in a name or label on a page")
 def test_names_and_labels_are_text_and_nothing_else(study: sd.Study, tmp_path: Path) -> None:
     evil = "</script><b>"
-    names = ['"><img src=x onerror=alert(1)>', "'; alert(2); //", "@@data@@", "</title></svg><!--", "a\u2028b"]
+    names = [
+        '"><img src=x onerror=alert(1)>',
+        "'; alert(2); //",
+        "@@data@@",
+        "</title></svg><!--",
+        "a\u2028b\x1b\u202e",
+    ]
     slide = "x&<i>"
     write_slide(tmp_path / f"{slide}.tiff")
     labels = [evil, "<!--<script>", "&amp;", '" onclick="alert(3)', "${alert(4)}"]
@@ -316,7 +324,8 @@ def test_names_and_labels_are_text_and_nothing_else(study: sd.Study, tmp_path: P
         assert not [name for name in element.attributes if name.startswith("on") or name == "style"], element
     assert read.one("h1").text == slide
     assert read.all("title")[0].text == f"{slide}: labels of grid 16px_16um"
-    assert [roi["name"] for roi in read.data["rois"]] == sorted(names)
+    names[-1] = r"a\u2028b\x1b\u202e"
+    assert sorted(roi["name"] for roi in read.data["rois"]) == sorted(names)
     assert sorted(label["name"] for label in read.data["labels"]) == sorted(labels)
     rows = [header.text for header in read.all("th", scope="row")]
     assert sorted(rows) == sorted([*labels, "not kept, paler"])
@@ -326,7 +335,8 @@ def test_names_and_labels_are_text_and_nothing_else(study: sd.Study, tmp_path: P
     assert alt is not None
     assert slide in alt
     assert evil in alt
-    assert read.tiles() == in_the_study(study, slide, "16px_16um")
+    tiles = in_the_study(study, slide, "16px_16um")
+    assert read.tiles() == [(*tile[:3], tile[3] and printable(tile[3]), *tile[4:]) for tile in tiles]
 
 
 def test_page_reaches_for_nothing_and_runs_its_own_script_alone(small: sd.Study, tmp_path: Path) -> None:

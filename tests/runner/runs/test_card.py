@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.runs import checkpoint
@@ -18,6 +22,19 @@ from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
 TINY = TrainConfig(model="networks:tiny", epochs=2, batch_size_per_rank=32, lr=1e-2)
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """Yield all that a reader of Markdown finds in a card, HTML and tables too, behind what the hub reads."""
+    for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text.split("\n---\n", 1)[1]):
+        yield token
+        yield from token.children or ()
+
+
+def elements(text: str) -> list[tuple[str, str]]:
+    """Return the elements of a card in their order, with their attributes."""
+    plain = ("text", "text_special", "inline", "code_inline", "softbreak")
+    return [(token.type, str(token.attrs)) for token in tokens(text) if token.type not in plain]
 
 
 def section(text: str, name: str) -> str:
@@ -77,10 +94,28 @@ def test_the_same_run_has_the_same_card(beton: Path, tmp_path: Path) -> None:
     assert not re.search(r"tiles_per_s|epoch_s", text.decode())
 
 
+EVIL = "[x](javascript:alert(1)) ![y](http://e.vil/y) <script>alert(2)</script> `<b>` *s* ~~t~~ http://e.vil/ :x: "
+EVIL += "\\|\x1b\u202e"
+
+
+@pytest.mark.attack("HTML and terminals", "a link, a picture or HTML in a class of a model card")
+@pytest.mark.attack("HTML and terminals", "a bar or a backquote in a class, which breaks a table of a model card")
 def test_names_cannot_break_the_card(tmp_path: Path) -> None:
     path = write_beton(tmp_path / "a.beton", two_textures(64), classes=('a|b "c"', "ä: #1"))
     train(path, tmp_path / "run", replace(TINY, epochs=1, batch_size_per_rank=16), progress=False)
     text = (tmp_path / "run" / "README.md").read_text()
+    # The same card with classes, a run and settings that hold markup has the same elements, and no others.
+    data = open_data(path, TINY, Place(0, 1, torch.device("cpu"), 1))
+    state = checkpoint.load(tmp_path / "run" / "best.pt")
+    state["classes"] = [EVIL, "b"]
+    state["config"] = {**state["config"], "model": EVIL, "where": EVIL}
+    evil = card_text(EVIL, state, data.sidecar, data.rows)
+    plain = {"classes": ["a", "b"], "config": {**state["config"], "model": "m", "where": "w"}}
+    usual = card_text("run", {**state, **plain}, data.sidecar, data.rows)
+    assert elements(evil) == elements(usual)
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", evil)
+    shown = "".join(token.content for token in tokens(evil) if token.type in ("text", "code_inline", "text_special"))
+    assert shown.count(EVIL[: EVIL.index("\\")].strip()) >= 5
     front = text.split("---\n")[1]
     names = re.findall(r'^- (".*")$', front, re.M)
     assert [json.loads(name) for name in names] == ['a|b "c"', "ä: #1"]
