@@ -47,7 +47,8 @@ _CUTOFF = 0.75
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
 #: C0, DEL and C1; separators of lines and paragraphs; what turns the order of letters.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_DRIVE = re.compile("[A-Za-z]:/")
+#: Roots, drives and the folder above, where the folder may be on a drive that Windows reads too.
+_OUT = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 #: Bytes of the name of a file or folder, on every file system of Linux and macOS.
 _PART_BYTES = 255
 
@@ -71,18 +72,15 @@ def path_problem(name: str) -> str | None:
     Parameters
     ----------
     name : str
-        A name from a study or a file, with or without a suffix, perhaps with folders: ``case1/HE``. Where a drive may
-        be shared with Windows, a backslash is a separator there.
+        A name from a study or a file, with or without a suffix, perhaps with folders: ``case1/HE``.
     """
-    parts = name.split("/")
-    if ".." in parts or name.startswith("/") or _DRIVE.match(name):
+    if _OUT.match(name):
         return "leads out of the folder"
     if (problem := text_problem(name)) is not None:
         return problem
     if (found := _CONTROL.search(name)) is not None:
         return f"holds the control character {found[0]!r}"
-    if "\\" in name:
-        return "holds a backslash"
+    parts = name.split("/")
     if "" in parts:
         return "has an empty part"
     if any(part.startswith(".") for part in parts):

@@ -90,9 +90,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("/dev/sda", "leads out of the folder"),
         ("C:/x", "leads out of the folder"),
         pytest.param(
-            "..\\x", "holds a backslash", marks=pytest.mark.attack("paths", "a slide called ..\\x, for a Windows share")
+            "..\\x", "leads out of the folder",
+            marks=pytest.mark.attack("paths", "a slide called ..\\x, for a Windows share"),
         ),
-        ("C:\\x", "holds a backslash"),
+        ("C:\\x", "leads out of the folder"),
+        ("a\\..\\x", "leads out of the folder"),
+        ("\\\\host\\x", "leads out of the folder"),
         ("a//b", "has an empty part"),
         ("", "has an empty part"),
         ("a/", "has an empty part"),
@@ -116,13 +119,29 @@ def test_names_that_are_not_those_of_files(name: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["HE", "case1/HE", "a..b", "HE.", "a b ", "ä" * 127, "a:b", "TCGA-AA-0001", "con", "~x", "$HOME", "x'; --"]
+    "name",
+    [
+        "HE",
+        "case1/HE",
+        "a..b",
+        "HE.",
+        "a b ",
+        "ä" * 127,
+        "a:b",
+        "TCGA-AA-0001",
+        "con",
+        "~x",
+        "$HOME",
+        "x'; --",
+        "a\\b",
+        "x..",
+    ],
 )
 def test_names_that_are_those_of_files(name: str) -> None:
     assert path_problem(name) is None
 
 
-@pytest.mark.parametrize("slide", ["../../x", "/tmp/x", "a\\b", "a\0b", ".x", "\x1b]0;x\x07"])
+@pytest.mark.parametrize("slide", ["../../x", "/tmp/x", "..\\b", "a\0b", ".x", "\x1b]0;x\x07"])
 def test_no_export_writes_a_file_of_such_a_name(study: Path, tmp_path: Path, slide: str) -> None:
     out = tmp_path / "below" / "out"
     out.parent.mkdir()
@@ -155,14 +174,14 @@ def test_no_export_writes_a_file_of_such_a_name(study: Path, tmp_path: Path, sli
 def test_slide_files_of_such_names_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = tmp_path / "slides"
     folder.mkdir()
-    for number, name in enumerate(["good.tif", "a\x1b[2J.tif", "b\\c.tif", os.fsdecode(b"d\xff.tif")]):
+    for number, name in enumerate(["good.tif", "a\x1b[2J.tif", "b\\..\\c.tif", os.fsdecode(b"d\xff.tif")]):
         write_slide(folder / name, number)
     done = run("add-slides", tmp_path / "s.duckdb", folder)
     assert done.stdout == "1 slide added, 0 updated, 0 unchanged; 0 of them cannot be used\n"
     assert told(done) == (
         "3 files left out:\n"
         rf"  {folder}/a\x1b[2J.tif: the name holds the control character '\x1b'; rename the file" "\n"
-        rf"  {folder}/b\c.tif: the name holds a backslash; rename the file" "\n"
+        rf"  {folder}/b\..\c.tif: the name leads out of the folder; rename the file" "\n"
         rf"  {folder}/d\udcff.tif: its path is not UTF-8; rename it" "\n"
     )  # fmt: skip
     assert done.exit_code == 0
