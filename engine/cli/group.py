@@ -20,6 +20,7 @@ import slideduck
 from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
+from slideduck.names import text_problem
 from slideduck.words import arguments_said_as, message, printable
 
 __all__ = ["cli"]
@@ -169,6 +170,11 @@ def _translated() -> Iterator[None]:
     """Turn what the operating system does to DuckDB into errors of ours; DuckDB is not imported for it."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        # A word of the command line: names from files were checked when they were read.
+        if text_problem(error.object) is None:
+            raise
+        raise SlideduckError(f"{error.object[:60]!r} is not UTF-8; write it in UTF-8") from error
     except Exception:
         if "duckdb" not in sys.modules:
             raise

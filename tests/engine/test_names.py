@@ -313,6 +313,20 @@ def test_csv_is_exact_for_files_and_written_out_at_a_terminal(
     assert capsys.readouterr().out == f"label,n\n{SHOWN},1\n,-2\na,\n"
 
 
+@pytest.mark.attack("bytes", "a word of a command that is not UTF-8")
+def test_words_of_a_command_that_are_not_utf_8_are_refused(study: Path) -> None:
+    broken = os.fsdecode(b"\xff")
+    for words in (
+        ("add-rois", study, study.parent / "s0.geojson", "--set", broken),
+        ("sql", study, f"SELECT '{broken}'"),
+        ("counts", study, "--where", f"label = '{broken}'"),
+    ):
+        done = run(*words)
+        assert done.exit_code == 1
+        assert re.fullmatch(r"error: .*\\udcff.* is not UTF-8; write it in UTF-8\n", told(done)), done.stderr
+        assert not done.stdout
+
+
 @pytest.mark.attack("HTML and terminals", "=cmd in a label, for a spreadsheet")
 def test_safe_csv_keeps_formulas_as_text(study: Path) -> None:
     query = (

@@ -461,11 +461,13 @@ def test_an_roi_of_which_its_holes_leave_nothing(pair: Pair) -> None:
 def test_characters_that_a_form_cannot_hold(pair: Pair) -> None:
     pair.fill(
         geojson(
-            feature("a\0b", "t", [square(0, 0, 20)]),
+            feature("ab", "t", [square(0, 0, 20)]),
             feature("bell", "t\a", [square(30, 0, 20)]),
             feature("fine\n", "t", [square(60, 0, 20)]),
         )
     )
+    # A study takes no NUL; one of an earlier version may have it.
+    pair.source.con.execute("UPDATE rois SET roi_name = 'a' || chr(0) || 'b', roi_desc = 'ab' WHERE roi_name = 'ab'")
     better = "write geojson or geoparquet instead"
     assert refused(pair.source, pair.folder / "no", "csv") == (
         f"1 ROI cannot be written as csv; {better}:\n  s: 'a\\x00b': its name holds the character '\\x00'"
@@ -474,6 +476,7 @@ def test_characters_that_a_form_cannot_hold(pair: Pair) -> None:
         f"2 ROIs cannot be written as xml; {better}:\n  s: 'a\\x00b': its name holds the character '\\x00'\n"
         "  s: 'bell': its label holds the character '\\x07'"
     )
+    pair.source.con.execute("UPDATE rois SET roi_name = 'ab' WHERE contains(roi_name, chr(0))")
     for form in ("geojson", "geoparquet"):
         pair.exported(form)
         before, after = pair.rois()
