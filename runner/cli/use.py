@@ -205,7 +205,8 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
 
     with slideduck.open(study, progress=True) as opened:
-        click.echo(draw_heatmap(run, opened, slide, out, **options))
+        drawn = draw_heatmap(run, opened, slide, out, **options)
+    click.echo(drawn)
 
 
 @runner_command(
