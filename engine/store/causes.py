@@ -6,12 +6,12 @@ import errno
 import os
 import re
 import shlex
-from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
 from slideduck.errors import FULL_ERRNOS, DiskFullError, SlideduckError, StudyError
+from slideduck.files.holders import process
 
 __all__ = ["cause", "does_not_replay", "is_interrupt", "translation", "wal_of"]
 
@@ -21,12 +21,9 @@ _REPLAY = "Failure while replaying WAL"
 _FULL = "|".join(re.escape(os.strerror(number)) for number in sorted(FULL_ERRNOS))
 _DAMAGED = "Corrupt database file|Could not read enough bytes|Failed to deserialize|Serialization Error"
 
-#: Letters of another process's command that a message shows.
-_LONGEST_COMMAND = 120
-
 #: What follows the reason, by what DuckDB's text says; ``{path}`` is the study.
 _REMEDIES = (
-    (re.escape(os.strerror(errno.EROFS)), "its file system is read-only; write the study where that is allowed"),
+    (re.escape(os.strerror(errno.EROFS)), "its file system is read-only; copy the study to one that can be written"),
     (
         f"{re.escape(os.strerror(errno.EACCES))}|{re.escape(os.strerror(errno.EPERM))}",
         "this user may not; let its owner allow it, for the folder too, in which DuckDB keeps what is not in the "
@@ -124,12 +121,11 @@ def _of_kind(error: duckdb.Error, study: str, text: str) -> SlideduckError | Non
 
 def _held(text: str, study: str) -> SlideduckError | None:
     """Return the error that says who has a study open, if that is the cause."""
-    holder = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
-    if holder:
-        name = _command_of(holder[2]) or holder[1].strip() or "unknown"
+    held = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
+    if held:
         return StudyError(
-            f"{study} is in use by process {holder[2]} ({name}); one process may write a study at a time, and nobody "
-            f"reads it meanwhile: wait for it, or stop it with: kill {holder[2]}"
+            f"{study} is in use by {process(held[2], held[1].strip())}; one process may write a study at a time, and "
+            f"nobody reads it meanwhile: wait for it, or stop it with: kill {held[2]}"
         )
     if "Could not set lock" in text:
         return StudyError(
@@ -141,16 +137,6 @@ def _held(text: str, study: str) -> SlideduckError | None:
             f"{study} is open in this process already, for writing where this is for reading, or the reverse, or with "
             "another number of threads; use that one, or close it first"
         )
-    return None
-
-
-def _command_of(pid: str) -> str | None:
-    """Return what was typed to start a process, where the system says so."""
-    with suppress(OSError, ValueError):
-        line = Path("/proc", pid, "cmdline").read_bytes().decode(errors="replace")
-        # Another user's words go to this user's terminal: nothing of them may steer it.
-        line = " ".join("".join(sign if sign.isprintable() else " " for sign in line).split())
-        return line if len(line) <= _LONGEST_COMMAND else f"{line[:_LONGEST_COMMAND]}..."
     return None
 
 
