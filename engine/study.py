@@ -43,7 +43,9 @@ from slideduck.rois.masks import MasksReport, add_masks
 from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
-from slideduck.store.db import connect, translated
+from slideduck.store.causes import translation
+from slideduck.store.db import close, connect, translated
+from slideduck.store.fresh import begin
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -80,7 +82,9 @@ def open_study(
     Raises
     ------
     StudyError
-        If the file is missing (read-only), in use, another program's, or of a newer version.
+        If the file is missing (read-only), in use, damaged, another program's, or of a newer version.
+    DiskFullError
+        If there is no room for a new one; nothing is left of it then.
 
     Examples
     --------
@@ -89,14 +93,17 @@ def open_study(
     ...     study.add_slides(["slides/"])
     """
     file = Path(path).expanduser().absolute()
+    if not read_only and not file.exists():
+        begin(file)
     con = connect(file, read_only=read_only, threads=threads)
     try:
-        if read_only and schema.is_outdated(con):
-            # The views of an older release are brought up to date before the study is read through them.
-            con.close()
-            open_study(file).close()
-            con = connect(file, read_only=True, threads=threads)
-        schema.prepare(con, file, read_only=read_only)
+        with translated(file):
+            if read_only and schema.is_outdated(con):
+                # The views of an older release are brought up to date before the study is read through them.
+                con.close()
+                open_study(file).close()
+                con = connect(file, read_only=True, threads=threads)
+            schema.prepare(con, file, read_only=read_only)
     except BaseException:
         con.close()
         raise
@@ -136,14 +143,27 @@ class Study:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        # What went wrong is what the user needs; DuckDB checkpoints as it closes, or keeps what was committed in its log.
+        self.con.close()
+        told = translation(error, self.path)
+        if told is not None:
+            raise told from error
 
     def __repr__(self) -> str:
         return f"<Study {str(self.path)!r}>"
 
     def close(self) -> None:
-        """Close the file, so that another process may write it."""
-        self.con.close()
+        """Write all that was committed into the file, and close it, so that another process may write it.
+
+        Raises
+        ------
+        DiskFullError, StudyError
+            If it cannot be written; the study is closed, and what was committed is kept beside it.
+        """
+        close(self.con, self.path)
 
     @contextmanager
     def atomic(self) -> Iterator[None]:

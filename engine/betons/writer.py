@@ -31,6 +31,7 @@ from slideduck.betons.format import (
 )
 from slideduck.betons.journal import PageRecord, checksum, journal_head, read_record
 from slideduck.errors import BetonError
+from slideduck.files.holders import holder
 from slideduck.files.write import explained, open_own, sync_folder
 
 __all__ = ["BetonWriter", "WrittenBeton"]
@@ -368,9 +369,10 @@ class BetonWriter:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            writing = holder(fd)
             os.close(fd)
             raise BetonError(
-                f"{self.path} is being written by another process; wait for it, or give another name"
+                f"{self.path} is being written by {writing}; wait for it, or give another name"
             ) from None
         except OSError:
             # A file system without locks; two writers of one name are then the user's to avoid.

@@ -167,7 +167,7 @@ def _interrupts_kept() -> Iterator[None]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what the operating system does to DuckDB into errors of ours; DuckDB is not imported for it."""
+    """Turn what the machine or a file does to DuckDB into errors of ours; DuckDB is not imported for it."""
     try:
         yield
     except UnicodeEncodeError as error:

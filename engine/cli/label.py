@@ -93,23 +93,24 @@ def label(
             roi_sets=roi_sets or None,
             **settings,
         )
-        _print_rule(report)
-        print_rows(report.counts, output, title="Tiles by label")
-        print_names(
-            f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
-            [
-                f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
-                for r in report.empty_rois.to_pylist()
-            ],
-        )
-        print_names(
-            "labels of the rule that no ROI has any more; leave them out by naming the others, or all by "
-            "--no-artifact-label or another --overlap:",
-            report.unknown_labels,
-        )
-        _print_alike(study, report)
-        if verify:
-            _print_verified(opened.verify(verify_tiles))
+        verified = opened.verify(verify_tiles) if verify else None
+    _print_rule(report)
+    print_rows(report.counts, output, title="Tiles by label")
+    print_names(
+        f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
+        [
+            f"{r['slide']}: {r['roi_name']} ({r['area_um2']:,.0f} µm², {r['grid']})"
+            for r in report.empty_rois.to_pylist()
+        ],
+    )
+    print_names(
+        "labels of the rule that no ROI has any more; leave them out by naming the others, or all by "
+        "--no-artifact-label or another --overlap:",
+        report.unknown_labels,
+    )
+    _print_alike(study, report)
+    if verified is not None:
+        _print_verified(verified)
 
 
 def _print_rule(report: LabelReport) -> None:

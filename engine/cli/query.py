@@ -34,7 +34,8 @@ def sql(study: Path, query: str, write: bool, output: Output) -> None:
     if query == "-":
         query = sys.stdin.read()
     with slideduck.open(study, read_only=not write) as opened:
-        print_rows(opened.sql(query).to_arrow_table(), output)
+        rows = opened.sql(query).to_arrow_table()
+    print_rows(rows, output)
 
 
 @click.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +116,20 @@ def _begun(study: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if new and study.exists() and _is_empty(study):
-            study.unlink()
+        if new:
+            _remove_empty(study)
         raise
 
 
-def _is_empty(study: Path) -> bool:
-    """Return whether a study has no slides; what does not open is not ours to remove."""
-    try:
-        with slideduck.open(study, read_only=True) as opened:
-            return opened.sql("SELECT count(*) FROM slides").fetchall() == [(0,)]
-    except SlideduckError:
-        return False
+def _remove_empty(study: Path) -> None:
+    """Remove a study without slides; what does not open, or another process has open, is not ours to remove."""
+    with suppress(SlideduckError, OSError):
+        if not study.exists():
+            return
+        # While it is open for writing, no other process puts anything in it.
+        with slideduck.open(study) as opened:
+            if opened.sql("SELECT count(*) FROM slides").fetchall() == [(0,)]:
+                study.unlink()
 
 
 @click.command(epilog=example("slideduck relocate study.duckdb old/ archive/ --dry-run"))

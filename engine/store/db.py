@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -15,15 +14,19 @@ import pyarrow as pa
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 from slideduck.names import nearest
+from slideduck.store.causes import cause, does_not_replay, translation, wal_of
 
 __all__ = [
     "atomic",
+    "close",
     "connect",
     "identifier",
     "limited_memory",
+    "literal",
     "load_spatial",
     "machine_memory",
     "registered",
+    "require_folder",
     "require_study",
     "spatial_config",
     "translated",
@@ -55,25 +58,77 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     """
     if read_only:
         require_study(path)
-    if not path.parent.is_dir():
-        raise StudyError(f"no folder {path.parent} to put the study {path.name} in; make the folder first")
-    # Extensions come from installed packages alone: a study never reaches for the network.
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "autoinstall_known_extensions": False,
-        **spatial_config(),
-    }
+    require_folder(path)
+    # DuckDB puts its log beside the name that it is given; through another name it would not be seen.
+    path = path.resolve()
+    config: dict[str, str | bool | int | float | list[str]] = {**_no_downloads(), **spatial_config()}
     if threads is not None:
         config["threads"] = threads
     try:
-        con = duckdb.connect(path, read_only=read_only, config=config)
+        con = _connected(path, read_only, config)
     except duckdb.Error as error:
-        raise _opening_error(path, error) from error
+        raise cause(error, path) or StudyError(f"{path} does not open: {error}") from error
     try:
         load_spatial(con)
     except BaseException:
         con.close()
         raise
     return con
+
+
+def _no_downloads() -> dict[str, str | bool | int | float | list[str]]:
+    """Return what keeps a study from reaching for the network: extensions come from installed packages alone."""
+    return {"autoinstall_known_extensions": False}
+
+
+def _connected(
+    path: Path, read_only: bool, config: dict[str, str | bool | int | float | list[str]]
+) -> duckdb.DuckDBPyConnection:
+    """Open a file, reading back by hand what DuckDB cannot read back when it opens one."""
+    try:
+        return duckdb.connect(path, read_only=read_only, config=config)
+    except duckdb.Error as error:
+        if not does_not_replay(error):
+            raise
+        try:
+            _replay(path)
+        except duckdb.Error as second:
+            # Who cannot write here learns that, and not that the log is beyond help.
+            raise (error if does_not_replay(second) else second) from error
+    return duckdb.connect(path, read_only=read_only, config=config)
+
+
+def _replay(path: Path) -> None:
+    """Read the write-ahead log back into a file that does not open because of it, and checkpoint.
+
+    DuckDB 1.5.5 binds the defaults of a table when it replays a change of that table (ALTER, COMMENT ON COLUMN), before
+    there is a database to look for their functions in: "Calling DatabaseManager::GetDefaultDatabase with no default
+    database set" (DuckDB's issues 18259, 20543 and 22044; mended for 2.0 by its pull request 21608, which binds
+    nothing there). Within ATTACH there is one, and the same log replays. `slideduck.store.fresh` sees to it that no
+    such log comes of us but from one moment of a migration; earlier releases left one for each killed first command.
+    """
+    with duckdb.connect(config={**_no_downloads(), **spatial_config()}) as con:
+        load_spatial(con)
+        # The log may be a stranger's: what it holds reaches no file but these.
+        mine = ", ".join(literal(f"{path}{ending}") for ending in ("", ".wal", ".wal.checkpoint", ".wal.recovery"))
+        con.execute(f"SET allowed_paths = [{mine}]")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
+        con.execute(f"ATTACH {literal(str(path))} AS replayed")
+        con.execute("CHECKPOINT replayed")
+        con.execute("DETACH replayed")
+
+
+def require_folder(path: Path) -> None:
+    """Refuse the path of a study in a folder that is missing.
+
+    Raises
+    ------
+    StudyError
+        If it is.
+    """
+    if not path.parent.is_dir():
+        raise StudyError(f"no folder {path.parent} to put the study {path.name} in; make the folder first")
 
 
 def require_study(path: Path) -> None:
@@ -92,18 +147,44 @@ def require_study(path: Path) -> None:
     raise StudyError(f"no study at {path}{meant} with: slideduck add-slides {path} FOLDER")
 
 
-def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
-    """Return the error that says why a file did not open."""
-    text = str(error)
-    holder = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
-    if holder:
-        return StudyError(
-            f"{path} is in use by process {holder[2]} ({holder[1].strip() or 'unknown'}); "
-            "one process may write a study at a time: wait for it, or stop it"
-        )
-    if "not a valid DuckDB database file" in text:
-        return StudyError(f"{path} is not a study: not a DuckDB file; give another path")
-    return StudyError(f"{path} does not open: {text}")
+def close(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Write all that was committed into a study's file, and close it.
+
+    DuckDB does that too when it closes a file, and says nothing where it fails.
+
+    Raises
+    ------
+    DiskFullError, StudyError
+        If it cannot be written. The study is closed; nothing that was committed is lost.
+    """
+    try:
+        if _is_writable(con):
+            con.execute("CHECKPOINT")
+    except (duckdb.ConnectionException, duckdb.TransactionException):
+        # It is closed already; or a transaction is open here, which closing undoes, or on another connection of this
+        # process, the last of which checkpoints.
+        pass
+    except (duckdb.Error, RuntimeError) as error:
+        told = translation(error, path)
+        if not isinstance(told, SlideduckError):
+            raise (told or error) from error
+        raise type(told)(_not_written(path, told)) from error
+    finally:
+        con.close()
+
+
+def _is_writable(con: duckdb.DuckDBPyConnection) -> bool:
+    (mode,) = con.execute("SELECT current_setting('access_mode')").fetchone() or ("",)
+    return str(mode).lower() != "read_only"
+
+
+def _not_written(path: Path, told: SlideduckError) -> str:
+    """Return what is kept where and what to do, of an error whose text is for other steps."""
+    reason = str(told).partition(";")[0]
+    return (
+        f"{reason}; what was done is kept in {wal_of(path)}, beside the study, and not in the study's file yet: leave "
+        f"both where they are, mend the cause, and the next command takes it in, such as: slideduck info {path}"
+    )
 
 
 def spatial_config() -> dict[str, str | bool | int | float | list[str]]:
@@ -158,6 +239,11 @@ def _as_it_is(path: Path) -> tuple[str, int, int]:
     """Return what tells a file from another: its path, size and time of change."""
     now = path.stat()
     return str(path), now.st_size, now.st_mtime_ns
+
+
+def literal(text: str) -> str:
+    """Return text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
@@ -231,22 +317,21 @@ def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> It
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn DuckDB's errors of a full disk or an interrupt into ours, within a block."""
+def translated(path: Path | None = None) -> Iterator[None]:
+    """Turn DuckDB's errors of an interrupt, the machine or the file into ours, within a block.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The study, for messages; see `slideduck.store.causes.cause`.
+    """
     try:
         yield
-    except (duckdb.InterruptException, RuntimeError) as error:
-        # DuckDB's Python package makes Ctrl-C a RuntimeError of this text.
-        if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
-            raise KeyboardInterrupt from error
-        raise
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        text = str(error)
-        if "No space left" in text or f"errno {errno.ENOSPC}" in text or "File too large" in text:
-            raise DiskFullError(
-                f"the disk is full: {text}; nothing of this step was kept: free some space and run it again"
-            ) from error
-        raise
+    except (duckdb.Error, RuntimeError) as error:
+        told = translation(error, path)
+        if told is None:
+            raise
+        raise told from error
 
 
 @contextmanager
@@ -276,6 +361,9 @@ def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = No
     try:
         yield limit
     except duckdb.OutOfMemoryException as error:
+        told = cause(error)
+        if isinstance(told, DiskFullError):
+            raise told from error
         raise StudyError(
             f"{limit / 1e9:.2g} GB of memory are too few, even with temporary files: {error}; give more with `memory`"
         ) from error

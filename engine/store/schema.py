@@ -45,6 +45,7 @@ def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> N
             run_script(con, "schema.sql")
             _set(con, "schema_version", str(SCHEMA_VERSION))
             _make_views(con)
+        con.execute("CHECKPOINT")
         return
     if "meta" not in tables or "slides" not in tables:
         raise StudyError(f"{path} is a DuckDB file of another program, not a study; give another path")
@@ -63,6 +64,8 @@ def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> N
             run_script(con, _MIGRATIONS[step])
         _set(con, "schema_version", str(SCHEMA_VERSION))
         _make_views(con)
+    # A log of how tables were changed is what DuckDB 1.5.5 does not read back on its own; see `slideduck.store.db`.
+    con.execute("CHECKPOINT")
 
 
 def is_outdated(con: duckdb.DuckDBPyConnection) -> bool:

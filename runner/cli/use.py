@@ -204,7 +204,8 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
 
     with slideduck.open(study, progress=True) as opened:
-        print_line(draw_heatmap(run, opened, slide, out, **options))
+        drawn = draw_heatmap(run, opened, slide, out, **options)
+    print_line(drawn)
 
 
 @runner_command(

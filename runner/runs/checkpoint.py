@@ -15,6 +15,7 @@ import torch
 
 from slideduck.errors import RunError
 from slideduck.files import write
+from slideduck.files.holders import holder
 
 __all__ = [
     "CHECKPOINTS",
@@ -167,7 +168,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another process is training in it; wait for it, or give another `run`") from None
+            raise RunError(
+                f"{folder}: {holder(file.fileno())} is training in it; wait for it, or give another `run`"
+            ) from None
         yield
     finally:
         os.close(lock)

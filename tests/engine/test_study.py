@@ -517,21 +517,6 @@ def test_views_of_an_older_release_are_made_anew(tmp_path: Path) -> None:
         assert "tile_id" in study.sql("FROM labels").columns
 
 
-def test_a_study_in_use_says_by_whom(tmp_path: Path) -> None:
-    path = tmp_path / "busy.duckdb"
-    code = f"import slideduck as sd, sys; s = sd.open({str(path)!r}); print('open', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "open\n"
-        with pytest.raises(StudyError) as caught:
-            sd.open(path)
-        holder.communicate("")
-    assert f"{path} is in use by process {holder.pid} (" in str(caught.value)
-    assert str(caught.value).endswith("one process may write a study at a time: wait for it, or stop it")
-
-
 DUMP = """
 import json, sys
 import slideduck as sd

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from slideduck.betons import BetonWriter, check_beton, encode_jpeg, page_size_for
 from slideduck.betons.format import data_start
 from slideduck.errors import BetonError, DiskFullError
+from slideduck.files.holders import process
 from tests.campaign import cases
 from tests.small_betons import (
     SAMPLES,
@@ -302,7 +303,9 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
     with BetonWriter(path, samples=120, page_size=SMALL_PAGE) as writer:
         with pytest.raises(BetonError) as caught:
             BetonWriter(path, samples=120, page_size=SMALL_PAGE)
-        assert str(caught.value) == (f"{path} is being written by another process; wait for it, or give another name")
+        assert str(caught.value) == (
+            f"{path} is being written by {process(os.getpid())}; wait for it, or give another name"
+        )
         write_all(writer, SAMPLES)
         writer.finish()
         writer.publish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from slideduck.errors import DiskFullError, RunError
+from slideduck.files.holders import process
 from slideduck.runner.runs import checkpoint
 from tests.full_disk import full_for
 
@@ -90,7 +92,9 @@ def test_a_folder_is_locked_for_one_training(tmp_path: Path) -> None:
     with checkpoint.lock_folder(folder):
         with pytest.raises(RunError) as error, checkpoint.lock_folder(folder):
             pass
-        assert str(error.value) == (f"{folder}: another process is training in it; wait for it, or give another `run`")
+        assert str(error.value) == (
+            f"{folder}: {process(os.getpid())} is training in it; wait for it, or give another `run`"
+        )
     with checkpoint.lock_folder(folder):
         pass
     (tmp_path / "file").touch()
