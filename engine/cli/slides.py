@@ -124,7 +124,7 @@ def _begun(study: Path) -> Iterator[None]:
 def _is_empty(study: Path) -> bool:
     """Return whether a study has no slides; what does not open is not ours to remove."""
     try:
-        with slideduck.open(study, read_only=True) as opened:
+        with slideduck.open(study, read_only=True, sealed=True) as opened:
             return opened.sql("SELECT count(*) FROM slides").fetchall() == [(0,)]
     except SlideduckError:
         return False

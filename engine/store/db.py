@@ -23,6 +23,8 @@ __all__ = [
     "limited_memory",
     "load_spatial",
     "machine_memory",
+    "opening_error",
+    "parse_bytes",
     "registered",
     "require_study",
     "spatial_config",
@@ -67,7 +69,7 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     try:
         con = duckdb.connect(path, read_only=read_only, config=config)
     except duckdb.Error as error:
-        raise _opening_error(path, error) from error
+        raise opening_error(path, error) from error
     try:
         load_spatial(con)
     except BaseException:
@@ -92,7 +94,7 @@ def require_study(path: Path) -> None:
     raise StudyError(f"no study at {path}{meant} with: slideduck add-slides {path} FOLDER")
 
 
-def _opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
+def opening_error(path: Path, error: duckdb.Error) -> SlideduckError:
     """Return the error that says why a file did not open."""
     text = str(error)
     holder = re.search(r"Conflicting lock is held in (.*?)\(PID (\d+)\)", text)
@@ -270,7 +272,7 @@ def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = No
     StudyError
         If the bound cannot be read, or the block needs more.
     """
-    limit = machine_memory() // 4 if memory is None else _parse_bytes(memory)
+    limit = machine_memory() // 4 if memory is None else parse_bytes(memory)
     (before,) = con.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
     con.execute(f"SET memory_limit = '{limit}B'")
     try:
@@ -292,7 +294,7 @@ def machine_memory() -> int:
     return min(limits)
 
 
-def _parse_bytes(memory: str | int) -> int:
+def parse_bytes(memory: str | int) -> int:
     """Return a number of bytes from text such as ``4GB``."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
     limit = 0
