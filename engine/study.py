@@ -44,9 +44,10 @@ from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
 from slideduck.store.causes import translation
-from slideduck.store.db import close, connect, translated
+from slideduck.store.db import close, connect, parse_bytes, translated
 from slideduck.store.fresh import begin
 from slideduck.store.handle import Handle
+from slideduck.store.sealed import Seal, answer, check_statement, connect_sealed, refused_query
 from slideduck.store.sqlfiles import read_query
 
 if TYPE_CHECKING:
@@ -59,7 +60,14 @@ _SLIDEFLOW_COLUMNS = ("loc_x", "loc_y", "grid_x", "grid_y", "roi_name", "roi_des
 
 
 def open_study(
-    path: str | Path, *, read_only: bool = False, progress: bool = False, threads: int | None = None
+    path: str | Path,
+    *,
+    read_only: bool = False,
+    progress: bool = False,
+    threads: int | None = None,
+    sealed: bool = False,
+    allow_files: bool = False,
+    memory: str | int | None = None,
 ) -> Study:
     """Open a study, or make one where there is none.
 
@@ -73,6 +81,13 @@ def open_study(
         Show progress of long work on standard error.
     threads : int, optional
         Threads of DuckDB; default one a core. Results do not depend on it.
+    sealed : bool, default False
+        Keep SQL from leaving the study: it reads no other file, and `Study.sql` takes one statement, which reads, or
+        changes the study unless that is ``read_only``. Without it the connection is yours, and does what you ask.
+    allow_files : bool, default False
+        With ``sealed``: let SQL read other files, and write them unless the study is ``read_only``.
+    memory : str or int, optional
+        With ``sealed``: what DuckDB may use, such as ``"4GB"``; default half of the machine's.
 
     Returns
     -------
@@ -95,19 +110,27 @@ def open_study(
     file = Path(path).expanduser().absolute()
     if not read_only and not file.exists():
         begin(file)
-    con = connect(file, read_only=read_only, threads=threads)
+    limit = {} if memory is None else {"memory": parse_bytes(memory)}
+    seal = Seal(read_only, allow_files, **limit) if sealed else None
+
+    def connected() -> duckdb.DuckDBPyConnection:
+        if seal is not None:
+            return connect_sealed(file, seal, threads=threads)
+        return connect(file, read_only=read_only, threads=threads)
+
+    con = connected()
     try:
         with translated(file):
             if read_only and schema.is_outdated(con):
                 # The views of an older release are brought up to date before the study is read through them.
                 con.close()
-                open_study(file).close()
-                con = connect(file, read_only=True, threads=threads)
+                open_study(file, sealed=sealed).close()
+                con = connected()
             schema.prepare(con, file, read_only=read_only)
     except BaseException:
         con.close()
         raise
-    return Study(Handle(con, file, progress))
+    return Study(Handle(con, file, progress), seal)
 
 
 class Study:
@@ -117,14 +140,21 @@ class Study:
     ----------
     handle : slideduck.store.handle.Handle
         What the functions behind the methods take.
+    seal : slideduck.store.sealed.Seal, optional
+        What SQL may do where the study is opened ``sealed``.
     """
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, seal: Seal | None = None) -> None:
         self.handle = handle
+        self.seal = seal
 
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The connection, with the spatial extension loaded, for all that no method does."""
+        """The connection, with the spatial extension loaded, for all that no method does.
+
+        It is your own: whatever you run on it is run, also what reads or writes other files and what ends the study.
+        Of a study that is opened ``sealed``, its settings keep SQL from other files, but no statement is looked at.
+        """
         return self.handle.con
 
     @property
@@ -400,6 +430,9 @@ class Study:
     def sql(self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> duckdb.DuckDBPyRelation:
         """Return the result of one SQL statement as a relation.
 
+        The statement is your own: it may change the study, unless that is read only, and read and write other files.
+        Of a study that is opened ``sealed`` it may not; see `slideduck.store.sealed.check_statement`.
+
         Parameters
         ----------
         query : str
@@ -417,14 +450,22 @@ class Study:
         Raises
         ------
         QueryError
-            If it does not parse, bind or run.
+            If it does not parse, bind or run, or a sealed study does not take it.
         """
         try:
             with translated():
+                if self.seal is not None:
+                    check_statement(self.con, query, self.seal, self.path, params)
                 relation = self.con.sql(query, params=params)
                 return self.con.sql("SELECT NULL WHERE false") if relation is None else relation
         except duckdb.Error as error:
-            raise QueryError(f"{error}\nin the query: {query}") from error
+            raise refused_query(error, query, self.seal) from error
+
+    def answer(self, query: str, *, timeout: float | None = None) -> pa.Table:
+        """Return the rows of one statement on a sealed study, within a time; see `slideduck.store.sealed.answer`."""
+        if self.seal is None:
+            raise QueryError("`timeout` needs a study that is sealed; open it with `sealed=True`, or use sql()")
+        return answer(self.con, query, self.seal, self.path, timeout=timeout)
 
     def labels(self, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
         """Return the label of each tile, in the order of slide, grid_y, grid_x; see `slideduck.labels.view.labels`."""

@@ -66,7 +66,7 @@ def export(study: Path, out: Path, output: Output, **settings: Any) -> None:
     if settings["stain"] is not None and settings["jpeg"] == "passthrough":
         raise click.UsageError("--jpeg passthrough takes stored JPEGs as they are, and --stain changes them")
     settings["classes"] = settings["classes"] or None
-    with slideduck.open(study, read_only=True, progress=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True, progress=True) as opened:
         report = opened.export(out, **settings)
     for note in report.notes:
         message(note)
@@ -136,7 +136,7 @@ def verify(out: Path, study: Path | None, sample: str, quick: bool, threads: int
         raise click.BadParameter(f"{sample!r} is neither a number of tiles nor all", param_hint="--sample")
     slides: dict[str, str] = {}
     if study is not None:
-        with slideduck.open(study, read_only=True) as opened:
+        with slideduck.open(study, read_only=True, sealed=True) as opened:
             slides = dict(opened.sql("SELECT slide, path FROM slides ORDER BY slide").fetchall())
     report = verify_beton(
         out, sample=None if sample == "all" else int(sample), slides=slides, quick=quick, threads=threads, show=True

@@ -257,5 +257,5 @@ def tile(
 @output_options
 def info(study: Path, output: Output) -> None:
     """Print what a study holds."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         print_rows(opened.info(), output, title=str(study))

@@ -48,7 +48,7 @@ def export_rois(
     The files are read again and compared before they appear: they give the same names, labels and shapes. What a
     form cannot say is refused, with every such ROI and the forms that can.
     """
-    with slideduck.open(study, read_only=True, progress=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True, progress=True) as opened:
         report = opened.export_rois(
             folder, format=format, roi_set=roi_set, slides=slides or None, frame=frame, overwrite=overwrite
         )  # fmt: skip
@@ -92,7 +92,7 @@ def export_tiles(
 
     Each tile is a light object with its class, its colour and its coverage or probabilities as measurements.
     """
-    with slideduck.open(study, read_only=True, progress=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True, progress=True) as opened:
         report = opened.export_tiles(
             folder, grid=grid, slides=slides or None, run=run, where=where, merge=merge, frame=frame,
             overwrite=overwrite,

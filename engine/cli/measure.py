@@ -58,7 +58,7 @@ def qc(
             raise click.UsageError("--report and --overlay measure nothing: leave --measure, --level and --threads out")
         if overlay and slides and not report:
             raise click.UsageError("--overlay names its slide itself: leave --slide out")
-        with slideduck.open(study, read_only=True) as opened:
+        with slideduck.open(study, read_only=True, sealed=True) as opened:
             if report:
                 table = opened.qc_report(filters or None, grid=grid, slides=slides or None)
                 print_rows(table, output, title="Tiles that filters drop, in their order (slide –: all slides)")

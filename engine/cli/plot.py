@@ -64,7 +64,10 @@ def labels(study: Path, slide: str, out: Path, **options: Any) -> None:
     The suffix of OUT says in which form: .png, .pdf and .svg are pictures with a legend and a scale bar; .html
     is one page that zooms, pans, switches labels on and off and tells each tile, in any browser and offline.
     """
-    with slideduck.open(study, read_only=True, progress=True) as opened, warnings.catch_warnings(record=True) as notes:
+    with (
+        slideduck.open(study, read_only=True, sealed=True, progress=True) as opened,
+        warnings.catch_warnings(record=True) as notes,
+    ):
         print_line(opened.plot_labels(slide, out, **options))
     for note in notes:
         message(str(note.message))
@@ -87,7 +90,7 @@ def stain(study: Path, slides: tuple[str, ...], out: Path, **options: Any) -> No
 
     The suffix of OUT says in which form: .png, .pdf or .svg. Slides that have no fit are fitted for the picture.
     """
-    with slideduck.open(study, read_only=True) as opened, warnings.catch_warnings(record=True) as notes:
+    with slideduck.open(study, read_only=True, sealed=True) as opened, warnings.catch_warnings(record=True) as notes:
         print_line(opened.plot_stain(slides, out, **options))
     for note in notes:
         message(str(note.message))

@@ -27,14 +27,24 @@ _SLIDE = click.option("--slide", help="Only this slide.")
 )
 @STUDY
 @click.argument("query")
-@click.option("--write", is_flag=True, help="Let the query change the study.")
+@click.option("--write", "read_only", is_flag=True, flag_value=False, default=True,
+              help="Let the query change the study.")  # fmt: skip
+@click.option("--allow-files", is_flag=True, help="Let the query read other files, and write them with --write.")
+@click.option("--memory", metavar="SIZE", help="What the query may use, such as 4GB.  [default: half of the machine's]")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", default=600, show_default=True,
+              help="What the query may take.")  # fmt: skip
 @output_options
-def sql(study: Path, query: str, write: bool, output: Output) -> None:
-    """Run one SQL query on a study; `-` reads it from standard input. Writes nothing without --write."""
+def sql(
+    study: Path, query: str, read_only: bool, allow_files: bool, memory: str | None, timeout: float, output: Output
+) -> None:
+    """Run one SQL query on a study; `-` reads it from standard input. Writes nothing without --write.
+
+    It sees the study alone, no other file. Its rows are written by --csv, --json and --parquet.
+    """
     if query == "-":
         query = sys.stdin.read()
-    with slideduck.open(study, read_only=not write) as opened:
-        rows = opened.sql(query).to_arrow_table()
+    with slideduck.open(study, read_only=read_only, sealed=True, allow_files=allow_files, memory=memory) as opened:
+        rows = opened.answer(query, timeout=timeout)
     print_rows(rows, output)
 
 
@@ -55,7 +65,7 @@ def counts(study: Path, by: tuple[str, ...], grid: str | None, where: str | None
 
     Where tiles overlap, the area of each is the part that is its own.
     """
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         print_rows(opened.counts(by, grid=grid, where=where), output, title=f"Tiles by {', '.join(by)}")
 
 
@@ -67,7 +77,7 @@ def counts(study: Path, by: tuple[str, ...], grid: str | None, where: str | None
 @output_options
 def conflicts(study: Path, grid: str | None, slide: str | None, every: bool, output: Output) -> None:
     """List the tiles that lie in several ROIs of different labels, and the ROIs, the winner first."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         table = opened.conflicts(grid=grid, slide=slide, differing=not every).to_arrow_table()
         print_rows(table, output, title="Tiles in several ROIs" + ("" if every else " of different labels"))
 
@@ -80,7 +90,7 @@ def conflicts(study: Path, grid: str | None, slide: str | None, every: bool, out
 @output_options
 def rois(study: Path, grid: str | None, slide: str | None, empty: bool, output: Output) -> None:
     """List the ROIs, with the area of each and the tiles that it holds and wins."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         table = opened.rois(grid=grid, slide=slide, empty=empty)
         print_rows(table, output, title="ROIs without a tile" if empty else "ROIs and their tiles")
 
@@ -92,7 +102,7 @@ def rois(study: Path, grid: str | None, slide: str | None, empty: bool, output: 
 @output_options
 def coverage(study: Path, grid: str | None, bins: int, output: Output) -> None:
     """Count the tiles in ROIs by label and by the part of them that the winning ROI covers."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         print_rows(opened.coverage_histogram(bins, grid=grid), output, title="Tiles by coverage of the winning ROI")
 
 
@@ -104,7 +114,7 @@ def coverage(study: Path, grid: str | None, bins: int, output: Output) -> None:
 @output_options
 def neighbours(study: Path, tile_id: str, grid: str | None, distance: int, output: Output) -> None:
     """List the tiles around a tile, with their labels; dx goes right and dy down."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         print_rows(opened.neighbours(tile_id, distance, grid=grid), output, title=f"Neighbours of {tile_id}")
 
 
@@ -124,7 +134,7 @@ def at(study: Path, slide: str, x: float, y: float, um: bool, output: Output) ->
 
     X and Y are base pixels from the slide's left and top. A point on the boundary is in.
     """
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         table = opened.at(slide, x, y, um=um)
     given = [row["label"] for row in table.to_pylist() if row["gives_label"] and row["label"] is not None]
     label = f"label {given[0]}" if given else "no label"
@@ -140,7 +150,7 @@ def area(study: Path, by: tuple[str, ...], output: Output) -> None:
 
     drawn_mm2 adds up the ROIs as they are drawn; covered_mm2 counts each place once, and nothing off the slide.
     """
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         print_rows(opened.area(by), output, title="Area by label")
 
 
@@ -157,7 +167,7 @@ def agreement(study: Path, set_a: str, set_b: str, grid: str | None, by_slide: b
     All tiles count of the slides that both sets have ROIs of. kappa is Cohen's; the row without a label is over
     all labels.
     """
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         table = opened.agreement(set_a, set_b, grid=grid, by_slide=by_slide)
         print_rows(table, output, title=f"a: {set_a}, b: {set_b} (label –: all labels)")
 
@@ -173,6 +183,6 @@ def disagreements(
     study: Path, set_a: str, set_b: str, grid: str | None, slide: str | None, output: Output
 ) -> None:  # fmt: skip
     """List the tiles to which two sets of ROIs give different labels; having none counts as a label."""
-    with slideduck.open(study, read_only=True) as opened:
+    with slideduck.open(study, read_only=True, sealed=True) as opened:
         table = opened.disagreements(set_a, set_b, grid=grid, slide=slide).to_arrow_table()
         print_rows(table, output, title=f"Tiles that a: {set_a} and b: {set_b} label differently")

@@ -1,12 +1,12 @@
 """Conditions that users write in SQL: checked, and refused, in one way.
 
-A condition is an expression on the columns of a relation: the view ``labels``, or the tiles of a beton. It is put to
-DuckDB's relation API, which takes one expression and nothing else, whatever the text holds.
+A condition is an expression on the columns of a relation: the view ``labels``, or the tiles of a beton. What it may
+hold is in `slideduck.labels.permitted`; a subquery may read the tables of the study, or the tiles of the beton. It is
+put to DuckDB's relation API, which takes expressions and nothing else, whatever the text holds.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from duckdb import ColumnExpression, SQLExpression
 
 from slideduck.errors import QueryError, StudyError
 from slideduck.labels.known import known_labels, unknown_label
+from slideduck.labels.permitted import parsed_nodes, study_tables, unfit
 from slideduck.measure.qc_measures import MEASURES
 from slideduck.names import is_missing
 from slideduck.store.db import translated
@@ -27,7 +28,7 @@ __all__ = [
     "bad_condition",
     "meeting",
     "not_boolean",
-    "parsed_nodes",
+    "refused",
     "refuse_strange_labels",
     "refuse_unknown_labels",
     "refuse_unmeasured",
@@ -68,10 +69,10 @@ def meeting(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> duckd
         If it needs what is not measured; see `refuse_unmeasured`.
     """
     with refusing(where, tiles.columns):
-        chosen = tiles.filter(where)
-        problem = not_boolean(tiles, where)
+        problem = refused(handle, tiles, where)
         if problem is not None:
             raise bad_condition(where, tiles.columns, problem)
+        chosen = tiles.filter(where)
         refuse_strange_labels(handle, where)
         refuse_unmeasured(handle, tiles, where)
         return chosen
@@ -100,6 +101,19 @@ def bad_condition(where: str, columns: Sequence[str], reason: str, *, place: Pat
         f"{'' if place is None else f'{place}: '}the condition {where!r} cannot be used: {reason}; "
         f"give one SQL condition on the columns {', '.join(columns)}"
     )
+
+
+def refused(handle: Handle, tiles: duckdb.DuckDBPyRelation, where: str) -> str | None:
+    """Return why a text is no condition on rows of the view ``labels``; None where it is one.
+
+    Raises
+    ------
+    duckdb.Error
+        If it does not bind.
+    """
+    con = handle.con
+    problem = unfit(con, where, tiles.columns, lambda: study_tables(con), "the study's tables and views")
+    return problem or not_boolean(tiles, where)
 
 
 def not_boolean(tiles: duckdb.DuckDBPyRelation, where: str) -> str | None:
@@ -267,24 +281,3 @@ def _measures_named(con: duckdb.DuckDBPyConnection, condition: str) -> list[str]
     nodes = parsed_nodes(con, f"SELECT 1 FROM labels WHERE {condition}\n")
     found = {str(node["column_names"][-1]).lower() for node in nodes if node.get("type") == "COLUMN_REF"}
     return [name for name in MEASURES if name in found]
-
-
-def parsed_nodes(
-    con: duckdb.DuckDBPyConnection, query: str, *, relations: set[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield every object of a query as DuckDB parses it; one object, with the error, where it does not parse.
-
-    With ``relations``, only what selects from one of these tables alone is gone into, where names mean its columns.
-    """
-    (text,) = con.execute("SELECT json_serialize_sql($query)", {"query": query}).fetchone() or ("{}",)
-    waiting: list[Any] = [json.loads(text)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            source = node.get("from_table")
-            if relations is not None and source is not None and source.get("table_name") not in relations:
-                continue
-            yield node
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node

@@ -12,7 +12,7 @@ from duckdb import ColumnExpression, ConstantExpression, SQLExpression
 
 from slideduck.catalog.grids import only_grid
 from slideduck.errors import QueryError, StudyError
-from slideduck.labels.conditions import not_boolean, refuse_strange_labels, refuse_unmeasured
+from slideduck.labels.conditions import refuse_strange_labels, refuse_unmeasured, refused
 from slideduck.labels.view import labels
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
@@ -157,7 +157,7 @@ def count_passed(
     """
     for condition in conditions:
         try:
-            problem = not_boolean(tiles, condition)
+            problem = refused(handle, tiles, condition)
         except duckdb.Error as error:
             problem = str(error).splitlines()[0]
         if problem is not None:

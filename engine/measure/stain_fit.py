@@ -197,9 +197,9 @@ def ensure_fit(handle: Handle, slide: str, method: str) -> SlideFit:
     ((found, fit),) = _chosen(list_stain_slides(handle, method), [slide])
     if fit is None:
         fit = fit_slide(found, method)
-        if handle.con.execute(
-            "SELECT NOT readonly FROM duckdb_databases() WHERE database_name = current_database()"
-        ).fetchone() == (True,):
+        if handle.con.execute("SELECT NOT readonly FROM duckdb_databases() WHERE path IS NOT NULL").fetchone() == (
+            True,
+        ):
             _store(handle, found, fit)
     return fit
 

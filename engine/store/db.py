@@ -25,6 +25,8 @@ __all__ = [
     "literal",
     "load_spatial",
     "machine_memory",
+    "opening_error",
+    "parse_bytes",
     "registered",
     "require_folder",
     "require_study",
@@ -67,7 +69,7 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     try:
         con = _connected(path, read_only, config)
     except duckdb.Error as error:
-        raise cause(error, path) or StudyError(f"{path} does not open: {error}") from error
+        raise opening_error(path, error) from error
     try:
         load_spatial(con)
     except BaseException:
@@ -147,6 +149,11 @@ def require_study(path: Path) -> None:
     raise StudyError(f"no study at {path}{meant} with: slideduck add-slides {path} FOLDER")
 
 
+def opening_error(path: Path, error: duckdb.Error) -> Exception:
+    """Return the error that says why a file did not open."""
+    return cause(error, path) or StudyError(f"{path} does not open: {error}")
+
+
 def close(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Write all that was committed into a study's file, and close it.
 
@@ -158,8 +165,8 @@ def close(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         If it cannot be written. The study is closed; nothing that was committed is lost.
     """
     try:
-        if _is_writable(con):
-            con.execute("CHECKPOINT")
+        for name in _writable(con, path):
+            con.execute(f"CHECKPOINT {identifier(name)}")
     except (duckdb.ConnectionException, duckdb.TransactionException):
         # It is closed already; or a transaction is open here, which closing undoes, or on another connection of this
         # process, the last of which checkpoints.
@@ -173,9 +180,10 @@ def close(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         con.close()
 
 
-def _is_writable(con: duckdb.DuckDBPyConnection) -> bool:
-    (mode,) = con.execute("SELECT current_setting('access_mode')").fetchone() or ("",)
-    return str(mode).lower() != "read_only"
+def _writable(con: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+    """Return the name by which a connection has a study, if it may write it."""
+    query = "SELECT database_name FROM duckdb_databases() WHERE path = $path AND NOT readonly"
+    return [name for (name,) in con.execute(query, {"path": str(path.resolve())}).fetchall()]
 
 
 def _not_written(path: Path, told: SlideduckError) -> str:
@@ -355,7 +363,7 @@ def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = No
     StudyError
         If the bound cannot be read, or the block needs more.
     """
-    limit = machine_memory() // 4 if memory is None else _parse_bytes(memory)
+    limit = machine_memory() // 4 if memory is None else parse_bytes(memory)
     (before,) = con.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
     con.execute(f"SET memory_limit = '{limit}B'")
     try:
@@ -380,7 +388,7 @@ def machine_memory() -> int:
     return min(limits)
 
 
-def _parse_bytes(memory: str | int) -> int:
+def parse_bytes(memory: str | int) -> int:
     """Return a number of bytes from text such as ``4GB``."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
     limit = 0

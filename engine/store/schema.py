@@ -10,6 +10,8 @@ import duckdb
 from slideduck.errors import StudyError
 from slideduck.store.db import atomic
 from slideduck.store.sqlfiles import VIEWS, read_sql, run_script
+from slideduck.store.views import foreign_views
+from slideduck.words import counted
 
 __all__ = ["SCHEMA_VERSION", "is_outdated", "prepare"]
 
@@ -55,7 +57,14 @@ def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> N
             f"{path} was written by a newer slideduck (schema {version}; this one knows {SCHEMA_VERSION}); "
             "upgrade slideduck"
         )
-    if not is_outdated(con):
+    foreign = [] if is_outdated(con) else foreign_views(con)
+    if read_only and foreign:
+        raise StudyError(
+            f"{path.name} holds {counted(len(foreign), 'view')} that slideduck did not make: {', '.join(foreign)}; who "
+            "wrote it may have others answer; make them anew with: "
+            f"slideduck sql {path.name} 'SHOW TABLES' --write"
+        )
+    if not foreign and not is_outdated(con):
         return
     if read_only:
         raise StudyError(f"{path} was written by an older slideduck and cannot be brought up to date while only read")

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
-from slideduck.labels.conditions import bad_condition, not_boolean, parsed_nodes, refuse_unknown_labels, refusing
+from slideduck.labels.conditions import bad_condition, not_boolean, refuse_unknown_labels, refusing
+from slideduck.labels.permitted import unfit
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
 from slideduck.runner.tiles.targets import as_exported
 
@@ -22,9 +23,6 @@ __all__ = ["COLUMNS", "tile_table", "tiles_where"]
 
 #: What a condition may name: what tiles can be balanced by, and what tells one from all others.
 COLUMNS = ("row", "tile_id", *SAMPLE_COLUMNS)
-
-#: Names of the time that are written without brackets, so that they parse as columns.
-_TIMES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 
 
 def tile_table(sidecar: Sidecar) -> pa.Table:
@@ -93,8 +91,9 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
         con.execute("SET lock_configuration = true")
         tiles = con.table("tiles")
         with refusing(where, table.column_names, place=beton):
-            # A relation takes one expression and nothing else, whatever the text holds.
-            problem = not_boolean(tiles, where) or _changing(con, where)
+            problem = unfit(con, where, table.column_names, lambda: {"tiles"}, "the table tiles")
+            # A relation takes expressions and nothing else, whatever the text holds.
+            problem = problem or not_boolean(tiles, where)
             if problem is not None:
                 raise bad_condition(where, table.column_names, problem, place=beton)
             refuse_unknown_labels(con, where, exported.classes, beton=beton)
@@ -102,17 +101,3 @@ def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:
     chosen = np.zeros(sidecar.samples, bool)
     chosen[met] = True
     return chosen
-
-
-def _changing(con: duckdb.DuckDBPyConnection, where: str) -> str | None:
-    """Return why a condition may differ between two processes, or between a run and its resumption."""
-    query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'"
-    unstable = {name for (name,) in con.execute(query).fetchall()} | _TIMES
-    for node in parsed_nodes(con, f"SELECT {where}"):
-        if node.get("sample"):
-            return "a sample gives another answer each time"
-        columns = node.get("column_names") or [""]
-        for name in (node.get("function_name"), columns[0] if len(columns) == 1 else None):
-            if name and name.lower() in unstable:
-                return f"{name.lower()}() gives another answer each time"
-    return None
