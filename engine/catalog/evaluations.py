@@ -105,7 +105,7 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
     if not path.is_file():
         raise RunError(f"no predictions at {path}; slideduck train and slideduck evaluate write them")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: not a Parquet file that can be read ({error}); evaluate again") from error
     classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))

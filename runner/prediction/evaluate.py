@@ -47,6 +47,7 @@ def evaluate(
     split: str | None = None,
     where: str | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     batch_size: int | None = None,
     out: Path | str | None = None,
     by: Sequence[str] = (),
@@ -70,6 +71,8 @@ def evaluate(
         `slideduck.runner.tiles.conditions.tiles_where`.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     out : path, optional
@@ -109,7 +112,7 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True, trust=trust)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     if not trained.task.tells_classes and (by or thresholds is not None or temperature is not None):
         raise ConfigError(
@@ -143,7 +146,7 @@ def evaluate(
     }
     if divisor is not None:
         result["applied_temperature"] = divisor
-    checkpoints.write_json(target.with_suffix(".json"), result)
+    checkpoints.write_sealed(target.with_suffix(".json"), result)
     if study is not None:
         with slideduck.open(study) as opened:
             opened.add_predictions(target)

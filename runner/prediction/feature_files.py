@@ -106,7 +106,7 @@ class FeatureFiles:
         make_folder(path.parent)
         if self._format == "parquet":
             table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(self._facts)
-            write_whole(path, lambda file: pq.write_table(table, file))
+            write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
         else:
             write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, self._facts)))
 

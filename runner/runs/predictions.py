@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slideduck.errors import RunError
 from slideduck.runner.runs.checkpoint import write_whole
 
-__all__ = ["write_predictions"]
+__all__ = ["epoch_of_predictions", "read_predictions", "write_predictions"]
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:
-    """Write predictions as Parquet, whole or not at all.
+    """Write predictions as Parquet with a checksum for each page, whole or not at all.
 
     Parameters
     ----------
@@ -27,4 +28,33 @@ def write_predictions(path: Path, table: pa.Table) -> None:
     DiskFullError, RunError
         If it cannot be written; the file keeps its old content.
     """
-    write_whole(path, lambda file: pq.write_table(table, file))
+    write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
+
+
+def epoch_of_predictions(path: Path) -> int:
+    """Return the epoch that a run's predictions are of; 0 where they do not say so.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read, or has changed since it was written.
+    """
+    facts = read_predictions(path).schema.metadata or {}
+    try:
+        return int(facts.get(b"epoch", b"0"))
+    except ValueError:
+        raise RunError(f"{path}: not predictions of a run (epoch is {facts[b'epoch']!r}); train again") from None
+
+
+def read_predictions(path: Path) -> pa.Table:
+    """Read predictions, each page against its checksum.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read, or has changed since it was written.
+    """
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: not Parquet that can be read ({error}); get the file again, or train again") from error

@@ -36,6 +36,7 @@ from slideduck.runner.scores.metrics import plain
 from slideduck.runner.scores.predictions import Predictions
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.settings.trust import say
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.training.learner import EpochPart, Learner, NotFinite, steps_of_epoch
@@ -95,6 +96,7 @@ def train(
         Each says what to do; the last checkpoint is never lost.
     """
     settings = (config or TrainConfig()).to_dict()
+    say(settings["model"])
     beton, run = str(Path(beton).absolute()), str(Path(run).absolute())
     how = how or Launch()
     rest = (beton, run, settings, progress, how.timeout_minutes)
