@@ -1,6 +1,9 @@
 """Names of slides, patients and labels: how they are compared, which are taken for missing, and which is nearest.
 
 A name that matches nothing is reported with the nearest one that does. It is never matched by guess.
+
+Names come from files of others. `text_problem` says which texts a study does not take, and `path_problem` which names
+are not those of a file or a folder.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ __all__ = [
     "is_missing",
     "nearest",
     "nfc",
+    "path_problem",
     "spelt_alike",
     "suggestion",
     "tcga_patient",
+    "text_problem",
     "without_decoration",
 ]
 
@@ -39,11 +44,52 @@ _SUFFIX = re.compile(
 _TCGA = re.compile(r"(?i)^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:$|[-_.])")
 _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _CUTOFF = 0.75
+_UNKEPT = re.compile("[\0\ud800-\udfff]")
+#: C0, DEL and C1; separators of lines and paragraphs; what turns the order of letters.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_DRIVE = re.compile("[A-Za-z]:/")
+#: Bytes of the name of a file or folder, on every file system of Linux and macOS.
+_PART_BYTES = 255
 
 
 def nfc(text: str) -> str:
     """Return a text in Unicode's NFC, the form in which names are kept and compared."""
     return unicodedata.normalize("NFC", text)
+
+
+def text_problem(text: str) -> str | None:
+    """Return what a text is that no study takes as a name or label, such as ``holds a NUL character``; else None."""
+    found = _UNKEPT.search(text)
+    if found is None:
+        return None
+    return "holds a NUL character" if found[0] == "\0" else f"holds {found[0]!r}, which is half a character"
+
+
+def path_problem(name: str) -> str | None:
+    """Return why a name is not taken for a file below a folder, as what follows ``the name``; None where it is.
+
+    Parameters
+    ----------
+    name : str
+        A name from a study or a file, with or without a suffix, perhaps with folders: ``case1/HE``. Where a drive may
+        be shared with Windows, a backslash is a separator there.
+    """
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/") or _DRIVE.match(name):
+        return "leads out of the folder"
+    if (problem := text_problem(name)) is not None:
+        return problem
+    if (found := _CONTROL.search(name)) is not None:
+        return f"holds the control character {found[0]!r}"
+    if "\\" in name:
+        return "holds a backslash"
+    if "" in parts:
+        return "has an empty part"
+    if any(part.startswith(".") for part in parts):
+        return "has a part that begins with a dot, which is hidden"
+    if any(len(part.encode()) > _PART_BYTES for part in parts):
+        return f"has a part of over {_PART_BYTES} bytes"
+    return None
 
 
 def folded(text: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import slideduck
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
+from slideduck.names import path_problem
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.predictions import write_predictions
@@ -208,6 +209,9 @@ def _as_the_network_counts(
 def _default_path(run: Path, beton: Path, split: str | None, where: str | None, checkpoint: str) -> Path:
     """Return where the predictions go."""
     condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    # A split is named by whoever made the beton.
+    if split is not None and ("/" in split or path_problem(split) is not None):
+        split = f"split-{hashlib.sha256(split.encode(errors='backslashreplace')).hexdigest()[:8]}"
     name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
     return run / "evaluations" / f"{name}.parquet"
 

@@ -150,6 +150,7 @@ def features(
         sink: _Sink
         if out is not None:
             sink = FeatureFiles(Path(out), format or "parquet", trained, tiles.grid)
+            sink.check([one.slide for one in tiles.slides])
         else:
             assert tiles.study is not None
             register_run(tiles.study, trained, overwrite=overwrite)

@@ -208,7 +208,7 @@ class _Training:
         if not state:
             self.tracking.picture(self.folder.augmented, 0)
         part = self.learner.new_part()
-        if state and state["within_epoch"]:
+        if state and state.get("within_epoch"):
             part.load(state["within_epoch"])
         try:
             while not self._is_over():
@@ -441,10 +441,10 @@ class _Training:
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
         """Write the files of the best epoch where a kill came before them."""
-        if self.best["epoch"] != state["epoch"] or state["within_epoch"]:
+        if self.best["epoch"] != state["epoch"] or state.get("within_epoch"):
             raise RunError(
                 f"{self.folder.best} or {self.folder.predictions.name} of epoch {self.best['epoch']} "
-                "is missing; put it back, or train again with another `run`"
+                "is missing or damaged; put it back, or train again with another `run`"
             )
         predictions = self.learner.validate()
         if predictions is not None:

@@ -461,3 +461,34 @@ def test_files_that_were_written_before_there_were_checksums_are_read(run: Path)
     assert not checkpoint_problems(state)
     torch.save(state, run / "best.pt")
     assert load_run(run).epoch == state["epoch"]
+
+
+def test_a_checkpoint_of_another_network_does_not_resume(run: Path, small_run: Path) -> None:
+    state = torch.load(run / "best.pt", weights_only=True)
+    for name in ("last.pt", *(f"checkpoints/{path.name}" for path in (run / "checkpoints").iterdir())):
+        (run / name).unlink()
+    # It lacks what goes on: the optimizer, and weights that are not averaged.
+    torch.save({**state, "epoch": 1, "step": 3, "history": state["history"][:1], "best": {"epoch": 1}}, run / "last.pt")
+    with pytest.raises(RunError) as error:
+        train(small_run.parent / "tiles.beton", run, CONFIG, nproc=1, progress=False)
+    assert str(error.value) == (
+        "the checkpoint of the run does not fit its network (KeyError: 'trained'); has its function changed? Train "
+        "again with another `run`"
+    )
+
+
+def test_damaged_files_of_the_best_epoch_are_made_again(
+    run: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = checkpoint.load(run / "last.pt")
+    assert whole["best"]["epoch"] == whole["epoch"]
+    table = read_predictions(run / "predictions.parquet")
+    for name in ("best.pt", "predictions.parquet"):
+        data = bytearray((run / name).read_bytes())
+        at = data.index(whole["model"]["6.weight"].numpy().tobytes()) if name == "best.pt" else 100
+        data[at] ^= 1
+        (run / name).write_bytes(data)
+        train(small_run.parent / "tiles.beton", run, CONFIG, nproc=1, progress=False)
+        assert f"warning: {run / name}: " in capsys.readouterr().err
+        assert _same(checkpoint.load(run / "best.pt")["model"], whole["model"])
+        assert read_predictions(run / "predictions.parquet").equals(table)
