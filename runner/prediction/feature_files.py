@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
+from slideduck.files.parquet import write_parquet
 from slideduck.names import path_problem
 from slideduck.runner.prediction.tile_source import TilesOfSlide
 from slideduck.runner.runs.checkpoint import make_folder, write_whole
@@ -132,7 +133,7 @@ class FeatureFiles:
         make_folder(path.parent)
         if self._format == "parquet":
             table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(self._facts)
-            write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
+            write_whole(path, lambda file: write_parquet(table, file))
         else:
             write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, self._facts)))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slideduck.errors import RunError
+from slideduck.files.parquet import read_parquet, write_parquet
 from slideduck.runner.runs.checkpoint import write_whole
 
 __all__ = ["epoch_of_predictions", "read_predictions", "write_predictions"]
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:
-    """Write predictions as Parquet with a checksum for each page, whole or not at all.
+    """Write predictions as Parquet with its checksums, whole or not at all.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def write_predictions(path: Path, table: pa.Table) -> None:
     DiskFullError, RunError
         If it cannot be written; the file keeps its old content.
     """
-    write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
+    write_whole(path, lambda file: write_parquet(table, file))
 
 
 def epoch_of_predictions(path: Path) -> int:
@@ -55,6 +55,6 @@ def read_predictions(path: Path) -> pa.Table:
         If the file cannot be read, or has changed since it was written.
     """
     try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        return read_parquet(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: not Parquet that can be read ({error}); get the file again, or train again") from error

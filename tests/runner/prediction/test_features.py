@@ -18,6 +18,7 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
+from slideduck.files.parquet import read_parquet
 from slideduck.runner.networks.build import build_model
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.networks.penultimate import penultimate
@@ -226,7 +227,7 @@ def test_readers_of_features_find_changed_numbers(folder: Path, study: sd.Study,
 
     def read() -> np.ndarray[Any, Any]:
         if format == "parquet":
-            return np.stack(pq.read_table(path, page_checksum_verification=True)["feature"].to_numpy())
+            return np.stack(read_parquet(path)["feature"].to_numpy())
         with h5py.File(path) as file:
             return np.asarray(file["features"][:])
 
