@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slideduck.catalog.grids import grid_names
 from slideduck.errors import RunError, StudyError
 from slideduck.files.find import absolute
+from slideduck.files.parquet import read_parquet
 from slideduck.progress import track
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
@@ -105,15 +105,19 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
     if not path.is_file():
         raise RunError(f"no predictions at {path}; slideduck train and slideduck evaluate write them")
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table = read_parquet(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: not a Parquet file that can be read ({error}); evaluate again") from error
     classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))
     problem = _problem(table, classes)
     if problem:
         raise RunError(f"{path}: not predictions of labelled tiles ({problem}); evaluate again")
     metadata = table.schema.metadata or {}
-    facts = {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+    facts = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in metadata.items()
+        if not key.startswith(b"ARROW")
+    }
     return PredictionFile(path, table, classes, facts)
 
 

@@ -8,7 +8,7 @@ import click
 
 from slideduck.cli.printing import existing_study
 
-__all__ = ["BATCH_SIZE", "BETON", "CHECKPOINT", "GRID", "JSON", "RUN", "SLIDES", "SOURCE", "THREADS"]
+__all__ = ["BATCH_SIZE", "BETON", "CHECKPOINT", "GRID", "JSON", "RUN", "SLIDES", "SOURCE", "THREADS", "TRUST"]
 
 RUN = click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 BETON = click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
@@ -29,6 +29,12 @@ CHECKPOINT = click.option(
     default="best",
     show_default=True,
     help="Which epoch's weights.",
+)
+TRUST = click.option(
+    "--trust",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Import this code, which the run names as its model; without it code of yours is not run.",
 )
 BATCH_SIZE = click.option(
     "--batch-size", type=click.IntRange(min=1), metavar="N", help="Tiles at a time; default as in training."

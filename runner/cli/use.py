@@ -13,7 +13,7 @@ import click
 
 from slideduck.cli.printing import STUDY, example, existing_study, print_json
 from slideduck.runner.cli.command import runner_command
-from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS
+from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS, TRUST
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.words import counted, message, print_line
 
@@ -26,6 +26,7 @@ __all__ = ["evaluate", "export_model", "features", "gradcam", "heatmap", "predic
 @click.option("--split", metavar="NAME", help="Only tiles of this split; default all with a label.")
 @click.option("--where", metavar="SQL", help="Only tiles that meet this condition on the side-car's columns.")
 @CHECKPOINT
+@TRUST
 @BATCH_SIZE
 @click.option(
     "--out",
@@ -103,6 +104,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
 @GRID
 @SLIDES
 @CHECKPOINT
+@TRUST
 @BATCH_SIZE
 @THREADS
 @click.option("--overwrite", is_flag=True, help="Predict again what is predicted, and replace other checkpoints.")
@@ -181,6 +183,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @GRID
 @CHECKPOINT
+@TRUST
 @click.option(
     "--window",
     type=click.Choice(["flat", "peaked"]),
@@ -221,6 +224,7 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
 @GRID
 @SLIDES
 @CHECKPOINT
+@TRUST
 @BATCH_SIZE
 @THREADS
 @click.option("--overwrite", is_flag=True, help="Compute again what is there, and replace other checkpoints.")
@@ -255,6 +259,7 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @GRID
 @CHECKPOINT
+@TRUST
 def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **options: Any) -> None:
     """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
     from slideduck.runner.maps.gradcam import gradcam as draw_gradcam
@@ -270,6 +275,7 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
 @RUN
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @CHECKPOINT
+@TRUST
 @click.option(
     "--layout",
     type=click.Choice(["nhwc", "nchw"]),

@@ -44,6 +44,7 @@ def gradcam(
     *,
     grid: str | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
 ) -> Path:
     """Draw tiles, and over each the Grad-CAM of every class.
 
@@ -61,6 +62,8 @@ def gradcam(
         Name of a grid of the study; default the one that the network was trained on.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def gradcam(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_run(run, checkpoint)
+        trained = load_run(run, checkpoint, trust=trust)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)
     maps, probabilities = class_maps(trained, tiles)

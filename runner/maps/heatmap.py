@@ -42,6 +42,7 @@ def heatmap(
     *,
     grid: str | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     max_px: int = _THUMBNAIL_PX,
     window: str = "flat",
     merge: bool = False,
@@ -70,6 +71,8 @@ def heatmap(
         Name of a grid of the study; default the one that the network was trained on.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     max_px : int
         Longer side of the slide's picture, pixels.
     window : str
@@ -111,7 +114,7 @@ def heatmap(
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
         passes = held_passes(study, Path(run).absolute().name)
-        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, **vars(passes))
+        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, trust=trust, **vars(passes))
         if is_geojson:
             _write_geojson(study, report.run, report.grid, slide, out, merge=merge, frame=frame)
             return out

@@ -127,6 +127,8 @@ def build_network(
     if encoder is not None:
         pixels = {"mean": [255 * value for value in encoder.mean], "std": [255 * value for value in encoder.std]}
     told: list[str] = []
+    if fresh and folder is not None and Path(folder).is_dir():
+        read_weights(Path(folder))  # Refused before transformers reads it, by what it holds.
     if fresh and config.weights:
         weights = read_weights(Path(config.weights))
         told = load_weights(network, weights, config.model)
@@ -161,7 +163,13 @@ def _hf_source(name: str, architecture: Mapping[str, Any] | None) -> HfSource:
     if not architecture or "hf" not in architecture:
         return find_hf(name)
     values = dict(architecture["hf"])
-    return HfSource(transformers().AutoConfig.for_model(values.pop("model_type"), **values))
+    kind = values.pop("model_type")
+    try:
+        return HfSource(transformers().AutoConfig.for_model(kind, **values))
+    except Exception as error:  # transformers raises whatever its parts do
+        raise ConfigError(
+            f"model 'hf:{name}' cannot be built from its checkpoint: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _own_model(name: str, num_classes: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from typing import Any
 
 from torch import nn
@@ -74,6 +75,8 @@ def build_timm(
     hint = "install it beside the torchvision of your torch: pip install timm"
     # Before timm imports the hub's client, which reads once whether it may ask a server.
     transformers()
+    # Of pickled weights timm takes what torch reads by default: whatever it asks for, no code is to run.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     timm = _imported("timm", model, hint)
     rates = {key: value for key, value in (("drop_rate", dropout), ("drop_path_rate", drop_path)) if value}
     try:
@@ -141,9 +144,11 @@ def build_monai(
     ConfigError
         If MONAI is not installed, has no such network, or it is none that gives a number for each class.
     """
-    nets = _imported("monai.networks.nets", model, "install it with: pip install monai")
+    is_name = name.isidentifier() and not name.startswith("_")
+    nets = _imported("monai.networks.nets", model, "install it with: pip install monai") if is_name else None
     maker = getattr(nets, name, None)
-    if not callable(maker):
+    # Of what the module has by import, only what makes networks.
+    if not callable(maker) or not str(getattr(maker, "__module__", "")).startswith("monai.networks.nets."):
         raise ConfigError(f"model {model!r}: monai.networks.nets has no {name!r}; such as DenseNet121 or resnet18")
     if drop_path:
         raise ConfigError(f"drop_path is {drop_path:g}, but model {model!r} has none; leave it at 0")

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -16,7 +16,18 @@ from slideduck.errors import ConfigError
 from slideduck.runner.networks.heads import FitInput, PooledNetwork
 from slideduck.runner.settings.modelnames import Encoder
 
-__all__ = ["CONFIGS", "HfSource", "Pixels", "build_hf", "find_hf", "inner_hf", "load_hf", "may_download", "read_pixels"]
+__all__ = [
+    "CONFIGS",
+    "HfSource",
+    "Pixels",
+    "build_hf",
+    "find_hf",
+    "inner_hf",
+    "is_rgb",
+    "load_hf",
+    "may_download",
+    "read_pixels",
+]
 
 #: Mean and deviation of a network's input on the scale of 0 to 255, as a checkpoint has them.
 Pixels = dict[str, list[float]]
@@ -113,7 +124,7 @@ def _of_folder(library: Any, name: str, folder: Path) -> HfSource:
         )
     try:
         config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises whatever its parts do
         raise ConfigError(f"model 'hf:{name}': {folder / 'config.json'} cannot be used: {_first(error)}") from error
     has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
     return HfSource(config, str(folder) if has_weights else None, read_pixels(folder))
@@ -151,17 +162,23 @@ def read_pixels(folder: Path) -> Pixels | None:
         values = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'preprocessor_config.json'} cannot be read: {_first(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{folder / 'preprocessor_config.json'} cannot be read: it is a {type(values).__name__}")
     mean, std = values.get("image_mean"), values.get("image_std")
-    if not values.get("do_normalize", True) or not (_is_rgb(mean) and _is_rgb(std)):
+    if not values.get("do_normalize", True) or not (is_rgb(mean) and is_rgb(std)):
         return None
     return {"mean": [255 * value for value in mean], "std": [255 * value for value in std]}
 
 
-def _is_rgb(values: object) -> bool:
-    """Return True for three numbers."""
-    return isinstance(values, list) and len(values) == 3 and all(isinstance(value, (int, float)) for value in values)
+def is_rgb(values: object) -> TypeGuard[list[float]]:
+    """Return True for three finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(value, (int, float)) and abs(value) < 1e6 for value in values)
+    )
 
 
 def build_hf(
@@ -196,7 +213,7 @@ def build_hf(
     ConfigError
         If the network is not one of images, or its configuration has no dropout that was asked for.
     """
-    library, config = transformers(), source.config
+    library, config = transformers(), _without_code(name, source.config)
     for setting, value, names in (("dropout", dropout, _DROPOUT_NAMES), ("drop_path", drop_path, _DROP_PATH_NAMES)):
         if value:
             known = [attribute for attribute in names if hasattr(config, attribute)]
@@ -206,15 +223,17 @@ def build_hf(
     try:
         if encoder is None and type(config) in library.AutoModelForImageClassification._model_mapping:
             config.num_labels = n_outputs
-            network: nn.Module = library.AutoModelForImageClassification.from_config(config)
+            network: nn.Module = library.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
             inner = network
         else:
-            inner = library.AutoModel.from_config(config, **_without_pooler(library, config))
+            inner = library.AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(library, config))
             width = _width(name, config)
             pooling = encoder.pooling if encoder else "cls"
             prefix = 1 + int(getattr(config, "num_register_tokens", 0) or 0)
             network = PooledNetwork(inner, width, n_outputs, pooling=pooling, prefix_tokens=prefix)
-    except (ValueError, TypeError, ImportError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # a configuration of somebody else's fails anywhere
         raise ConfigError(f"model {name!r} cannot be built: {_first(error)}") from error
     if "pixel_values" not in inspect.signature(inner.forward).parameters:
         raise ConfigError(f"model {name!r} takes no images: it is a {type(inner).__name__}")
@@ -223,6 +242,23 @@ def build_hf(
     if fit.changes:
         inner.register_forward_pre_hook(fit, with_kwargs=True)
     return network
+
+
+def _without_code(name: str, config: Any) -> Any:
+    """Return a configuration, refused where it asks for code that is not of transformers.
+
+    Raises
+    ------
+    ConfigError
+        If it names a kernel to compute attention with: these are programs, fetched from the hub.
+    """
+    for attribute in ("_attn_implementation", "_experts_implementation"):
+        chosen = getattr(config, attribute, None)
+        if chosen is not None and not str(chosen).replace("_", "").isalnum():
+            raise ConfigError(f"model {name!r}: its config.json asks for the code of {str(chosen)!r}, which is not run")
+    if hasattr(config, "auto_map"):
+        del config.auto_map
+    return config
 
 
 def inner_hf(network: nn.Module) -> Any | None:

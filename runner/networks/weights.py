@@ -14,7 +14,9 @@ from torch import nn
 
 from slideduck.errors import ConfigError
 from slideduck.runner.networks.layers import head_of
-from slideduck.runner.networks.transformers_nets import Pixels, inner_hf, load_hf, read_pixels
+from slideduck.runner.networks.torchfile import FileRefused, read_torch
+from slideduck.runner.networks.transformers_nets import Pixels, inner_hf, is_rgb, load_hf, read_pixels
+from slideduck.words import counted
 
 __all__ = ["Weights", "load_pretrained", "load_weights", "read_weights"]
 
@@ -69,8 +71,11 @@ def read_weights(path: Path) -> Weights:
     if index.is_file():
         try:
             parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            outside = [part for part in parts if Path(part).name != part]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ConfigError(f"weights: {index} cannot be read: {type(error).__name__}: {error}") from error
+        if outside:
+            raise ConfigError(f"weights: {index} names {outside[0]!r}, which is no file of its folder; get it again")
         tensors: dict[str, torch.Tensor] = {}
         for part in parts:
             tensors |= _of_file(path, path / part).tensors
@@ -92,16 +97,21 @@ def _of_file(named: Path, file: Path) -> Weights:
 
             content: Any = load_file(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
+            content = read_torch(file)
+    except FileNotFoundError:
+        raise ConfigError(f"weights: there is no {file}, of which {named} is made; get it as well") from None
+    except FileRefused as error:
+        raise ConfigError(
+            f"weights: {file}: {error}; give a file of safetensors, which holds tensors alone: "
+            "safetensors.torch.save_file(network.state_dict(), FILE) writes one"
+        ) from error
+    except Exception as error:  # the reader of safetensors raises whatever its parts do
         text = str(error).splitlines()
         raise ConfigError(
             f"weights: {file} cannot be read: {type(error).__name__}: {text[0] if text else 'no reason given'}; "
-            "give a file of safetensors, or one that torch.load reads with weights_only=True"
+            "get the file again"
         ) from error
-    pixels = None
-    if isinstance(content, dict) and isinstance(content.get("image"), dict) and "config" in content:
-        pixels = {"mean": list(content["image"]["mean"]), "std": list(content["image"]["std"])}
+    pixels = _pixels_of_run(content)
     for key in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -111,7 +121,32 @@ def _of_file(named: Path, file: Path) -> Weights:
     }
     if not tensors:
         raise ConfigError(f"weights: {file} holds no tensors by name; give what state_dict() of a network returns")
+    _refuse_unusable(file, tensors)
     return Weights(named, tensors, pixels)
+
+
+def _pixels_of_run(content: Any) -> Pixels | None:
+    """Return mean and deviation of the input, where a file is a checkpoint of ours that says so."""
+    image = content.get("image") if isinstance(content, dict) and "config" in content else None
+    mean, std = (image.get("mean"), image.get("std")) if isinstance(image, dict) else (None, None)
+    return {"mean": list(mean), "std": list(std)} if is_rgb(mean) and is_rgb(std) else None
+
+
+def _refuse_unusable(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that hold less than they claim, or numbers that are not finite."""
+    for name, tensor in tensors.items():
+        held = tensor.untyped_storage().nbytes()
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > held:
+            raise ConfigError(
+                f"weights: {file}: {name} claims {tensor.numel():,} numbers and the file holds {held:,} bytes of them; "
+                "get the file again"
+            )
+        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ConfigError(
+                f"weights: {file}: {name} has {counted(bad, 'number')} that {'is' if bad == 1 else 'are'} not finite; "
+                "get the file again, or other weights"
+            )
 
 
 def load_weights(network: nn.Module, weights: Weights, model: str) -> list[str]:
@@ -147,6 +182,11 @@ def load_weights(network: nn.Module, weights: Weights, model: str) -> list[str]:
         f"{name} {_shape(tensors[name])} there, {_shape(own[name])} here"
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    mismatched += [
+        f"{name} of {_kind(tensors[name])} there, of {_kind(own[name])} here"
+        for name in own
+        if name in tensors and tensors[name].shape == own[name].shape and _kind(tensors[name]) != _kind(own[name])
     ]
     fitting = {name: value for name, value in tensors.items() if name in own and value.shape == own[name].shape}
     missing = [name for name in own if name not in tensors]
@@ -218,6 +258,13 @@ def _some(names: list[str]) -> str:
     """Return a few names and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more if names else "nothing"
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Return what the numbers of a tensor are, in words."""
+    if tensor.is_complex():
+        return "complex numbers"
+    return "numbers" if tensor.is_floating_point() else "whole numbers"
 
 
 def _shape(tensor: torch.Tensor) -> str:

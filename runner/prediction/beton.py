@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
@@ -15,6 +15,7 @@ from slideduck.progress import track
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.runs.predictions import write_predictions
 from slideduck.runner.runs.trained import load_run, warn_of_other_tiles
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
@@ -48,6 +49,7 @@ def predict_beton(
     *,
     out: Path | str | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     batch_size: int | None = None,
     threads: int | None = None,
     tta: str = "none",
@@ -69,6 +71,8 @@ def predict_beton(
         ``prob_CLASS`` for each class, and with MC dropout ``entropy`` and ``mutual_information``, nats.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -93,7 +97,7 @@ def predict_beton(
     """
     passes = Passes(tta, mc_dropout, mc_seed)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint)
+    trained = load_run(run, checkpoint, trust=trust)
     passes.check(trained)
     target = Path(out).absolute() if out else trained.run / "predictions" / f"{beton.stem}-{checkpoint}.parquet"
     if target.suffix != ".parquet":
@@ -112,7 +116,7 @@ def predict_beton(
     table = _table(Estimate.join(parts, len(trained.classes)), sidecar, trained.classes)
     facts = {"run": trained.run.name, "checkpoint": trained.sha256, "epoch": str(trained.epoch), "passes": str(passes)}
     checkpoints.make_folder(target.parent)
-    checkpoints.write_whole(target, lambda file: pq.write_table(table.replace_schema_metadata(facts), file))
+    write_predictions(target, table.replace_schema_metadata(facts))
     return BetonPredictReport(trained.run.name, str(sidecar.raw["grid"]["name"]), str(target), len(rows))
 
 

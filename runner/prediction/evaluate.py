@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import slideduck
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
+from slideduck.names import path_problem
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.predictions import write_predictions
@@ -47,6 +48,7 @@ def evaluate(
     split: str | None = None,
     where: str | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     batch_size: int | None = None,
     out: Path | str | None = None,
     by: Sequence[str] = (),
@@ -70,6 +72,8 @@ def evaluate(
         `slideduck.runner.tiles.conditions.tiles_where`.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     out : path, optional
@@ -109,7 +113,7 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True, trust=trust)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     if not trained.task.tells_classes and (by or thresholds is not None or temperature is not None):
         raise ConfigError(
@@ -143,7 +147,7 @@ def evaluate(
     }
     if divisor is not None:
         result["applied_temperature"] = divisor
-    checkpoints.write_json(target.with_suffix(".json"), result)
+    checkpoints.write_sealed(target.with_suffix(".json"), result)
     if study is not None:
         with slideduck.open(study) as opened:
             opened.add_predictions(target)
@@ -205,6 +209,9 @@ def _as_the_network_counts(
 def _default_path(run: Path, beton: Path, split: str | None, where: str | None, checkpoint: str) -> Path:
     """Return where the predictions go."""
     condition = where and f"where-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    # A split is named by whoever made the beton.
+    if split is not None and ("/" in split or path_problem(split) is not None):
+        split = f"split-{hashlib.sha256(split.encode(errors='backslashreplace')).hexdigest()[:8]}"
     name = "-".join(part for part in (beton.stem, split, condition, checkpoint) if part)
     return run / "evaluations" / f"{name}.parquet"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -80,7 +80,14 @@ class ModelReport:
     largest_difference: float
 
 
-def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", layout: str = "nhwc") -> ModelReport:
+def export_model(
+    run: Path | str,
+    out: Path | str,
+    *,
+    checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
+    layout: str = "nhwc",
+) -> ModelReport:
     """Write a run's network in a form that other programs read, checked before it appears.
 
     An ONNX model takes uint8 RGB tiles in batches of any size, standardises them itself and gives
@@ -96,6 +103,8 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
         A file that ends in ``.onnx`` or ``.safetensors``.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     layout : str
         Of the tiles that an ONNX model takes: ``"nhwc"`` (batch, height, width, channel) or ``"nchw"``.
 
@@ -115,7 +124,7 @@ def export_model(run: Path | str, out: Path | str, *, checkpoint: str = "best", 
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_run(run, checkpoint, any_task=True)
+    trained = load_run(run, checkpoint, any_task=True, trust=trust)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
+from slideduck.files.parquet import write_parquet
+from slideduck.names import path_problem
 from slideduck.runner.prediction.tile_source import TilesOfSlide
 from slideduck.runner.runs.checkpoint import make_folder, write_whole
 from slideduck.runner.runs.trained import TrainedModel
@@ -78,6 +81,30 @@ class FeatureFiles:
         self.name, self.width = str(folder), 0
         make_folder(folder)
 
+    def check(self, slides: Sequence[str]) -> None:
+        """Refuse slides whose file would be none of the folder's, before anything is computed.
+
+        Raises
+        ------
+        RunError
+            Naming each of them.
+        """
+        problems = [(slide, self._problem(slide)) for slide in slides]
+        wrong = [f"  {slide!r}: the name {problem}" for slide, problem in problems if problem is not None]
+        if wrong:
+            raise RunError(
+                f"no file is written in {self._folder} for names that are not those of files; name the other slides "
+                "with `slides`:\n" + "\n".join(wrong)
+            )
+
+    def _problem(self, slide: str) -> str | None:
+        """Return what keeps the name of a slide from being that of a file in the folder."""
+        problem = path_problem(f"{slide}.{self._format}")
+        if problem is not None:
+            return problem
+        is_inside = self._path(slide).parent.resolve().is_relative_to(self._folder.resolve())
+        return None if is_inside else "leads through a link out of the folder"
+
     def has(self, tiles: TilesOfSlide) -> bool:
         """Return whether the file of a slide is there, from this checkpoint and grid.
 
@@ -106,15 +133,12 @@ class FeatureFiles:
         make_folder(path.parent)
         if self._format == "parquet":
             table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(self._facts)
-            write_whole(path, lambda file: pq.write_table(table, file))
+            write_whole(path, lambda file: write_parquet(table, file))
         else:
             write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, self._facts)))
 
     def _path(self, slide: str) -> Path:
-        name = Path(f"{slide}.{self._format}")
-        if name.is_absolute() or ".." in name.parts:
-            raise RunError(f"no file is written for slide {slide!r}: the name leads out of {self._folder}")
-        return self._folder / name
+        return self._folder / f"{slide}.{self._format}"
 
 
 def _h5_bytes(
@@ -141,10 +165,12 @@ def _h5_bytes(
         **shared,
     }
     sink = io.BytesIO()
-    with _h5py().File(sink, "w") as file:
+    # HDF5's own checksums: of each chunk of numbers, and of what describes them, which files of version 1.8 have.
+    with _h5py().File(sink, "w", libver=("v108", "v108")) as file:
         file.attrs.update(facts)
-        file.create_dataset("features", data=found, track_times=False).attrs.update(shared)
-        file.create_dataset("coords", data=coords, track_times=False).attrs.update(attributes)
+        checked = {"track_times": False, "fletcher32": True}
+        file.create_dataset("features", data=found, **checked).attrs.update(shared)
+        file.create_dataset("coords", data=coords, **checked).attrs.update(attributes)
     return sink.getvalue()
 
 
@@ -158,7 +184,7 @@ def _read_facts(path: Path) -> tuple[dict[str, str], int, int]:
         with _h5py().File(path, "r") as file:
             n_tiles, width = file["features"].shape
             return {key: str(value) for key, value in file.attrs.items()}, width, n_tiles
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError, pa.ArrowException) as error:
         raise RunError(
             f"{path} is there, and is no file of features ({error}); replace it with `overwrite=True`, or name another "
             "folder"

@@ -80,6 +80,7 @@ def features(
     grid: str | None = None,
     slides: Sequence[str] | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -106,6 +107,8 @@ def features(
         Names of slides; default all.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -142,11 +145,12 @@ def features(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_run(run, checkpoint, any_task=True)
+        trained = load_run(run, checkpoint, any_task=True, trust=trust)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
         if out is not None:
             sink = FeatureFiles(Path(out), format or "parquet", trained, tiles.grid)
+            sink.check([one.slide for one in tiles.slides])
         else:
             assert tiles.study is not None
             register_run(tiles.study, trained, overwrite=overwrite)

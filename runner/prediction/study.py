@@ -55,6 +55,7 @@ def predict(
     grid: str | None = None,
     slides: Sequence[str] | None = None,
     checkpoint: str = "best",
+    trust: str | Sequence[str] = (),
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -79,6 +80,8 @@ def predict(
         Names of slides; default all that the grid lies on.
     checkpoint : str
         ``"best"`` or ``"last"``.
+    trust : str or sequence of str
+        The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -109,7 +112,7 @@ def predict(
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study))
-        trained = load_run(run, checkpoint)
+        trained = load_run(run, checkpoint, trust=trust)
         passes.check(trained)
         tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
         register_run(study, trained, passes=passes, overwrite=overwrite)

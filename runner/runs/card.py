@@ -15,6 +15,7 @@ import numpy as np
 
 from slideduck.betons import Sidecar
 from slideduck.runner.runs.checkpoint import write_whole
+from slideduck.runner.runs.runfolder import RunFolder
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tasks.task import Task
@@ -46,8 +47,7 @@ def write_card(folder: Path, state: Mapping[str, Any], sidecar: Sidecar, rows: R
     rows : RunRows
         The rows that trained and validated.
     """
-    validation = folder / "validation.json"
-    found: Mapping[str, Any] = json.loads(validation.read_text(encoding="utf-8")) if validation.exists() else {}
+    found = RunFolder(folder).read_validation()
     # One of another epoch is of a run that goes on.
     intervals = found.get("metrics", {}) if found.get("epoch") == state["best"]["epoch"] else {}
     pictures = [name for name in ("curves.png", "augmented.png") if (folder / name).exists()]

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,9 @@ import torch
 from slideduck.errors import RunError
 from slideduck.files import write
 from slideduck.files.holders import holder
+from slideduck.runner.networks.torchfile import FileRefused, read_torch
+from slideduck.runner.runs.contents import check, checkpoint_problems
+from slideduck.runner.settings.jsonfile import sealed
 
 __all__ = [
     "CHECKPOINTS",
@@ -27,6 +30,7 @@ __all__ = [
     "make_folder",
     "save",
     "write_json",
+    "write_sealed",
     "write_whole",
 ]
 
@@ -35,6 +39,8 @@ CHECKPOINTS = ("best", "last")
 
 #: Of the dict that a checkpoint holds; another number is not read.
 VERSION = 1
+
+_HINT = "remove the run folder and train again, or get the file again"
 
 
 def explained(path: Path) -> AbstractContextManager[None]:
@@ -97,6 +103,11 @@ def write_json(path: Path, values: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with a checksum; see `slideduck.runner.settings.jsonfile.read_object`."""
+    write_json(path, sealed(values))
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Save a checkpoint: tensors, numbers, strings, lists and dicts only.
 
@@ -109,28 +120,25 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU, with ``weights_only=True``: no code in it runs.
+    """Load a checkpoint onto the CPU; no code in it runs, and what has changed since it was written is not used.
 
     Raises
     ------
     RunError
-        If it is missing, damaged, or of another version of slideduck.
+        If it is missing, damaged, or of another version of slideduck, with all that is wrong in it.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch(path)
     except FileNotFoundError:
         raise RunError(
             f"{path}: no such checkpoint; train first (slideduck train OUT.beton --run {path.parent})"
         ) from None
-    except Exception as error:
-        first_line = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(
-            f"{path}: not a checkpoint that can be read ({first_line}); "
-            "remove the run folder and train again, or get the file again"
-        ) from error
+    except FileRefused as error:
+        raise RunError(f"{path}: {error}; {_HINT}") from error
     version = state.get("version") if isinstance(state, dict) else None
     if version != VERSION:
         raise RunError(f"{path}: its version is {version!r}, and this slideduck reads version {VERSION}")
+    check(path, checkpoint_problems(state), "a checkpoint of a run", _HINT)
     return dict(state)
 
 
@@ -169,7 +177,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"{folder}: {holder(file.fileno())} is training in it; wait for it, or give another `run`"
+                f"{folder}: {holder(lock)} is training in it; wait for it, or give another `run`"
             ) from None
         yield
     finally:

@@ -16,10 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from slideduck.errors import RunError
 from slideduck.runner.runs import checkpoint
+from slideduck.runner.runs.contents import check, config_problems, validation_problems
+from slideduck.runner.runs.predictions import epoch_of_predictions
+from slideduck.runner.settings.jsonfile import read_object
+from slideduck.words import message
 
 __all__ = ["RunFolder", "versions"]
 
@@ -90,7 +92,7 @@ class RunFolder:
             raise RunError(f"{self.path}: not a run folder (it has files, but no config.json); give another `run`")
         else:
             whole = {"format": _FORMAT, "version": 1, **identity}
-        checkpoint.write_json(self.config, whole)
+        checkpoint.write_sealed(self.config, whole)
         return self._newest()
 
     def step_checkpoint(self, step: int) -> Path:
@@ -134,15 +136,10 @@ class RunFolder:
 
     def _merged(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config of the folder with the epochs of `identity`, or raise if more differs."""
-        try:
-            there: dict[str, Any] = json.loads(self.config.read_text(encoding="utf-8"))
-            before = _comparable(there)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.config}: not the config of a run ({type(error).__name__}: {error}); give another `run`"
-            ) from error
-        now = _comparable(identity)
-        if before["epochs"][0] < now["epochs"][0]:
+        there = read_object(self.config)
+        check(self.config, config_problems(there), "the config of a run", "give another `run`")
+        before, now = _comparable(there), _comparable(identity)
+        if "epochs" in before and before["epochs"][0] < now["epochs"][0]:
             # More epochs go on with the same run; see `slideduck.runner.training.train`.
             before["epochs"] = now["epochs"]
         nothing = (None, "not set")
@@ -208,20 +205,23 @@ class RunFolder:
         """Return the facts of ``best.pt``, if it is of an epoch that the run will do again."""
         if not (self.best.exists() and self.predictions.exists()):
             return None
-        state = checkpoint.load(self.best)
+        try:
+            state = checkpoint.load(self.best)
+        except RunError:
+            return None  # `lacks_best` says so.
         return dict(state["best"]) if state["epoch"] > epoch else None
 
     def write_validation(self, values: Mapping[str, Any]) -> None:
         """Write the assessment of the best epoch on the validation tiles."""
-        checkpoint.write_json(self.validation, values)
+        checkpoint.write_sealed(self.validation, values)
 
     def read_validation(self) -> dict[str, Any]:
         """Return what `write_validation` wrote; nothing if the file is missing or damaged."""
         try:
-            values = json.loads(self.validation.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            values = read_object(self.validation)
+        except (FileNotFoundError, RunError):
             return {}
-        return values if isinstance(values, dict) else {}
+        return {} if validation_problems(values) else values
 
     def epoch_of_validation(self) -> int | None:
         """Return the epoch that validation.json is of; None where there is none."""
@@ -229,11 +229,15 @@ class RunFolder:
         return epoch if isinstance(epoch, int) else None
 
     def lacks_best(self, best_epoch: int) -> bool:
-        """Return True if a kill came between the last checkpoint and the files of its best epoch."""
+        """Return True if a kill came between the last checkpoint and the files of its best epoch, or one is damaged."""
         if not (self.best.exists() and self.predictions.exists()):
             return best_epoch > 0
-        facts = pq.read_schema(self.predictions).metadata or {}
-        return int(facts.get(b"epoch", b"0")) != best_epoch or checkpoint.load(self.best)["epoch"] != best_epoch
+        try:
+            epochs = {epoch_of_predictions(self.predictions), checkpoint.load(self.best)["epoch"]}
+        except RunError as error:
+            message(f"warning: {str(error).partition(';')[0]}; it is made again, if it can be")
+            return True
+        return epochs != {best_epoch}
 
 
 def _step_of(line: bytes) -> float:
@@ -257,7 +261,7 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """
     settings = dict(identity["settings"])
     for name in (*_PARTS_OF_BATCH, *_FREE_SETTINGS):
-        del settings[name]
+        settings.pop(name, None)
     beton = identity["beton"]
     classes = identity["classes"]
     return {

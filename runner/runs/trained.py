@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from slideduck.runner.networks.forward import Forward, Standard, evaluating, pre
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.settings.trust import require_trust
 from slideduck.runner.tasks.kinds import make_task, task_class
 from slideduck.runner.tasks.task import Task
 from slideduck.words import message
@@ -91,7 +92,9 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = False) -> TrainedModel:
+def load_run(
+    run: Path | str, checkpoint: str = "best", *, any_task: bool = False, trust: str | Sequence[str] = ()
+) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
@@ -102,14 +105,17 @@ def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = Fals
         ``"best"`` or ``"last"``.
     any_task : bool
         Take a network that has learnt several labels or numbers too.
+    trust : str or sequence of str
+        The run's model, where it is code: a run may come from anyone, and its ``module:function`` is imported only if
+        it is named here, or was given to `train` in this process.
 
     Raises
     ------
     ConfigError
         If the checkpoint is neither.
     RunError
-        If there is no such run, its checkpoint cannot be read or does not fit its model, or it has not learnt classes
-        and the caller needs them.
+        If there is no such run, its checkpoint cannot be read or does not fit its model, its model is code that was not
+        named, or it has not learnt classes and the caller needs them.
     """
     if checkpoint not in checkpoints.CHECKPOINTS:
         raise ConfigError(f"checkpoint is {checkpoint!r}; it must be one of {', '.join(checkpoints.CHECKPOINTS)}")
@@ -118,6 +124,7 @@ def load_run(run: Path | str, checkpoint: str = "best", *, any_task: bool = Fals
     state = checkpoints.load(path)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
+    require_trust(config.model, path, trust)
     if not any_task:
         task_class(config.task).require_classes(folder)
     architecture = state.get("architecture")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from slideduck.runner.scores.calibration import (
 )
 from slideduck.runner.scores.metrics import LEVELS, compute_metrics, plain, units_of
 from slideduck.runner.scores.predictions import ClassPredictions
+from slideduck.runner.settings.jsonfile import read_object
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.runner.tiles.conditions import tile_table
 
@@ -248,9 +249,21 @@ def read_thresholds(source: Path | str, classes: Sequence[str]) -> dict[str, Any
             raise ConfigError(f"thresholds is {source}; give a probability from 0 to 1, or the JSON of an evaluation")
         return {level: {name: {"fixed": {"threshold": fixed}} for name in classes} for level in LEVELS}
     thresholds = _read(source).get("thresholds")
-    if not isinstance(thresholds, dict):
+    if thresholds is None or not _are_thresholds(thresholds):
         raise RunError(f"{source}: it has no thresholds; give the JSON of an evaluation, or a run's validation.json")
-    return thresholds
+    found: dict[str, Any] = thresholds
+    return found
+
+
+def _are_thresholds(values: Any) -> bool:
+    """Return True for thresholds by level, class and rule, as `assess` gives them."""
+    if not isinstance(values, dict) or not all(isinstance(level, dict) for level in values.values()):
+        return False
+    rules = [rules for level in values.values() for rules in level.values()]
+    chosen = [one for named in rules if isinstance(named, dict) for one in named.values()]
+    return all(isinstance(named, dict) for named in rules) and all(
+        isinstance(one, dict) and isinstance(one.get("threshold"), (int, float)) for one in chosen
+    )
 
 
 def read_temperature(source: Path | str) -> float:
@@ -263,7 +276,7 @@ def read_temperature(source: Path | str) -> float:
     """
     temperature = _read(source).get("temperature")
     fitted = temperature.get("fitted") if isinstance(temperature, dict) else None
-    if not isinstance(fitted, float) or not fitted > 0:
+    if not isinstance(fitted, float) or not 0 < fitted < math.inf:
         raise RunError(f"{source}: it has no temperature; give the JSON of an evaluation, or a run's validation.json")
     return fitted
 
@@ -271,15 +284,9 @@ def read_temperature(source: Path | str) -> float:
 def _read(source: Path | str) -> dict[str, Any]:
     """Return the content of an evaluation's JSON."""
     try:
-        content = json.loads(Path(source).read_text(encoding="utf-8"))
+        return read_object(Path(source))
     except FileNotFoundError as error:
         raise RunError(f"no file {source}; give the JSON of an evaluation, or a run's validation.json") from error
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{source}: not the JSON of an evaluation ({type(error).__name__}: {error}); "
-            "give one, or a run's validation.json"
-        ) from error
-    return content if isinstance(content, dict) else {}
 
 
 def _numbered(names: pa.ChunkedArray | pa.Array) -> tuple[Ints, list[str]]:

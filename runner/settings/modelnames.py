@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BUILT_IN", "ENCODERS", "LIBRARIES", "MODELS", "Encoder", "check_model", "model_names"]
+__all__ = ["BUILT_IN", "ENCODERS", "LIBRARIES", "MODELS", "Encoder", "check_model", "is_own_model", "model_names"]
 
 #: ResNets with random weights; the first is the default.
 MODELS = ("resnet18", "resnet34", "resnet50")
@@ -128,9 +128,17 @@ def model_names() -> str:
     )
 
 
+def is_own_model(name: str) -> bool:
+    """Return True for ``module:function``: code of the user's own, or of anybody who wrote the name."""
+    before, colon, after = name.partition(":")
+    is_code = all(part.isidentifier() for part in before.split(".")) and after.isidentifier()
+    return bool(colon) and before not in LIBRARIES and is_code
+
+
 def check_model(name: str) -> str | None:
     """Return which names a model may have if this is none of them, else None."""
-    if name in MODELS or name in BUILT_IN or name in ENCODERS:
+    if name in MODELS or name in BUILT_IN or name in ENCODERS or is_own_model(name):
         return None
-    before, colon, after = name.partition(":")
-    return None if colon and before and after else f"it must be one of {model_names()}"
+    before, _, after = name.partition(":")
+    is_library = before in LIBRARIES and after and after.isprintable()
+    return None if is_library else f"it must be one of {model_names()}"

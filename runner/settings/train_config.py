@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 from slideduck.errors import ConfigError
@@ -12,7 +13,7 @@ from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, che
 from slideduck.runner.settings.recipe import PRESETS, parse_recipe
 from slideduck.runner.settings.trackers import TRACKERS, tracker_names
 
-__all__ = ["BY_COLUMNS", "GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig"]
+__all__ = ["BY_COLUMNS", "GROUPS", "MODELS", "SAMPLE_COLUMNS", "TrainConfig", "shown", "writable"]
 
 #: Columns of the side-car that tiles can be balanced by.
 SAMPLE_COLUMNS = (
@@ -47,6 +48,46 @@ GROUPS = {
 def _setting(default: Any, unit: str, text: str, choices: tuple[str, ...] = ()) -> Any:
     """Return a dataclass field that carries its unit, its sentence and its choices."""
     return field(default=default, metadata={"unit": unit, "text": text, "choices": choices})
+
+
+#: Python's types of the types of fields.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+}
+_GREATEST = 2**63 - 1
+
+
+def writable(text: str) -> bool:
+    """Return True for a text that can be written: half a surrogate pair cannot."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def shown(value: object) -> str:
+    """Return a value that a file holds for a message, short and printable."""
+    if isinstance(value, str) and len(value) <= 60 and value.isprintable() and writable(value):
+        return repr(value)
+    try:
+        return ascii(value) if isinstance(value, float) else ascii(reprlib.repr(value))[1:-1]
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
+
+
+def _wrong_type(item: Field[Any], value: object) -> str | None:
+    """Return what is wrong with the type of a setting, or with its choice; a whole number passes for a float."""
+    kind, choices = str(item.type), item.metadata["choices"]
+    if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+        return f"{item.name} is {shown(value)}, a {type(value).__name__}; it must be {kind}"
+    if isinstance(value, int) and abs(value) > _GREATEST:
+        return f"{item.name} is {shown(value)}; it must be below 2^63"
+    if isinstance(value, str) and not writable(value):
+        return f"{item.name} is {shown(value)}, which is no text that can be written"
+    if choices and value not in choices:
+        return f"{item.name} is {value!r}; it must be one of {', '.join(choices)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -186,11 +227,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         for item in fields(self):
-            self._check_type(item.name, getattr(self, item.name), str(item.type))
-            choices = item.metadata["choices"]
-            value = getattr(self, item.name)
-            if choices and value not in choices:
-                raise ConfigError(f"{item.name} is {value!r}; it must be one of {', '.join(choices)}")
+            wrong = _wrong_type(item, getattr(self, item.name))
+            if wrong:
+                raise ConfigError(wrong)
         self._check_model()
         parse_recipe(self.augment)
         self._check_shard()
@@ -273,23 +312,11 @@ class TrainConfig:
         if self.label_smoothing and self.task == "regression":
             raise ConfigError(f"label_smoothing is {self.label_smoothing:g}, but task is 'regression'; leave it at 0")
 
-    def _check_type(self, name: str, value: object, type_name: str) -> None:
-        """Raise unless the value is of the field's type; a whole number passes for a float."""
-        kinds: tuple[type, ...] = {
-            "str": (str,),
-            "int": (int,),
-            "float": (float, int),
-            "int | None": (int, type(None)),
-            "str | None": (str, type(None)),
-        }[type_name]
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}, a {type(value).__name__}; it must be {type_name}")
-
     def _check_range(self, name: str, least: float, greatest: float = math.inf, *, open_below: bool = False) -> None:
         """Raise unless the value is finite and from `least` to `greatest`."""
         value = getattr(self, name)
         below = value <= least if open_below else value < least
-        if not math.isfinite(value) or below or value > greatest:
+        if below or not value <= greatest or value == math.inf:
             bound = f"above {least:g}" if open_below else f"{least:g} or more"
             upper = "" if greatest == math.inf else f", at most {greatest}"
             raise ConfigError(f"{name} is {value!r}; it must be {bound}{upper}")
@@ -297,6 +324,26 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a plain dict, for JSON and for checkpoints."""
         return asdict(self)
+
+    @classmethod
+    def problems(cls, values: Mapping[Any, Any]) -> list[str]:
+        """Return all that is wrong with settings that a file holds: names, types and values.
+
+        Parameters
+        ----------
+        values : mapping
+            What `from_dict` is to take.
+        """
+        known = {item.name: item for item in fields(cls)}
+        problems = [f"no such setting: {shown(name)}" for name in values if name not in known]
+        wrong = [_wrong_type(item, values[name]) for name, item in known.items() if name in values]
+        problems += [problem for problem in wrong if problem]
+        if not problems:
+            try:
+                cls(**values)
+            except ConfigError as error:
+                problems.append(str(error))
+        return problems
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

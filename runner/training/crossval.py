@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError, SlideduckError
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
-from slideduck.runner.runs.checkpoint import lock_folder, write_json, write_whole
+from slideduck.runner.runs.checkpoint import lock_folder, write_sealed
+from slideduck.runner.runs.predictions import read_predictions, write_predictions
 from slideduck.runner.scores.assess import assess_file
 from slideduck.runner.scores.metrics import plain
 from slideduck.runner.settings.train_config import TrainConfig
@@ -178,7 +178,7 @@ def cross_validate(
         elif task_class(config.task).tells_classes:
             pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar))
         summary = _summary(beton, runs, finished, failed, pooled)
-        write_json(folder / "summary.json", summary)
+        write_sealed(folder / "summary.json", summary)
     return summary
 
 
@@ -221,7 +221,7 @@ def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Pat
     """
     by_fold: dict[int | None, list[pa.Table]] = {}
     for run in runs:
-        by_fold.setdefault(run.config.fold, []).append(pq.read_table(folder / run.name / "predictions.parquet"))
+        by_fold.setdefault(run.config.fold, []).append(read_predictions(folder / run.name / "predictions.parquet"))
     tables = []
     for fold, of_seeds in by_fold.items():
         table = _mean_table(of_seeds, folder)
@@ -239,7 +239,7 @@ def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Pat
     }
     pooled = pooled.take(pa.array(np.argsort(rows))).replace_schema_metadata({**facts, b"run": folder.name.encode()})
     path = folder / "predictions.parquet"
-    write_whole(path, lambda file: pq.write_table(pooled, file))
+    write_predictions(path, pooled)
     return path
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slideduck.errors import RunError
 from slideduck.runner.networks.build import build_network, parameter_groups
 from slideduck.runner.networks.forward import Forward, Standard, evaluating, logits_of, precision_context
 from slideduck.runner.ranks import dist
@@ -97,6 +98,26 @@ class EpochPart:
         self.seconds, self.waited_s = state["seconds"], state["waited_s"]
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Turn what torch raises where a checkpoint does not fit the network into an error of ours.
+
+    Raises
+    ------
+    RunError
+        With the reason.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if dist.is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"the checkpoint of the run does not fit its network ({type(error).__name__}: {error}); has its function "
+            "changed? Train again with another `run`"
+        ) from error
+
+
 class Learner:
     """A network, its optimizer and its schedule, new or as a checkpoint has them.
 
@@ -143,7 +164,8 @@ class Learner:
         self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
         self.standard = Standard(self.image["mean"], self.image["std"], place.device)
         if state:
-            network.load_state_dict(state["trained"] if config.ema_decay else state["model"])
+            with _fitting():
+                network.load_state_dict(state["trained"] if config.ema_decay else state["model"])
         self.network: nn.Module
         if config.shard == "fsdp" and place.world_size > 1:
             # From the CPU: no device has to hold it whole.
@@ -154,17 +176,20 @@ class Learner:
         if config.ema_decay:
             self.averaged = AveragedNetwork(self.network, config.ema_decay, state["step"] if state else 0)
             if state:
-                self.averaged.network.load_state_dict(state["model"])
+                with _fitting():
+                    self.averaged.network.load_state_dict(state["model"])
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.network, config), lr=config.lr, fused=place.device.type == "cuda"
         )
         if state:
-            self.optimizer.load_state_dict(sharded_state(state["optimizer"], self.optimizer))
+            with _fitting():
+                self.optimizer.load_state_dict(sharded_state(state["optimizer"], self.optimizer))
         # What is called in training; the plain network keeps the names of its weights.
         plain = place.world_size == 1 or is_sharded(self.network)
         self.distributed = self.network if plain else dist.distribute(self.network, place)
         if state:
-            self._load_buffers(state["buffers_of_ranks"])
+            with _fitting():
+                self._load_buffers(state["buffers_of_ranks"])
         self.model = self._compiled(self.distributed)
 
     @property

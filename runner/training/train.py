@@ -36,6 +36,7 @@ from slideduck.runner.scores.metrics import plain
 from slideduck.runner.scores.predictions import Predictions
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.settings.trust import say
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.training.learner import EpochPart, Learner, NotFinite, steps_of_epoch
@@ -95,6 +96,7 @@ def train(
         Each says what to do; the last checkpoint is never lost.
     """
     settings = (config or TrainConfig()).to_dict()
+    say(settings["model"])
     beton, run = str(Path(beton).absolute()), str(Path(run).absolute())
     how = how or Launch()
     rest = (beton, run, settings, progress, how.timeout_minutes)
@@ -206,7 +208,7 @@ class _Training:
         if not state:
             self.tracking.picture(self.folder.augmented, 0)
         part = self.learner.new_part()
-        if state and state["within_epoch"]:
+        if state and state.get("within_epoch"):
             part.load(state["within_epoch"])
         try:
             while not self._is_over():
@@ -439,10 +441,10 @@ class _Training:
 
     def _write_missing_best(self, state: dict[str, Any]) -> None:
         """Write the files of the best epoch where a kill came before them."""
-        if self.best["epoch"] != state["epoch"] or state["within_epoch"]:
+        if self.best["epoch"] != state["epoch"] or state.get("within_epoch"):
             raise RunError(
                 f"{self.folder.best} or {self.folder.predictions.name} of epoch {self.best['epoch']} "
-                "is missing; put it back, or train again with another `run`"
+                "is missing or damaged; put it back, or train again with another `run`"
             )
         predictions = self.learner.validate()
         if predictions is not None:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.runner.cli import demo, train, use
+from slideduck.runner.settings.jsonfile import read_object
 from slideduck.runner.settings.train_config import TrainConfig
 from tests.slides import write_slide
 
@@ -112,7 +113,7 @@ def test_evaluate_prints_a_table_or_json(beton: Path, trained: Path) -> None:
     assert result.stdout.endswith(f"predictions: {parquet}\n")
     assert parquet.exists()
     result = run("evaluate", trained, beton, "--split", "val", "--checkpoint", "last", "--json")
-    assert json.loads(result.stdout) == json.loads(parquet.with_suffix(".json").read_text())
+    assert json.loads(result.stdout) == read_object(parquet.with_suffix(".json"))
 
 
 def test_conditions_choose_tiles_and_say_what_they_leave_out(beton: Path, trained: Path, tmp_path: Path) -> None:

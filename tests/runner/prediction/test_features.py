@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,12 +18,15 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
+from slideduck.files.parquet import read_parquet
 from slideduck.runner.networks.build import build_model
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.networks.penultimate import penultimate
+from slideduck.runner.prediction.feature_files import FeatureFiles
 from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import load_run
+from tests.campaign import cases
 from tests.runner.studies import GRID, HALF, write_run, write_study
 
 
@@ -168,11 +174,75 @@ def test_slides_with_folders_in_their_names_have_files_in_folders_and_in_no_othe
     out = tmp_path / "out"
     features(folder / "run", study, out, slides=["case1/HE"])
     assert [path.relative_to(out).as_posix() for path in out.rglob("*.parquet")] == ["case1/HE.parquet"]
-    study.con.execute("UPDATE slides SET slide = '../HE' WHERE slide = 'case1/HE'")
     with pytest.raises(RunError) as error:
-        features(folder / "run", study, out, slides=["../HE"])
-    assert str(error.value) == f"no file is written for slide '../HE': the name leads out of {out}"
-    assert not (tmp_path / "HE.parquet").exists()
+        FeatureFiles(out, "parquet", load_run(folder / "run"), GRID).check(["S1", "../S1"])
+    assert str(error.value) == (
+        f"no file is written in {out} for names that are not those of files; name the other slides with `slides`:\n"
+        "  '../S1': the name leads out of the folder"
+    )
+
+
+@pytest.mark.attack("paths", "features of a slide whose name leads out of their folder")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../../x", "leads out of the folder"),
+        ("a/../../x", "leads out of the folder"),
+        ("/tmp/x", "leads out of the folder"),
+        (".hidden", "has a part that begins with a dot, which is hidden"),
+        ("a\nb", "holds the control character '\\n'"),
+        ("\x1b[2J", "holds the control character '\\x1b'"),
+        pytest.param(
+            "link/x", "leads through a link out of the folder",
+            marks=pytest.mark.attack("links", "features of a slide in a folder that is a planted link"),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("format", ["parquet", "h5"])
+def test_features_stay_in_their_folder(
+    folder: Path, study: sd.Study, tmp_path: Path, name: str, problem: str, format: str
+) -> None:
+    out, elsewhere = tmp_path / "deep" / "er" / "out", tmp_path / "elsewhere"
+    out.mkdir(parents=True)
+    elsewhere.mkdir()
+    (out / "link").symlink_to(elsewhere)
+    study.con.execute("UPDATE slides SET slide = $1 WHERE slide = 'S0'", [name])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError) as error:
+        features(folder / "run", study, out, format=format, overwrite=True)
+    assert str(error.value) == (
+        f"no file is written in {out} for names that are not those of files; name the other slides with `slides`:\n"
+        f"  {name!r}: the name {problem}"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    # The remedy.
+    assert features(folder / "run", study, out, format=format, slides=["S1"]).computed == ("S1",)
+
+
+@pytest.mark.attack("bytes", "changed bytes of feature files")
+@pytest.mark.parametrize("format", ["parquet", "h5"])
+def test_readers_of_features_find_changed_numbers(folder: Path, study: sd.Study, tmp_path: Path, format: str) -> None:
+    features(folder / "run", study, tmp_path, format=format, slides=["S1"])
+    path = tmp_path / f"S1.{format}"
+
+    def read() -> np.ndarray[Any, Any]:
+        if format == "parquet":
+            return np.stack(read_parquet(path)["feature"].to_numpy())
+        with h5py.File(path) as file:
+            return np.asarray(file["features"][:])
+
+    raw, found, rng = path.read_bytes(), read(), random.Random(0)
+    refused = 0
+    for _ in range(cases(test=60, campaign=2000)):
+        data = bytearray(raw)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try:
+            assert np.array_equal(read(), found)
+        except (OSError, KeyError, ValueError, RuntimeError, pa.ArrowException):
+            refused += 1
+    # Of HDF5, much is room between the parts.
+    assert refused > cases(test=8, campaign=250)
 
 
 def test_slides_that_were_relocated_are_predicted_as_before(folder: Path, study: sd.Study, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from slideduck.errors import DiskFullError, RunError
 from slideduck.files.holders import process
 from slideduck.runner.runs import checkpoint
 from tests.full_disk import full_for
+from slideduck.runner.settings.train_config import TrainConfig
 
 
 class _Runs:
@@ -25,19 +27,42 @@ class _Runs:
         return Path.touch, (self.path,)
 
 
+def _state(epoch: int, **others: Any) -> dict[str, Any]:
+    """Return all that a checkpoint needs."""
+    history = [{"epoch": number, "step": number, "val/loss": 0.25, "x": None} for number in range(1, epoch + 1)]
+    return {
+        "epoch": epoch,
+        "step": epoch,
+        "config": TrainConfig().to_dict(),
+        "classes": ["a", "b"],
+        "beton": {
+            "path": "t.beton",
+            "sidecar_sha256": "0",
+            "image": {"mode": "jpg", "quality": 90, "tile_px": 32},
+            "grid": {"name": "g", "tile_px": 32, "tile_um": 16.0, "magnification": None},
+        },
+        "versions": {},
+        "best": {"epoch": epoch},
+        "history": history,
+        "image": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+        "model": {"w": torch.arange(6.0).reshape(2, 3)},
+        **others,
+    }
+
+
 def test_state_comes_back(tmp_path: Path) -> None:
-    state = {"epoch": 3, "model": {"w": torch.arange(6).reshape(2, 3)}, "history": [{"val/loss": 0.25, "x": None}]}
+    state = _state(3)
     checkpoint.save(tmp_path / "last.pt", state)
     loaded = checkpoint.load(tmp_path / "last.pt")
     assert loaded["epoch"] == 3
     assert loaded["history"] == state["history"]
-    assert torch.equal(loaded["model"]["w"], torch.arange(6).reshape(2, 3))
+    assert torch.equal(loaded["model"]["w"], torch.arange(6.0).reshape(2, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    checkpoint.save(path, {"epoch": 1})
+    checkpoint.save(path, _state(1))
     with full_for("last.pt"), pytest.raises(DiskFullError) as error:
         checkpoint.save(path, {"epoch": 2, "model": torch.zeros(100_000)})
     assert str(error.value) == (
@@ -69,7 +94,7 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     assert str(error.value) == (f"{path}: no such checkpoint; train first (slideduck train OUT.beton --run {tmp_path})")
     checkpoint.save(path, {"epoch": 1})
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(RunError, match=r"last\.pt: not a checkpoint that can be read \(.*; remove the run folder"):
+    with pytest.raises(RunError, match=r"last\.pt: not a file that can be read \(.*; remove the run folder"):
         checkpoint.load(path)
     torch.save({"version": 99}, path)
     with pytest.raises(RunError) as error:
