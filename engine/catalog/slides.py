@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slideduck.catalog.features import delete_features
 from slideduck.errors import StudyError
+from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -34,8 +35,8 @@ class UsableSlide:
     ----------
     slide : str
         Its name.
-    path : Path
-        Its file.
+    file : SlideFile
+        Its file, as it was when it was added.
     width, height : int
         Its size in base pixels.
     mpp : float
@@ -43,7 +44,7 @@ class UsableSlide:
     """
 
     slide: str
-    path: Path
+    file: SlideFile
     width: int
     height: int
     mpp: float
@@ -132,17 +133,17 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
         If there is no such slide, or it cannot be used.
     """
     found = handle.con.execute(
-        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
+        "SELECT path, bytes, fingerprint, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
     ).fetchone()
     if found is None:
         raise StudyError(
             f"{handle.name} has no slide {slide!r}; see which there are with: "
             f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
-    path, width, height, mpp, error = found
+    path, size, fingerprint, width, height, mpp, error = found
     if error is not None:
         raise StudyError(f"slide {slide!r} cannot be used: {error}")
-    return UsableSlide(slide, Path(path), width, height, mpp)
+    return UsableSlide(slide, SlideFile(slide, Path(path), size, fingerprint), width, height, mpp)
 
 
 def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
