@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from slideduck.catalog.mpps import GivenMpps, given_mpps
-from slideduck.catalog.slides import delete_computed
+from slideduck.catalog.slides import delete_computed, delete_seen
 from slideduck.errors import InputError, SlideError
 from slideduck.names import nfc
 from slideduck.progress import track
@@ -85,7 +85,8 @@ class SlidesReport:
         Slides whose MPP was given earlier and is kept, and those that the default leaves alone, since their header
         has one.
     cleared : tuple of str
-        Slides that lost their tiles and labels, since their file or MPP is another.
+        Slides that lost their tiles and labels, since their file or MPP is another; predictions and features of them
+        are gone too.
     strangers : tuple of str
         Slides of the table of MPP that are not among the files.
     """
@@ -149,6 +150,7 @@ def add_slides(
     with atomic(handle.con):
         _upsert(handle, [one.row for one in read if one.row != known.get(one.slide)])
         delete_computed(handle, told["changed"])
+        delete_seen(handle, told["replaced"])
     return SlidesReport(
         added=len(told["new"]),
         updated=len(told["changed"]) + len(told["moved"]),
@@ -276,7 +278,7 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
     InputError
         For each slide whose name another file has that is still there.
     """
-    told: dict[str, list[str]] = {what: [] for what in ("new", "changed", "moved", "copies", "same")}
+    told: dict[str, list[str]] = {what: [] for what in ("new", "changed", "replaced", "moved", "copies", "same")}
     problems = []
     for one in read:
         was = known.get(one.slide)
@@ -296,6 +298,11 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
             continue
         if elsewhere:
             one.row.update(path=was["path"], mtime=was["mtime"])
+        if one.row["error"] is not None:
+            # It may be back tomorrow, and what a network saw of it is worth hours: the file is told by this then.
+            one.row.update(bytes=was["bytes"], fingerprint=was["fingerprint"])
+        elif was["fingerprint"] is not None and not (is_same and was["mpp"] in (None, one.row["mpp"])):
+            told["replaced"].append(one.slide)
         if not is_same or any(one.row[name] != was[name] for name in _CONTENT):
             told["changed"].append(one.slide)
         elif elsewhere:

@@ -17,6 +17,7 @@ __all__ = [
     "SlidesRemoved",
     "UsableSlide",
     "delete_computed",
+    "delete_seen",
     "forget_labels",
     "remove_slides",
     "usable_slide",
@@ -104,9 +105,9 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
         row = handle.con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
         if not dry_run:
             delete_computed(handle, names)
-            for table in ("predictions", "rois", "roi_file_slides", "slides"):
+            delete_seen(handle, names)
+            for table in ("rois", "roi_file_slides", "slides"):
                 handle.con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
-            delete_features(handle, "list_contains($names, slide)", {"names": names})
             handle.con.execute(
                 "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM roi_file_slides)",
             )
@@ -149,6 +150,13 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
 def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
     """Delete tiles, labels, measures and stains of slides, inside a transaction."""
     _delete_rows(handle, slides, (*_TILE_TABLES, *_LABEL_TABLES))
+
+
+def delete_seen(handle: Handle, slides: Sequence[str]) -> None:
+    """Delete what networks said of slides, inside a transaction: predictions and features of their tiles."""
+    names = {"names": list(slides)}
+    handle.con.execute("DELETE FROM predictions WHERE list_contains($names, slide)", names)
+    delete_features(handle, "list_contains($names, slide)", names)
 
 
 def forget_labels(handle: Handle, slides: Sequence[str]) -> None:
