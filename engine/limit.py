@@ -40,6 +40,8 @@ LIMITS: Mapping[str, Limit] = {
     "vertices": Limit(100_000_000, "vertices in one ROI file"),
     "pixels": Limit(4_000_000_000, "pixels in one picture that is decoded whole"),
     "tiles": Limit(100_000_000, "tiles on one slide"),
+    "tile_pixels": Limit(100_000_000, "pixels in one stored tile of a slide"),
+    "header_mb": Limit(128, "MB in one part of a slide's header"),
 }
 
 #: What the user said, the last first.

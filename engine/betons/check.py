@@ -28,7 +28,7 @@ from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
 from slideduck.slides.grid import SlideGrid, tile_origin
-from slideduck.slides.header import read_header
+from slideduck.slides.identity import SlideFile
 from slideduck.work.ordered import in_order
 
 __all__ = ["BetonReport", "Problem", "verify_beton"]
@@ -364,7 +364,7 @@ class _Check:
                 self._add(None, f"the fit of its stains is damaged: {type(error).__name__}: {error}", info.slide)
                 return
         encoding = Encoding.of_image(image, self._most_bytes())
-        making = TileMaking(path, on_slide, image["tile_px"], info.background, encoding, normaliser)
+        making = TileMaking(_file(info, path), on_slide, image["tile_px"], info.background, encoding, normaliser)
         try:
             maker = making.open_as_before(entry["reader"])
         except SlideError as error:
@@ -433,14 +433,17 @@ def _claimed(path: Path, raw: Mapping[str, Any]) -> BetonInfo:
     return BetonInfo(path, beton["bytes"], beton["samples"], 0, 0, 0, "", "", beton["metadata_sha256"])
 
 
+def _file(info: SlideInfo, path: Path) -> SlideFile:
+    """Return the file of a slide as it was exported, where it is now."""
+    return SlideFile(info.slide, path, None, info.fingerprint, "put the file of before back, or export again")
+
+
 def _changed(info: SlideInfo, path: Path) -> str | None:
     """Return why a file is not the slide that was exported."""
     try:
-        found = read_header(path, default_mpp=1.0).fingerprint
+        _file(info, path).check()
     except SlideError as error:
-        return f"{path} does not open: {error}"
-    if found != info.fingerprint:
-        return f"{path} is not the file that was exported: its fingerprint is {found}, and was {info.fingerprint}"
+        return str(error)
     return None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +17,7 @@ from slideduck.betons.format import page_size_for
 from slideduck.errors import SlideError
 from slideduck.measure.stain import Normaliser
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.jpeg import encode_jpeg
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored import find_stored_level
@@ -93,7 +93,7 @@ class TileMaking:
 
     Attributes
     ----------
-    path : path-like
+    file : SlideFile
         The slide.
     slide_grid : SlideGrid
         How the grid lies on it; its numbers of columns and rows are not used.
@@ -107,7 +107,7 @@ class TileMaking:
         Changes the stains of the pixels that are encoded; stored JPEGs are to be taken only without one.
     """
 
-    path: str | PathLike[str]
+    file: SlideFile
     slide_grid: SlideGrid
     tile_px: int
     background: str
@@ -155,7 +155,7 @@ class TileMaking:
         if reader == reference.name:
             return TileMaker(self, reference, reference, why_not_tiff)
         try:
-            level = find_stored_level(reference.path, *reference.level_size())
+            level = find_stored_level(reference.file, *reference.level_size())
             if isinstance(level, str):
                 raise SlideError(
                     f"slide {reference.path.stem!r} has changed: {reference.path} was read by the reader {reader!r}, "
@@ -168,7 +168,7 @@ class TileMaking:
 
     def _reference(self) -> TileReader:
         """Return OpenSlide's reader of the tiles."""
-        return TileReader(self.path, self.slide_grid, self.tile_px, background=self.background)
+        return TileReader(self.file, self.slide_grid, self.tile_px, background=self.background)
 
 
 class TileMaker:
@@ -205,6 +205,16 @@ class TileMaker:
     def close(self) -> None:
         """Close the slide; no other thread may be making tiles."""
         self.reader.close()
+
+    def check_file(self) -> None:
+        """Make sure that the slide is still the file that it was when it was opened.
+
+        Raises
+        ------
+        SlideError
+            If it is not.
+        """
+        self._making.file.check()
 
     def make(self, base_x: int, base_y: int) -> tuple[bytes, bool]:
         """Return a tile as a beton has it, and whether it is the slide's own JPEG.

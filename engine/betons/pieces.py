@@ -175,6 +175,8 @@ def _encoded(plan: ExportPlan, piece: _Piece, *, stop: threading.Event, skip_err
             continue
         tiles.append(data)
         stored += is_stored
+    # What is handed on was read from the file that was added, from its first byte to its last.
+    maker.check_file()
     return runs + _run(plan, piece.slide, range(first, piece.rows.stop), tiles, stored)
 
 

@@ -38,6 +38,7 @@ from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
 from slideduck.measure.stain_slide import SlideFit
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -170,6 +171,11 @@ class ExportPlan:
         """The readers chosen so far, by slide, with the reason; a choice is not made twice."""
         return {}
 
+    def file(self, slide: int) -> SlideFile:
+        """Return the file of a slide, as it was when it was added."""
+        info, (size, _) = self.slides[slide], self.files[slide]
+        return SlideFile(info.slide, Path(info.path), size, info.fingerprint, "add it again, and label anew")
+
     def maker(self, slide: int) -> TileMaker:
         """Return what makes the tiles of a slide; its reader was chosen among all of them.
 
@@ -179,7 +185,9 @@ class ExportPlan:
             If the slide does not open, or cannot be read any more by what was chosen for it.
         """
         info, normaliser = self.slides[slide], self.normalisers[slide]
-        making = TileMaking(info.path, self.grids[slide], self.tile_px, info.background, self.encoding, normaliser)
+        making = TileMaking(
+            self.file(slide), self.grids[slide], self.tile_px, info.background, self.encoding, normaliser
+        )
         if slide in self.chosen:
             return making.open_as_before(*self.chosen[slide])
         rows = self.rows_of(slide, range(self.samples))

@@ -12,7 +12,6 @@ import numpy as np
 from slideduck.betons.format import PAGE_SIZE
 from slideduck.betons.plan import ExportPlan
 from slideduck.errors import DiskFullError, SlideError, StudyError
-from slideduck.slides.identity import require_added_file
 
 __all__ = ["check_passthrough", "check_space", "unusable_slides"]
 
@@ -33,12 +32,8 @@ def unusable_slides(plan: ExportPlan, rows: range) -> dict[int, str]:
 
 
 def _why_unusable(plan: ExportPlan, slide: int) -> str | None:
-    info, (size, mtime) = plan.slides[slide], plan.files[slide]
     try:
-        require_added_file(
-            info.slide, info.path, size=size, mtime=mtime, fingerprint=info.fingerprint,
-            remedy="add it again, and label anew",
-        )  # fmt: skip
+        plan.file(slide).check()
     except SlideError as error:
         return str(error)
     return None

@@ -14,6 +14,7 @@ from slideduck.errors import SlideError, StudyError
 from slideduck.files.find import absolute, reason
 from slideduck.progress import track
 from slideduck.slides.header import read_header
+from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 
@@ -114,17 +115,21 @@ class _Slide:
     def problem(self) -> str | None:
         """Return why its file is not the one that was added."""
         try:
-            size = os.stat(self.path).st_size
+            os.stat(self.path)
             # One that could not be used when it was added has nothing to be compared by.
-            if self.fingerprint is None:
-                return None
-            found = read_header(self.path, default_mpp=1.0).fingerprint
+            SlideFile(self.slide, self.path, self.bytes, self.fingerprint).check()
         except OSError as error:
             return f"slide {self.slide!r}: {self.path}: {reason(error)}"
+        except SlideError:
+            return self._damage() or f"slide {self.slide!r}: {self.path} is another file than the one that was added"
+        return None
+
+    def _damage(self) -> str | None:
+        """Return what is wrong with its file, whichever it is."""
+        try:
+            read_header(self.path, default_mpp=1.0)
         except SlideError as error:
             return str(error)
-        if (size, found) != (self.bytes, self.fingerprint):
-            return f"slide {self.slide!r}: {self.path} is another file than the one that was added"
         return None
 
 

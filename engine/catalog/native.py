@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.slides.grid import GridSpec, lay
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.stored import find_stored_level
 from slideduck.store.handle import Handle
 
@@ -64,18 +65,18 @@ def find_native_grid(handle: Handle, slide: str | None = None, *, level: int = 0
         If the slide, or each of them, stores no JPEG tiles that a grid can match, with the reasons.
     """
     rows = handle.con.execute(
-        "SELECT slide, path, width, height, mpp, level_downsamples, level_widths, level_heights FROM slides "
-        "WHERE error IS NULL ORDER BY slide"
+        "SELECT slide, path, bytes, fingerprint, width, height, mpp, level_downsamples, level_widths, level_heights "
+        "FROM slides WHERE error IS NULL ORDER BY slide"
     ).fetchall()
     if slide is not None and slide not in {row[0] for row in rows}:
         raise StudyError(f"the study has no slide {slide!r} that can be used; see: slideduck sql STUDY 'FROM slides'")
     reasons: dict[str, str] = {}
     stored: dict[str, _Stored] = {}
-    for name, path, width, height, mpp, downsamples, widths, heights in rows:
+    for name, path, size, fingerprint, width, height, mpp, downsamples, widths, heights in rows:
         if level >= len(downsamples):
             reasons[name] = f"it has {len(downsamples)} levels"
             continue
-        found = find_stored_level(Path(path), widths[level], heights[level])
+        found = find_stored_level(SlideFile(name, Path(path), size, fingerprint), widths[level], heights[level])
         if isinstance(found, str):
             reasons[name] = found
             continue

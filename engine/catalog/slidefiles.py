@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from slideduck.catalog.mpps import GivenMpps, given_mpps
-from slideduck.catalog.slides import delete_computed
+from slideduck.catalog.slides import delete_computed, delete_seen
 from slideduck.errors import InputError, SlideError
 from slideduck.names import nfc, path_problem, text_problem
 from slideduck.progress import track
+from slideduck.slides.content import is_same_fingerprint
 from slideduck.slides.header import SlideHeader, read_header
 from slideduck.slides.kind import no_slide, unlike_a_slide
 from slideduck.slides.search import SLIDE_SUFFIXES, find_slides, name_slides
@@ -57,10 +58,8 @@ _SLIDE_SCHEMA = pa.schema(
 )
 _HEADER_COLUMNS = [name for name in _SLIDE_SCHEMA.names if name in {f.name for f in fields(SlideHeader)}]
 
-#: What tells a copy from another file: OpenSlide's fingerprint, which does not hold all pixels, and the size.
-_FILE = ("fingerprint", "bytes")
-#: What tiles, labels and measures are computed from.
-_CONTENT = (*_FILE, "width", "height", "mpp", "error")
+#: What tiles, labels and measures are computed from, beside the file.
+_CONTENT = ("width", "height", "mpp", "error")
 
 _Row = dict[str, Any]
 
@@ -87,7 +86,8 @@ class SlidesReport:
         Slides whose MPP was given earlier and is kept, and those that the default leaves alone, since their header
         has one.
     cleared : tuple of str
-        Slides that lost their tiles and labels, since their file or MPP is another.
+        Slides that lost their tiles and labels, since their file or MPP is another; predictions and features of them
+        are gone too.
     strangers : tuple of str
         Slides of the table of MPP that are not among the files.
     """
@@ -151,6 +151,7 @@ def add_slides(
     with atomic(handle.con):
         _upsert(handle, [one.row for one in read if one.row != known.get(one.slide)])
         delete_computed(handle, told["changed"])
+        delete_seen(handle, told["replaced"])
     return SlidesReport(
         added=len(told["new"]),
         updated=len(told["changed"]) + len(told["moved"]),
@@ -288,7 +289,7 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
     InputError
         For each slide whose name another file has that is still there.
     """
-    told: dict[str, list[str]] = {what: [] for what in ("new", "changed", "moved", "copies", "same")}
+    told: dict[str, list[str]] = {what: [] for what in ("new", "changed", "replaced", "moved", "copies", "same")}
     problems = []
     for one in read:
         was = known.get(one.slide)
@@ -296,7 +297,11 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
             told["new"].append(one.slide)
             continue
         elsewhere = one.row["path"] != was["path"] and os.path.exists(was["path"])
-        if elsewhere and any(one.row[name] != was[name] for name in _FILE):
+        is_same = _is_same_file(one.row, was)
+        if is_same:
+            # What an earlier version gave is kept: all that was computed goes by it.
+            one.row["fingerprint"] = was["fingerprint"]
+        if elsewhere and not is_same:
             problems.append(
                 f"{one.row['path']}: slide {one.slide!r} is in the study already, from {was['path']}; "
                 "names are unique in a study: rename one of the files, or give `names='relative'`"
@@ -304,7 +309,12 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
             continue
         if elsewhere:
             one.row.update(path=was["path"], mtime=was["mtime"])
-        if any(one.row[name] != was[name] for name in _CONTENT):
+        if one.row["error"] is not None:
+            # It may be back tomorrow, and what a network saw of it is worth hours: the file is told by this then.
+            one.row.update(bytes=was["bytes"], fingerprint=was["fingerprint"])
+        elif was["fingerprint"] is not None and not (is_same and was["mpp"] in (None, one.row["mpp"])):
+            told["replaced"].append(one.slide)
+        if not is_same or any(one.row[name] != was[name] for name in _CONTENT):
             told["changed"].append(one.slide)
         elif elsewhere:
             told["copies"].append(one.slide)
@@ -315,12 +325,23 @@ def _compared(read: Sequence[_Read], known: Mapping[str, _Row]) -> dict[str, lis
     return told
 
 
+def _is_same_file(one: _Row, other: _Row) -> bool:
+    """Return whether two rows are of one file, wherever it lies."""
+    return one["bytes"] == other["bytes"] and is_same_fingerprint(one["fingerprint"], other["fingerprint"])
+
+
 def _renamed(read: Sequence[_Read], known: Mapping[str, _Row]) -> Iterator[str]:
     """Yield a warning for each new slide that is another's file, which is no longer where it was."""
-    gone = {tuple(row[name] for name in _FILE): row for row in known.values() if row["error"] is None}
+    of_size: dict[int, list[_Row]] = {}
+    for row in known.values():
+        if row["error"] is None:
+            of_size.setdefault(row["bytes"], []).append(row)
     for one in read:
-        was = gone.get(tuple(one.row[name] for name in _FILE))
-        if one.slide not in known and was is not None and not os.path.exists(was["path"]):
+        if one.slide in known or one.row["error"] is not None:
+            continue
+        same = (row for row in of_size.get(one.row["bytes"], ()) if _is_same_file(one.row, row))
+        was = next((row for row in same if not os.path.exists(row["path"])), None)
+        if was is not None:
             yield (
                 f"slide {one.slide!r} is the file of slide {was['slide']!r}, which is not at {was['path']} any more: "
                 f"if it was moved, take {one.slide!r} out with remove-slides, and follow the folder with relocate"

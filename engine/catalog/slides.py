@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slideduck.catalog.features import delete_features
 from slideduck.errors import StudyError
+from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -16,6 +17,7 @@ __all__ = [
     "SlidesRemoved",
     "UsableSlide",
     "delete_computed",
+    "delete_seen",
     "forget_labels",
     "remove_slides",
     "usable_slide",
@@ -34,8 +36,8 @@ class UsableSlide:
     ----------
     slide : str
         Its name.
-    path : Path
-        Its file.
+    file : SlideFile
+        Its file, as it was when it was added.
     width, height : int
         Its size in base pixels.
     mpp : float
@@ -43,7 +45,7 @@ class UsableSlide:
     """
 
     slide: str
-    path: Path
+    file: SlideFile
     width: int
     height: int
     mpp: float
@@ -103,9 +105,9 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
         row = handle.con.execute(read_query("count_removed"), {"slides": names}).fetchone() or (0, 0, 0, 0)
         if not dry_run:
             delete_computed(handle, names)
-            for table in ("predictions", "rois", "roi_file_slides", "slides"):
+            delete_seen(handle, names)
+            for table in ("rois", "roi_file_slides", "slides"):
                 handle.con.execute(f"DELETE FROM {table} WHERE list_contains($names, slide)", {"names": names})
-            delete_features(handle, "list_contains($names, slide)", {"names": names})
             handle.con.execute(
                 "DELETE FROM roi_files WHERE roi_file_id NOT IN (SELECT roi_file_id FROM roi_file_slides)",
             )
@@ -132,22 +134,29 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
         If there is no such slide, or it cannot be used.
     """
     found = handle.con.execute(
-        "SELECT path, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
+        "SELECT path, bytes, fingerprint, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
     ).fetchone()
     if found is None:
         raise StudyError(
             f"{handle.name} has no slide {slide!r}; see which there are with: "
             f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
-    path, width, height, mpp, error = found
+    path, size, fingerprint, width, height, mpp, error = found
     if error is not None:
         raise StudyError(f"slide {slide!r} cannot be used: {error}")
-    return UsableSlide(slide, Path(path), width, height, mpp)
+    return UsableSlide(slide, SlideFile(slide, Path(path), size, fingerprint), width, height, mpp)
 
 
 def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
     """Delete tiles, labels, measures and stains of slides, inside a transaction."""
     _delete_rows(handle, slides, (*_TILE_TABLES, *_LABEL_TABLES))
+
+
+def delete_seen(handle: Handle, slides: Sequence[str]) -> None:
+    """Delete what networks said of slides, inside a transaction: predictions and features of their tiles."""
+    names = {"names": list(slides)}
+    handle.con.execute("DELETE FROM predictions WHERE list_contains($names, slide)", names)
+    delete_features(handle, "list_contains($names, slide)", names)
 
 
 def forget_labels(handle: Handle, slides: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def qc_overlay(
         rois=(),
         tiles=replace(drawn.tiles, grid=title, state=state.astype(np.int32)),
     )
-    picture, _ = thumbnail(drawn.path, THUMBNAIL_PX)
+    picture, _ = thumbnail(drawn.file, THUMBNAIL_PX)
     with own_style("".join([drawn.slide, *texts])):
         from matplotlib.transforms import Affine2D
 

@@ -93,7 +93,7 @@ def page(
         raise StudyError(f"{out.name} is not named as a page; name it {out.stem}.html")
     check_folder(out)
     drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
-    picture, _ = thumbnail(drawn.path, max_px)
+    picture, _ = thumbnail(drawn.file, max_px)
     text = _filled(drawn, encode_jpeg(picture, _JPEG_QUALITY), rois=rois)
     with explained(out, full="; free some, and draw it again"):
         write_whole(out, lambda file: file.write(text.encode()))

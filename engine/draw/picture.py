@@ -113,7 +113,7 @@ def overlay(
     check_picture(out, dpi)
     check_folder(out)
     drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
-    picture, _ = thumbnail(drawn.path, max_px)
+    picture, _ = thumbnail(drawn.file, max_px)
     with own_style("".join([drawn.slide, *drawn.labels])):
         figure, axes, across = slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
         # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.

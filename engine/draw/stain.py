@@ -136,7 +136,7 @@ def plot_stain(
 def _row(slide: StainSlide, fit: StainFit, target: StainFit) -> _Row:
     """Read the pictures of a slide, and normalise them."""
     normaliser = Normaliser(fit, target)
-    whole, downsample = thumbnail(slide.path, _THUMBNAIL_PX, background=slide.background)
+    whole, downsample = thumbnail(slide.file, _THUMBNAIL_PX, background=slide.background)
     # The close-up is where there is most tissue: the middle of a window slid over the picture.
     window = max(1, round(_TILE_UM / (slide.mpp * downsample)))
     density = cv2.boxFilter(find_tissue(whole).astype(np.float32), -1, (window, window), borderType=cv2.BORDER_CONSTANT)
@@ -148,7 +148,7 @@ def _row(slide: StainSlide, fit: StainFit, target: StainFit) -> _Row:
         max(0, min(round((float(at) + 0.5) * downsample - grid.extract_px / 2), side - grid.extract_px))
         for at, side in ((x, slide.width), (y, slide.height))
     )
-    with TileReader(slide.path, grid, _TILE_PX, background=slide.background) as reader:
+    with TileReader(slide.file, grid, _TILE_PX, background=slide.background) as reader:
         tile = reader.read(left, top)
     return _Row(slide, fit, (whole, normaliser.apply(whole)), (tile, normaliser.apply(tile)))
 

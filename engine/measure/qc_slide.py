@@ -27,7 +27,7 @@ from slideduck.measure.qc_measures import (
     tissue_mask,
 )
 from slideduck.slides.grid import SlideGrid
-from slideduck.slides.identity import require_added_file
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader, resized, thumbnail
 from slideduck.slides.stored_reader import StoredReader, choose_reader
 
@@ -73,7 +73,7 @@ class QcSlide:
         Width and height of each level, pixels of the level.
     level_downsamples : tuple of float
         Base pixels per pixel of each level.
-    bytes, mtime, fingerprint
+    bytes, fingerprint
         What tells that the file is the one that was added.
     grid : SlideGrid
         How the grid lies on it.
@@ -94,7 +94,6 @@ class QcSlide:
     level_sizes: tuple[tuple[int, int], ...]
     level_downsamples: tuple[float, ...]
     bytes: int | None
-    mtime: float | None
     fingerprint: str | None
     grid: SlideGrid
     origin_x: int
@@ -112,18 +111,10 @@ class QcSlide:
         fine = [i for i, d in enumerate(self.level_downsamples) if round(self.grid.extract_px / d) >= _LEAST_PX]
         return max(fine, key=lambda i: self.level_downsamples[i], default=0)
 
-    def check_file(self) -> None:
-        """Make sure that the file is the one that was added.
-
-        Raises
-        ------
-        SlideError
-            If it is not, or cannot be read.
-        """
-        require_added_file(
-            self.slide, self.path, size=self.bytes, mtime=self.mtime, fingerprint=self.fingerprint,
-            remedy="add it again, and lay the grid anew",
-        )  # fmt: skip
+    @property
+    def file(self) -> SlideFile:
+        """Its file, as it was when it was added."""
+        return SlideFile(self.slide, self.path, self.bytes, self.fingerprint, "add it again, and lay the grid anew")
 
 
 def source(slide: QcSlide, measure: str, level: str) -> dict[str, Any]:
@@ -213,7 +204,7 @@ class SlideMeasurement:
         """
         if not self.slide.tiles:
             return
-        self.slide.check_file()
+        self.slide.file.check()
         if "tissue" in self.measures:
             yield Piece(0, self._tissue)
         if self._of_blocks:
@@ -258,7 +249,7 @@ class SlideMeasurement:
     def _tissue(self) -> list[Part]:
         slide = self.slide
         max_px = max(1, round(max(slide.width, slide.height) * slide.mpp / TISSUE_UM_PER_PX))
-        picture, _ = thumbnail(slide.path, max_px, background=slide.background)
+        picture, _ = thumbnail(slide.file, max_px, background=slide.background)
         height, width = picture.shape[:2]
         edges = self._edges(slide.width / width, slide.height / height, width, height)
         self._areas["tissue"] = _areas(*edges)
@@ -299,6 +290,7 @@ class SlideMeasurement:
         columns = slice(np.searchsorted(right, 0, "right"), np.searchsorted(left, _BLOCK_PX))
         rows = slice(np.searchsorted(bottom, 0, "right"), np.searchsorted(top, _BLOCK_PX))
         rgb = reader.read(*base)
+        self.slide.file.check()
         return [
             Part(
                 name,
@@ -345,10 +337,11 @@ class SlideMeasurement:
                 else:
                     mean = pixel_values(rgb, name).mean(dtype=np.float64)
                     values[row, i] = mean / 3 if name == "brightness" else mean
+        self.slide.file.check()
         return [Part(name, at, values[row]) for row, name in enumerate(self._of_tiles)]
 
     def _reader(self, grid: SlideGrid, side: int) -> TileReader:
-        return TileReader(self.slide.path, grid, side, background=self.slide.background)
+        return TileReader(self.slide.file, grid, side, background=self.slide.background)
 
     def _chosen(
         self, reference: TileReader | StoredReader, corners: npt.NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from slideduck.errors import SlideError
 from slideduck.measure.qc_measures import TISSUE_UM_PER_PX, box_sums, is_pen, tissue_mask
 from slideduck.measure.stain import ALPHA, BETA, IO, MacenkoFit, ReinhardFit, StainFit, fit_to_json
 from slideduck.slides.grid import GridSpec, lay, tile_origin
-from slideduck.slides.identity import require_added_file
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader, thumbnail
 
 __all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels"]
@@ -67,7 +68,7 @@ class StainSlide:
         Microns per base pixel.
     level_downsamples : list of float
         Base pixels per pixel of each level.
-    bytes, mtime, fingerprint
+    bytes, fingerprint
         What tells that the file is the one that was added.
     """
 
@@ -80,8 +81,12 @@ class StainSlide:
     mpp: float
     level_downsamples: list[float]
     bytes: int | None
-    mtime: float | None
     fingerprint: str | None
+
+    @property
+    def file(self) -> SlideFile:
+        """Its file, as it was when it was added."""
+        return SlideFile(self.slide, Path(self.path), self.bytes, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ def fit_slide(slide: StainSlide, method: str) -> SlideFit:
     SlideError
         If it cannot be read, is not the file that was added, or has too little tissue, or no two stains.
     """
-    require_added_file(slide.slide, slide.path, size=slide.bytes, mtime=slide.mtime, fingerprint=slide.fingerprint)
     pixels = tissue_pixels(slide)
+    slide.file.check()
     fit = _macenko(slide, pixels) if method == "macenko" else _reinhard(slide, pixels)
     return SlideFit(fit, len(pixels), f"torchstain {version('torchstain')}")
 
@@ -151,7 +156,7 @@ def tissue_pixels(slide: StainSlide) -> RGB:
         If they are too few, or the slide is grey or dark.
     """
     max_px = max(1, round(max(slide.width, slide.height) * slide.mpp / TISSUE_UM_PER_PX))
-    picture, _ = thumbnail(slide.path, max_px, background=slide.background)
+    picture, _ = thumbnail(slide.file, max_px, background=slide.background)
     brightest = float(np.percentile(_lab(picture)[..., 0], 99))
     if brightest < _LEAST_LIGHT:
         raise SlideError(
@@ -163,7 +168,7 @@ def tissue_pixels(slide: StainSlide) -> RGB:
     rows, columns = _squares(slide, picture, grid.n_columns, grid.n_rows, grid.extract_px)
     parts: list[RGB] = [np.empty((0, 3), np.uint8)]
     unread: str | None = None
-    with TileReader(slide.path, grid, _SQUARE_UM, background=slide.background) as reader:
+    with TileReader(slide.file, grid, _SQUARE_UM, background=slide.background) as reader:
         for row, column in zip(rows, columns, strict=True):
             try:
                 rgb = reader.read(tile_origin(column, grid.stride), tile_origin(row, grid.stride))

@@ -12,10 +12,13 @@ import openslide
 
 from slideduck.errors import InputError, SlideError
 from slideduck.files.find import absolute, quoted, reason
+from slideduck.limit import beyond
 from slideduck.names import nfc
+from slideduck.slides.content import content_fingerprint, joined_fingerprint
 from slideduck.slides.kind import conversion, require_eight_bits
 from slideduck.slides.resolution import is_mpp, parse_number, read_resolution
-from slideduck.slides.tiff import bytes_needed
+from slideduck.slides.tiff import outline
+from slideduck.slides.trial import why_it_dies
 
 __all__ = ["SlideHeader", "read_header"]
 
@@ -43,6 +46,11 @@ _WHITE = "FFFFFF"
 _NO_LEVELS = "No pyramid levels found"
 
 _FINGERPRINT_BYTES = 1 << 20
+
+#: Tables of a study have room for numbers up to this.
+_MOST_PX = 2**31 - 1
+#: Side of a stored tile where the header does not say it.
+_USUAL_TILE_PX = 256
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ class SlideHeader:
     mtime : float
         Time of the file's last change, seconds since 1970.
     fingerprint : str
-        OpenSlide's quickhash-1, or ``sha256:`` and a hash of size, head and tail of the file.
+        OpenSlide's quickhash-1, or ``sha256:`` and a hash of size, head and tail of the file; and a hash of what all
+        files of the slide hold, see `slideduck.slides.content.content_fingerprint`.
     warnings : tuple of str
         What the user should know, beginning with the slide.
     bounds_x, bounds_y, bounds_width, bounds_height : int or None
@@ -161,6 +170,7 @@ def read_header(
             properties = {name: opened.properties[name] for name in _PROPERTIES if name in opened.properties}
             sizes = opened.level_dimensions
             downsamples = opened.level_downsamples
+            _check_size(opened, place)
             vendor = properties.get("openslide.vendor", "unknown")
     except openslide.OpenSlideUnsupportedFormatError as error:
         told = conversion(path) or f"of no format that OpenSlide reads ({error}); check the file"
@@ -195,7 +205,7 @@ def read_header(
         background=properties.get("openslide.background-color", _WHITE).upper(),
         bytes=status.st_size,
         mtime=status.st_mtime,
-        fingerprint=properties.get("openslide.quickhash-1") or _fingerprint(path, status.st_size),
+        fingerprint=_fingerprint(path, status.st_size, properties.get("openslide.quickhash-1"), place),
         warnings=found.warnings,
         bounds_x=_whole(properties.get("openslide.bounds-x")),
         bounds_y=_whole(properties.get("openslide.bounds-y")),
@@ -210,7 +220,7 @@ def _check_file(path: Path, place: str) -> os.stat_result:
     """Return the state of a file that can be read and is whole, as far as its headers tell."""
     try:
         status = path.stat()
-        needed = bytes_needed(path)
+        found = outline(path)
     except FileNotFoundError:
         raise SlideError(f"{place} is not there any more: no file {path}; check the path") from None
     except IsADirectoryError:
@@ -219,12 +229,35 @@ def _check_file(path: Path, place: str) -> os.stat_result:
         raise SlideError(f"{place} cannot be read: {reason(error)}; check the rights to {path}") from error
     if not status.st_size:
         raise SlideError(f"{place} is empty (0 bytes); copy it again from its source")
-    if needed is not None and needed > status.st_size:
+    if found is not None and found.flaw is not None:
+        again = "" if "limit=" in found.flaw else "; copy it again from its source"
+        raise SlideError(f"{place} {found.flaw}{again}")
+    if found is not None and found.needed > status.st_size:
         raise SlideError(
             f"{place} is cut short: the file has {status.st_size:,} bytes, "
-            f"and its headers point to {needed:,} or more; copy it again from its source"
+            f"and its headers point to {found.needed:,} or more; copy it again from its source"
         )
+    if (found is None or not found.is_plain) and (death := why_it_dies(path)) is not None:
+        raise SlideError(f"{place} is damaged, or made to do harm: {death}; copy it again from its source")
     return status
+
+
+def _check_size(slide: openslide.OpenSlide, place: str) -> None:
+    """Refuse a slide whose header claims more than is to be read: of kinds that are no TIFF, OpenSlide alone tells."""
+    for level, (width, height) in enumerate(slide.level_dimensions):
+        across, down = (
+            int(slide.properties.get(f"openslide.level[{level}].tile-{side}", _USUAL_TILE_PX))
+            for side in ("width", "height")
+        )
+        tiles = -(-width // max(across, 1)) * -(-height // max(down, 1))
+        problem = beyond("tile_pixels", across * down) or beyond("tiles", tiles)
+        if problem:
+            raise SlideError(f"{place} is not read: {problem}")
+        if max(width, height) > _MOST_PX:
+            raise SlideError(
+                f"{place} claims {width:,} x {height:,} px, and at most {_MOST_PX:,} a side are read; copy it again "
+                "from its source"
+            )
 
 
 def _finite(text: str | None) -> float | None:
@@ -239,7 +272,17 @@ def _whole(text: str | None) -> int | None:
     return None if number is None else round(number)
 
 
-def _fingerprint(path: Path, size: int) -> str:
+def _fingerprint(path: Path, size: int, quickhash: str | None, place: str) -> str:
+    """Return OpenSlide's fingerprint, or a hash of size, head and tail where it has none, with that of the content."""
+    try:
+        return joined_fingerprint(quickhash or _ends(path, size), content_fingerprint(path))
+    except OSError as error:
+        raise SlideError(
+            f"{place}: {error.filename or path} cannot be read: {reason(error)}; check the disk"
+        ) from error
+
+
+def _ends(path: Path, size: int) -> str:
     """Return a hash of the size and of the first and last MiB of a file."""
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

@@ -10,7 +10,7 @@ import openslide
 
 from slideduck.errors import SlideError
 from slideduck.files.find import reason
-from slideduck.slides.tiff import first_page
+from slideduck.slides.tiff import first_page, outline
 
 __all__ = ["conversion", "no_slide", "require_eight_bits", "unlike_a_slide"]
 
@@ -80,7 +80,12 @@ def no_slide(path: Path, suffixes: tuple[str, ...]) -> str | None:
             head = file.read(8)
         if head.startswith(_APPLE_DOUBLE):
             return "what macOS keeps beside a file of that name, and no slide"
-        if path.suffix.lower() in suffixes or openslide.OpenSlide.detect_format(path) is not None:
+        if path.suffix.lower() in suffixes:
+            return None
+        found = outline(path)
+        if found is not None and found.flaw is not None:
+            return found.flaw
+        if openslide.OpenSlide.detect_format(path) is not None:
             return None
         return conversion(path) or "no slide, by its suffix and its first bytes"
     except OSError as error:
@@ -95,6 +100,10 @@ def unlike_a_slide(path: Path) -> str | None:
     not read can be something else.
     """
     try:
+        found = outline(path)
+        # A header that OpenSlide is not to be given in this process, or that has no pixels: reading it says why.
+        if found is not None and not (found.is_plain and found.needed <= path.stat().st_size):
+            return None
         if openslide.OpenSlide.detect_format(path) not in (None, "generic-tiff"):
             return None
         page = first_page(path) or {}

@@ -7,8 +7,6 @@ pictures all read through it, so that training and inference see the same image.
 from __future__ import annotations
 
 import threading
-from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +17,7 @@ import openslide
 
 from slideduck.errors import SlideError
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 
 __all__ = ["TileReader", "resized", "thumbnail"]
 
@@ -39,8 +38,8 @@ class TileReader:
 
     Parameters
     ----------
-    path : path-like
-        The slide; it is opened at the first read.
+    file : SlideFile
+        The slide; it is checked and opened at the first read.
     slide_grid : SlideGrid
         How the grid lies on it: the region of a tile, and the level to read.
     tile_px : int
@@ -57,10 +56,9 @@ class TileReader:
 
     name = "openslide"
 
-    def __init__(
-        self, path: str | PathLike[str], slide_grid: SlideGrid, tile_px: int, *, background: str = WHITE
-    ) -> None:
-        self.path = Path(path)
+    def __init__(self, file: SlideFile, slide_grid: SlideGrid, tile_px: int, *, background: str = WHITE) -> None:
+        self.file = file
+        self.path = file.path
         self.slide_grid = slide_grid
         self.tile_px = tile_px
         self.background = _rgb_from_hex(background)
@@ -102,7 +100,8 @@ class TileReader:
         Raises
         ------
         SlideError
-            If the slide does not open or the tile cannot be decoded, with OpenSlide's reason.
+            If the slide is not the file that was added or does not open, or the tile cannot be decoded, with
+            OpenSlide's reason.
         """
         size = (self.slide_grid.read_px, self.slide_grid.read_px)
         slide = self._shared()
@@ -159,7 +158,7 @@ class TileReader:
 
     def _open(self) -> openslide.OpenSlide:
         """Open the slide, check that the grid's level is there, and size its cache."""
-        slide = _open_slide(self.path)
+        slide = _open_slide(self.file)
         level = self.slide_grid.level
         have = slide.level_downsamples
         # OpenSlide reads a level that does not exist as transparent, without an error.
@@ -174,12 +173,12 @@ class TileReader:
         return slide
 
 
-def thumbnail(path: str | PathLike[str], max_px: int, *, background: str | None = None) -> tuple[RGB, float]:
+def thumbnail(file: SlideFile, max_px: int, *, background: str | None = None) -> tuple[RGB, float]:
     """Return a small picture of a whole slide.
 
     Parameters
     ----------
-    path : path-like
+    file : SlideFile
         The slide.
     max_px : int
         Longer side of the picture, pixels; a slide that is smaller keeps its size.
@@ -196,14 +195,14 @@ def thumbnail(path: str | PathLike[str], max_px: int, *, background: str | None 
     Raises
     ------
     SlideError
-        If the slide does not open or cannot be decoded.
+        If the slide is not the file that was added, does not open, or cannot be decoded.
     ValueError
         If ``max_px`` is less than 1.
     """
     if max_px < 1:
         raise ValueError(f"max_px is {max_px}; give a positive number of pixels, such as 1024")
-    path = Path(path)
-    with _open_slide(path) as slide:
+    path = file.path
+    with _open_slide(file) as slide:
         colour = _rgb_from_hex(background or slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, WHITE))
         downsample = max(1.0, max(slide.dimensions) / max_px)
         width, height = (max(1, round(side / downsample)) for side in slide.dimensions)
@@ -232,16 +231,19 @@ def thumbnail(path: str | PathLike[str], max_px: int, *, background: str | None 
                 ) from error
             small = (-(-level_width // shrink), -(-n_rows // shrink))
             bands.append(cv2.resize(_on_background(rgba, colour), small, interpolation=cv2.INTER_AREA))
+        file.check()
         whole = np.concatenate(bands)
         if whole.shape[:2] != (height, width):
             whole = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(whole, dtype=np.uint8), downsample
 
 
-def _open_slide(path: Path) -> openslide.OpenSlide:
-    """Open a slide, or raise `SlideError` with the reason."""
+def _open_slide(file: SlideFile) -> openslide.OpenSlide:
+    """Open a slide that is the file that was added, or raise `SlideError` with the reason."""
+    path = file.path
     if not path.exists():
         raise SlideError(f"slide {path.stem!r}: there is no file {path}; put it back, or add the slide again")
+    file.check()
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from slideduck.slides.identity import SlideFile
+
 __all__ = ["StoredLevel", "find_stored_level"]
 
 _JPEG = 7
@@ -244,12 +246,12 @@ def _read_header(data: bytes) -> _Header:
     )
 
 
-def find_stored_level(path: Path, width: int, height: int) -> StoredLevel | str:
+def find_stored_level(file: SlideFile, width: int, height: int) -> StoredLevel | str:
     """Find the JPEG tiles of a level in a TIFF.
 
     Parameters
     ----------
-    path : Path
+    file : SlideFile
         Any slide.
     width, height : int
         Size of the level, pixels of the level. Levels are told by it, since vendors order pages as they like.
@@ -258,7 +260,14 @@ def find_stored_level(path: Path, width: int, height: int) -> StoredLevel | str:
     -------
     StoredLevel or str
         The tiles, or why there are none that can be used.
+
+    Raises
+    ------
+    SlideError
+        If it is not the file that was added.
     """
+    file.check()
+    path = file.path
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page.aspage() for page in tiff.pages]

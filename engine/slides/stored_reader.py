@@ -227,6 +227,7 @@ class StoredReader:
         """Return the open file; all threads share it, since they read at offsets of their own."""
         with self._lock:
             if self._fd < 0:
+                self.reference.file.check()
                 try:
                     self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
@@ -267,7 +268,7 @@ def choose_reader(
     """
     if reader == "openslide":
         return reference, None
-    level = find_stored_level(reference.path, *reference.level_size())
+    level = find_stored_level(reference.file, *reference.level_size())
     if isinstance(level, str):
         reason: str | None = level
     else:

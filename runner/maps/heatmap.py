@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slideduck
+from slideduck.catalog.slides import usable_slide
 from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
@@ -119,14 +120,15 @@ def heatmap(
             _write_geojson(study, report.run, report.grid, slide, out, merge=merge, frame=frame)
             return out
         (classes,) = _one(study, "SELECT classes FROM runs WHERE run = $1", [report.run])
-        path, width, height, mpp = _one(study, "SELECT path, width, height, mpp FROM slides WHERE slide = $1", [slide])
+        shown = usable_slide(study.handle, slide)
         drawn = read_map(study, report.run, report.grid, slide, classes, window=window)
         labels = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
     # The colours of the overlay of ROIs, so that the two pictures read alike.
     colours = label_colours([*classes, *(label for (label,) in labels)])
-    picture, _ = thumbnail(path, max_px)
+    mm = shown.mpp / 1000
+    picture, _ = thumbnail(shown.file, max_px)
     of_class = {name: colours[name] for name in classes}
-    figure = _draw(_Scene(picture, width * mpp / 1000, height * mpp / 1000, mpp / 1000, drawn, of_class))
+    figure = _draw(_Scene(picture, shown.width * mm, shown.height * mm, mm, drawn, of_class))
     figure.suptitle(f"{slide}    {report.run}, {report.grid}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     save_figure(figure, out)
     return out

@@ -18,6 +18,7 @@ from slideduck.names import path_problem
 from slideduck.runner.prediction.tile_source import TilesOfSlide
 from slideduck.runner.runs.checkpoint import make_folder, write_whole
 from slideduck.runner.runs.trained import TrainedModel
+from slideduck.slides.content import is_same_fingerprint
 
 __all__ = ["FORMATS", "FeatureFiles", "feature_rows"]
 
@@ -124,18 +125,21 @@ class FeatureFiles:
                     "`overwrite=True`, or name another folder"
                 )
         self.width = width
-        return n_tiles == tiles.n_tiles
+        # Files of earlier versions do not say which slide they are of.
+        fingerprint = facts.get("fingerprint", tiles.fingerprint)
+        return n_tiles == tiles.n_tiles and is_same_fingerprint(fingerprint, tiles.fingerprint)
 
     def write(self, tiles: TilesOfSlide, rows: pa.Table, found: NDArray[np.float32]) -> None:
         """Write the file of a slide."""
         self.width = found.shape[1]
+        facts = self._facts | {"fingerprint": tiles.fingerprint or ""}
         path = self._path(tiles.slide)
         make_folder(path.parent)
         if self._format == "parquet":
-            table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(self._facts)
+            table = feature_rows(tiles.slide, rows, found).replace_schema_metadata(facts)
             write_whole(path, lambda file: write_parquet(table, file))
         else:
-            write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, self._facts)))
+            write_whole(path, lambda file: file.write(_h5_bytes(self._folder, tiles, rows, found, facts)))
 
     def _path(self, slide: str) -> Path:
         return self._folder / f"{slide}.{self._format}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from slideduck.measure.stain_fit import ensure_fit
 from slideduck.runner.runs.trained import TrainedModel
 from slideduck.runner.tiles.decode import decode_as_loader
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 from slideduck.words import message
@@ -33,6 +35,8 @@ __all__ = ["GridSlide", "choose_grid", "choose_slides", "read_tiles"]
 #: Tiles that one piece of a thread's work has at most; neighbours share decoded parts of the slide.
 _PIECE_TILES = 32
 
+_AGAIN = "add it again, and lay the grid anew"
+
 
 @dataclass(frozen=True)
 class GridSlide:
@@ -40,8 +44,12 @@ class GridSlide:
 
     Attributes
     ----------
-    name, path, background : str
-        Name, file, and colour behind transparent pixels, RRGGBB.
+    name : str
+        Its name.
+    file : SlideFile
+        Its file, as it was when it was added.
+    background : str
+        Colour behind transparent pixels, RRGGBB.
     width, height : int
         Size of level 0, pixels.
     mpp : float
@@ -55,7 +63,7 @@ class GridSlide:
     """
 
     name: str
-    path: str
+    file: SlideFile
     background: str
     width: int
     height: int
@@ -113,6 +121,8 @@ class GridSlide:
             closing(_batches(read, len(base_x), batch_size, threads, pool)) as batches,
         ):
             yield batches
+            # What was computed is of the file that was added, from the first tile to the last.
+            maker.check_file()
 
     def _making(self, image: Mapping[str, Any]) -> TileMaking:
         """Return how tiles of the slide are made as those of a beton were, of which its side-car says ``image``."""
@@ -124,7 +134,7 @@ class GridSlide:
         if image.get("stain") is not None:
             target = stain_from_json(image["stain"])
             normaliser = Normaliser(ensure_fit(self.study.handle, self.name, target.fit.method).fit, target.fit)
-        return TileMaking(self.path, self.slide_grid, self.tile_px, self.background, encoding, normaliser)
+        return TileMaking(self.file, self.slide_grid, self.tile_px, self.background, encoding, normaliser)
 
 
 def choose_grid(study: Study, trained: TrainedModel, grid: str | None) -> str:
@@ -164,8 +174,18 @@ def choose_slides(study: Study, grid: str, names: Sequence[str] | None) -> list[
     """
     rows = study.con.execute(read_query("list_slides_of_grid"), {"grid": grid}).fetchall()
     found = {
-        name: GridSlide(name, path, background, width, height, mpp, tile_px, SlideGrid(*how), study)
-        for name, path, background, width, height, mpp, tile_px, *how in rows
+        name: GridSlide(
+            name,
+            SlideFile(name, Path(path), size, fingerprint, _AGAIN),
+            background,
+            width,
+            height,
+            mpp,
+            tile_px,
+            SlideGrid(*how),
+            study,
+        )
+        for name, path, size, fingerprint, background, width, height, mpp, tile_px, *how in rows
     }
     if not found:
         raise StudyError(f"the grid {grid!r} of {study.path.name} lies on no slide; add slides to the study first")

@@ -47,6 +47,8 @@ class TilesOfSlide:
         Side of a tile, and the step to the next, base pixels.
     n_tiles : int
         How many there are.
+    fingerprint : str or None
+        Fingerprint of the slide's file.
     rows : callable
         Returns a pyarrow.Table with a row for each: ``tile_id, loc_x, loc_y, grid_x, grid_y, base_x, base_y``.
     batches : callable
@@ -62,6 +64,7 @@ class TilesOfSlide:
     extract_px: int
     stride: int
     n_tiles: int
+    fingerprint: str | None
     rows: Callable[[], pa.Table]
     batches: Callable[[pa.Table, int], Batches]
 
@@ -154,6 +157,7 @@ def _of_slide(
         extract_px=slide.slide_grid.extract_px,
         stride=slide.slide_grid.stride,
         n_tiles=slide.n_tiles,
+        fingerprint=slide.file.fingerprint,
         rows=partial(read_tiles, study, grid, slide.name),
         batches=lambda rows, batch_size: slide.batches(trained, rows, batch_size, threads, pool),
     )
@@ -185,6 +189,7 @@ def _of_beton(
                     extract_px=slide.extract_px,
                     stride=slide.stride,
                     n_tiles=len(rows),
+                    fingerprint=slide.fingerprint,
                     rows=partial(_rows_of_beton, sidecar, rows, slide.extract_px),
                     batches=partial(_batches_of_beton, loader),
                 )

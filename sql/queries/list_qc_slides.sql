@@ -23,7 +23,6 @@ SELECT
     slides.level_heights,
     slides.level_downsamples,
     slides.bytes,
-    slides.mtime,
     slides.fingerprint,
     grid_slides.extract_px,
     grid_slides.stride,

@@ -4,6 +4,8 @@
 SELECT
     slides.slide,
     slides.path,
+    slides.bytes,
+    slides.fingerprint,
     coalesce(slides.background, 'FFFFFF') AS background,
     slides.width,
     slides.height,

@@ -12,7 +12,6 @@ SELECT
     slides.mpp,
     slides.level_downsamples,
     slides.bytes,
-    slides.mtime,
     slides.fingerprint,
     slide_stains.numbers,
     slide_stains.pixels,

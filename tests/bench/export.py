@@ -39,6 +39,7 @@ from rich.table import Table
 import slideduck as sd
 from slideduck.betons import encode_jpeg
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader
 
 RGB = NDArray[np.uint8]
@@ -242,7 +243,7 @@ def check(study: sd.Study, path: Path, out: Path, grid: str, mode: str, step: in
         "SELECT base_x, base_y FROM labels WHERE grid = $1 ORDER BY grid_y, grid_x", [grid]
     ).fetchall()
     side, least, seen = SlideGrid(*row).read_px, np.inf, 0
-    with TileReader(path, SlideGrid(*row), side) as reference:
+    with TileReader(SlideFile.unchecked(path), SlideGrid(*row), side) as reference:
         if mode != "reencode":
             content = np.memmap(out, mode="r")
             pointers = sorted((int(sample), int(ptr), int(size)) for sample, ptr, size in Reader(out).alloc_table)

@@ -28,7 +28,7 @@ def test_the_innermost_limit_holds() -> None:
 
 
 def test_limits_that_there_are_not_are_refused() -> None:
-    names = "file_mb, unpacked_mb, depth, rois, vertices, pixels, tiles"
+    names = "file_mb, unpacked_mb, depth, rois, vertices, pixels, tiles, tile_pixels, header_mb"
     with pytest.raises(sd.ConfigError) as refused, limits(vertexes=5):
         pass
     assert str(refused.value) == f"limit is 'vertexes', which there is not; the limits are {names}"

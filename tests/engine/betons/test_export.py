@@ -26,6 +26,7 @@ from slideduck.betons import check_beton, decode_jpeg, encode_jpeg, read_sidecar
 from slideduck.betons.export import ExportReport
 from slideduck.errors import BetonError, ConfigError, DiskFullError, QueryError, SlideError, StudyError
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader
 from tests.campaign import cases
 from tests.mixed_study import damage_tile, write_study
@@ -75,7 +76,10 @@ def reread(study: sd.Study, rows: list[dict[str, Any]]) -> list[npt.NDArray[np.u
     grids = study.con.execute(
         f"SELECT slide, path, {names} FROM grid_slides INNER JOIN slides USING (slide_id)"
     ).fetchall()
-    readers = {slide: TileReader(path, SlideGrid(*grid), rows[0]["tile_px"]) for slide, path, *grid in grids}
+    readers = {
+        slide: TileReader(SlideFile.unchecked(path), SlideGrid(*grid), rows[0]["tile_px"])
+        for slide, path, *grid in grids
+    }
     return [readers[row["slide"]].read(row["base_x"], row["base_y"]) for row in rows]
 
 

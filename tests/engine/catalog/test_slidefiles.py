@@ -193,7 +193,10 @@ def test_slide_of_the_same_fingerprint_and_other_pixels_is_another(study: sd.Stu
     study.label()
     os.replace(tmp_path / "two.tif", tmp_path / "d.tif")
     assert study.add_slides(tmp_path / "d.tif").cleared == ("d",)
-    assert study.sql("SELECT fingerprint FROM slides WHERE slide = 'd'").fetchall() == [before]
+    (after,) = study.sql("SELECT fingerprint FROM slides WHERE slide = 'd'").fetchall()
+    # OpenSlide's part of it is of the smallest level.
+    assert before[0].partition("/")[0] == after[0].partition("/")[0]
+    assert before != after
 
 
 # --------------------------------------------------------------------------------------- relocate

@@ -27,6 +27,7 @@ from slideduck.betons import read_sidecar
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import thumbnail
 from tests.slides import synthetic_image, write_slide
 
@@ -245,7 +246,9 @@ def test_a_level_larger_than_a_block_and_one_of_a_single_level(tmp_path: Path) -
 
 def test_tissue_is_the_part_of_the_tile_in_the_mask_of_otsu(one: sd.Study) -> None:
     one.qc(["tissue"])
-    picture, _ = thumbnail(Path(one.sql("SELECT path FROM slides").fetchall()[0][0]), round(640 * MPP / 8))
+    picture, _ = thumbnail(
+        SlideFile.unchecked(one.sql("SELECT path FROM slides").fetchall()[0][0]), round(640 * MPP / 8)
+    )
     height, width = picture.shape[:2]
     assert (width, height) == (40, 24)
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 1]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from slideduck.errors import SlideError
 from slideduck.slides.grid import SlideGrid
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader, thumbnail
 from tests.campaign import cases
 from tests.slides import synthetic_image, write_slide
@@ -48,7 +49,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
 
 
 def test_tile_of_its_own_size_is_copied(slide: Path, image: np.ndarray) -> None:
-    with TileReader(slide, slide_grid(64), 64) as reader:
+    with TileReader(SlideFile.unchecked(slide), slide_grid(64), 64) as reader:
         np.testing.assert_array_equal(reader.read(100, 37), image[37 : 37 + 64, 100 : 100 + 64])
 
 
@@ -62,7 +63,7 @@ def test_tile_is_averaged_when_shrunk_and_bilinear_when_enlarged(
     slide: Path, image: np.ndarray, read_px: int, tile_px: int, at: tuple[int, int]
 ) -> None:
     region = image[at[1] : at[1] + read_px, at[0] : at[0] + read_px]
-    with TileReader(slide, slide_grid(read_px), tile_px) as reader:
+    with TileReader(SlideFile.unchecked(slide), slide_grid(read_px), tile_px) as reader:
         tile = reader.read(*at)
     assert tile.shape == (tile_px, tile_px, 3)
     assert tile.dtype == np.uint8
@@ -83,7 +84,9 @@ def test_tile_equals_openslide_at_each_level_of_the_real_slides(shared_data: Pat
         with openslide.OpenSlide(shared_data / name) as reference:
             expected = np.asarray(reference.read_region((1001, 703), level, (128, 128)).convert("RGB"))
             downsample = reference.level_downsamples[level]
-        with TileReader(shared_data / name, slide_grid(128, level=level, downsample=downsample), 128) as reader:
+        with TileReader(
+            SlideFile.unchecked(shared_data / name), slide_grid(128, level=level, downsample=downsample), 128
+        ) as reader:
             np.testing.assert_array_equal(reader.read(1001, 703), expected)
 
 
@@ -98,7 +101,7 @@ def test_transparent_pixels_show_the_background(shared_data: Path) -> None:
     assert {0.0, 1.0} < set(np.unique(alpha))
     background = np.array([0x10, 0x80, 0xFF])
     grid = slide_grid(64, level=1, downsample=downsample)
-    with TileReader(path, grid, 64, background="1080ff") as reader:
+    with TileReader(SlideFile.unchecked(path), grid, 64, background="1080ff") as reader:
         tile = reader.read(*corner).astype(float)
     np.testing.assert_array_equal(tile[alpha[..., 0] == 1], rgba[..., :3][alpha[..., 0] == 1])
     np.testing.assert_array_equal(tile[alpha[..., 0] == 0], np.broadcast_to(background, tile[alpha[..., 0] == 0].shape))
@@ -108,18 +111,18 @@ def test_transparent_pixels_show_the_background(shared_data: Path) -> None:
 
 
 def test_tile_outside_of_the_slide_is_background(slide: Path) -> None:
-    with TileReader(slide, slide_grid(16), 8) as reader:
+    with TileReader(SlideFile.unchecked(slide), slide_grid(16), 8) as reader:
         np.testing.assert_array_equal(reader.read(5000, 5000), np.full((8, 8, 3), 255))
 
 
 def test_threads_get_the_same_pixels(shared_data: Path) -> None:
     places = [(x, y) for x in range(0, 2000, 240) for y in range(0, 1000, 190)]
-    with TileReader(shared_data / "CMU-1-Small-Region.svs", slide_grid(200), 64) as reader:
+    with TileReader(SlideFile.unchecked(shared_data / "CMU-1-Small-Region.svs"), slide_grid(200), 64) as reader:
         alone = [reader.read(*place) for place in places]
     order = list(range(len(places))) * 2
     random.Random(0).shuffle(order)
     with (
-        TileReader(shared_data / "CMU-1-Small-Region.svs", slide_grid(200), 64) as reader,
+        TileReader(SlideFile.unchecked(shared_data / "CMU-1-Small-Region.svs"), slide_grid(200), 64) as reader,
         ThreadPoolExecutor(4) as pool,
     ):
         for i, tile in zip(order, pool.map(lambda i: reader.read(*places[i]), order), strict=True):
@@ -127,7 +130,7 @@ def test_threads_get_the_same_pixels(shared_data: Path) -> None:
 
 
 def test_reader_opens_again_after_close(slide: Path, image: np.ndarray) -> None:
-    reader = TileReader(slide, slide_grid(64), 64)
+    reader = TileReader(SlideFile.unchecked(slide), slide_grid(64), 64)
     reader.close()
     first = reader.read(0, 0)
     reader.close()
@@ -150,7 +153,7 @@ def damaged(tmp_path: Path) -> tuple[Path, tuple[int, int]]:
 
 def test_damaged_tile_is_named_and_the_others_are_read(damaged: tuple[Path, tuple[int, int]]) -> None:
     path, bad = damaged
-    with TileReader(path, slide_grid(64), 64) as reader:
+    with TileReader(SlideFile.unchecked(path), slide_grid(64), 64) as reader:
         before = reader.read(0, 0)
         with pytest.raises(SlideError) as caught:
             reader.read(*bad)
@@ -174,7 +177,7 @@ def test_damaged_tile_fails_alone_when_threads_share_the_slide(damaged: tuple[Pa
             return False
         return True
 
-    with TileReader(path, slide_grid(64), 64) as reader, ThreadPoolExecutor(8) as pool:
+    with TileReader(SlideFile.unchecked(path), slide_grid(64), 64) as reader, ThreadPoolExecutor(8) as pool:
         done = list(pool.map(read, places))
     assert [place for place, fine in zip(places, done, strict=True) if not fine] == [bad] * 6
 
@@ -182,7 +185,10 @@ def test_damaged_tile_fails_alone_when_threads_share_the_slide(damaged: tuple[Pa
 def test_slide_that_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "gone.svs"
     message = f"slide 'gone': there is no file {path}; put it back, or add the slide again"
-    for read in (lambda: TileReader(path, LEVEL_0, 64).read(0, 0), lambda: thumbnail(path, 100)):
+    for read in (
+        lambda: TileReader(SlideFile.unchecked(path), LEVEL_0, 64).read(0, 0),
+        lambda: thumbnail(SlideFile.unchecked(path), 100),
+    ):
         with pytest.raises(SlideError) as caught:
             read()
         assert str(caught.value) == message
@@ -192,7 +198,7 @@ def test_file_that_is_no_slide(tmp_path: Path) -> None:
     path = tmp_path / "text.svs"
     path.write_text("not a slide")
     with pytest.raises(SlideError) as caught:
-        TileReader(path, LEVEL_0, 64).read(0, 0)
+        TileReader(SlideFile.unchecked(path), LEVEL_0, 64).read(0, 0)
     assert str(caught.value) == (
         f"slide 'text': {path} does not open: Unsupported or missing image file; "
         "get the file again, or leave the slide out"
@@ -201,7 +207,7 @@ def test_file_that_is_no_slide(tmp_path: Path) -> None:
 
 def test_slide_with_other_levels_than_the_grid_was_laid_on(slide: Path) -> None:
     with pytest.raises(SlideError) as caught:
-        TileReader(slide, slide_grid(64, level=1, downsample=4.0), 64).read(0, 0)
+        TileReader(SlideFile.unchecked(slide), slide_grid(64, level=1, downsample=4.0), 64).read(0, 0)
     assert str(caught.value) == (
         f"slide 'exact' has changed: {slide} has levels of downsample 1, and the grid was laid on level 1 of "
         "downsample 4; add the slide and lay the grid again"
@@ -211,12 +217,12 @@ def test_slide_with_other_levels_than_the_grid_was_laid_on(slide: Path) -> None:
 @pytest.mark.parametrize("text", ["white", "FFF", "", "FFFFFFFF"])
 def test_background_that_is_no_colour(slide: Path, text: str) -> None:
     with pytest.raises(SlideError) as caught:
-        TileReader(slide, LEVEL_0, 64, background=text)
+        TileReader(SlideFile.unchecked(slide), LEVEL_0, 64, background=text)
     assert str(caught.value) == f"background is {text!r}, not a colour; give it as RRGGBB, such as FFFFFF"
 
 
 def test_thumbnail_of_a_real_slide(shared_data: Path) -> None:
-    rgb, downsample = thumbnail(shared_data / "CMU-1-Small-Region.svs", 300)
+    rgb, downsample = thumbnail(SlideFile.unchecked(shared_data / "CMU-1-Small-Region.svs"), 300)
     assert rgb.shape == (300, 224, 3)
     assert downsample == 2967 / 300
     with openslide.OpenSlide(shared_data / "CMU-1-Small-Region.svs") as reference:
@@ -229,27 +235,27 @@ def test_thumbnail_reads_a_large_level_in_bands(tmp_path: Path) -> None:
     image[:, :, 0] = np.arange(6000) // 25
     image[:, :, 1] = (np.arange(3000) // 15)[:, None]
     path = write_slide(tmp_path / "large.tif", image, compression="deflate", levels=1, tile=256)
-    rgb, downsample = thumbnail(path, 240)
+    rgb, downsample = thumbnail(SlideFile.unchecked(path), 240)
     assert (rgb.shape, downsample) == ((120, 240, 3), 25.0)
     expected = image.reshape(120, 25, 240, 25, 3).mean((1, 3))
     assert np.abs(rgb - expected).max() <= 1
 
 
 def test_thumbnail_does_not_enlarge(slide: Path, image: np.ndarray) -> None:
-    rgb, downsample = thumbnail(slide, 1000)
+    rgb, downsample = thumbnail(SlideFile.unchecked(slide), 1000)
     np.testing.assert_array_equal(rgb, image)
     assert downsample == 1.0
 
 
 def test_thumbnail_of_no_size(slide: Path) -> None:
     with pytest.raises(ValueError, match="max_px is 0; give a positive number of pixels, such as 1024"):
-        thumbnail(slide, 0)
+        thumbnail(SlideFile.unchecked(slide), 0)
 
 
 def test_thumbnail_of_a_damaged_slide(damaged: tuple[Path, tuple[int, int]]) -> None:
     path, _ = damaged
     with pytest.raises(SlideError) as caught:
-        thumbnail(path, 100)
+        thumbnail(SlideFile.unchecked(path), 100)
     reason = str(caught.value.__cause__)
     assert str(caught.value) == (
         f"slide 'damaged': no picture of it can be made, since level 0 of {path} cannot be read: {reason}; "

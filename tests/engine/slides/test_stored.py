@@ -30,6 +30,7 @@ from slideduck.betons import read_sidecar
 from slideduck.errors import SlideError
 from slideduck.runner.tiles.decode import decode_as_loader
 from slideduck.slides.grid import GridSpec, SlideGrid, lay
+from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader
 from slideduck.slides.stored import StoredLevel, find_stored_level
 from slideduck.slides.stored_reader import StoredReader, choose_reader
@@ -178,14 +179,14 @@ def layout(
 
 def chosen(path: Path, tile_px: int = SIDE, level: int = 0, **how: Any) -> tuple[TileReader | StoredReader, str | None]:
     grid, at = layout(path, tile_px, level, **how)
-    return choose_reader(TileReader(path, grid, tile_px), at[:, 0], at[:, 1])
+    return choose_reader(TileReader(SlideFile.unchecked(path), grid, tile_px), at[:, 0], at[:, 1])
 
 
 def stored_reader(path: Path, tile_px: int = SIDE, level: int = 0, **how: Any) -> StoredReader:
     """Return the reader of stored tiles, whatever a comparison would say."""
     grid, _ = layout(path, tile_px, level, **how)
-    reference = TileReader(path, grid, tile_px)
-    found = find_stored_level(path, *reference.level_size())
+    reference = TileReader(SlideFile.unchecked(path), grid, tile_px)
+    found = find_stored_level(SlideFile.unchecked(path), *reference.level_size())
     assert isinstance(found, StoredLevel), found
     return StoredReader(found, reference)
 
@@ -201,7 +202,7 @@ def outcome(read: Callable[[int, int], RGB], x: int, y: int) -> bytes | str:
 def assert_same(reader: TileReader | StoredReader, at: npt.NDArray[np.int64]) -> int:
     """Compare every tile with OpenSlide, and return how many could not be read by either."""
     refused = 0
-    with TileReader(reader.path, reader.slide_grid, reader.tile_px) as reference:
+    with TileReader(SlideFile.unchecked(reader.path), reader.slide_grid, reader.tile_px) as reference:
         for x, y in at.tolist():
             expected = outcome(reference.read, x, y)
             assert outcome(reader.read, x, y) == expected, (x, y)
@@ -375,13 +376,13 @@ def test_what_scanners_do_not_write_is_left_to_openslide(form: str, image: RGB, 
     assert why == reason or (why.startswith("stored tile (0, 0), ") and why.endswith(f" {reason}")), why
     grid, at = layout(path, SIDE)
     with pytest.raises(SlideError) as refused:
-        choose_reader(TileReader(path, grid, SIDE), at[:, 0], at[:, 1], "tiff")
+        choose_reader(TileReader(SlideFile.unchecked(path), grid, SIDE), at[:, 0], at[:, 1], "tiff")
     assert str(refused.value) == (
         f"slide 'slide' cannot be read by the reader 'tiff': {why}; choose the reader auto or openslide"
     )
-    by_name, nothing = choose_reader(TileReader(path, grid, SIDE), at[:, 0], at[:, 1], "openslide")
+    by_name, nothing = choose_reader(TileReader(SlideFile.unchecked(path), grid, SIDE), at[:, 0], at[:, 1], "openslide")
     assert (by_name.name, nothing) == ("openslide", None)
-    if isinstance(find_stored_level(path, 300, 216), StoredLevel):
+    if isinstance(find_stored_level(SlideFile.unchecked(path), 300, 216), StoredLevel):
         # Forced, it is not wrong either.
         with stored_reader(path) as forced:
             assert_same(forced, at)
@@ -403,12 +404,15 @@ def test_no_tiles_and_no_tiff(image: RGB, tmp_path: Path) -> None:
     path = write(tmp_path / "slide.tif", page(image))
     grid, _ = layout(path, SIDE)
     nothing = np.zeros(0, np.int64)
-    reader, why = choose_reader(TileReader(path, grid, SIDE), nothing, nothing)
+    reader, why = choose_reader(TileReader(SlideFile.unchecked(path), grid, SIDE), nothing, nothing)
     assert (reader.name, why) == ("openslide", "there is no tile to compare")
     text = tmp_path / "text.svs"
     text.write_text("no slide")
-    assert find_stored_level(text, 300, 216) == "not a TIFF that can be read by tile: not a TIFF file: header=b'no s'"
-    missing = find_stored_level(tmp_path / "gone.svs", 300, 216)
+    assert (
+        find_stored_level(SlideFile.unchecked(text), 300, 216)
+        == "not a TIFF that can be read by tile: not a TIFF file: header=b'no s'"
+    )
+    missing = find_stored_level(SlideFile.unchecked(tmp_path / "gone.svs"), 300, 216)
     assert isinstance(missing, str)
     assert "No such file" in missing
 
@@ -506,7 +510,7 @@ def test_damage_never_gives_other_pixels(
         return data[:at] + (data[at + length :] if kind == "delete" else b"")
 
     path = write(tmp_path / "slide.tif", page(image, edit=damaged))
-    with stored_reader(path) as reader, TileReader(path, reader.slide_grid, SIDE) as reference:
+    with stored_reader(path) as reader, TileReader(SlideFile.unchecked(path), reader.slide_grid, SIDE) as reference:
         expected = outcome(reference.read, *ODD_PLACE)
         found = outcome(reader.read, *ODD_PLACE)
         assert found == expected or (isinstance(expected, str) and "Corrupt JPEG data: bad Huffman" in expected)
@@ -532,7 +536,7 @@ def try_damaged_tiffs(first: int, folder: Path) -> None:
             content[rng.randrange(start, min(start + 300, len(good)))] = rng.randrange(256)
         path.write_bytes(content)
         try:
-            reader, _ = choose_reader(TileReader(path, whole.slide_grid, SIDE), at[:, 0], at[:, 1])
+            reader, _ = choose_reader(TileReader(SlideFile.unchecked(path), whole.slide_grid, SIDE), at[:, 0], at[:, 1])
         except SlideError:
             continue
         with reader:
@@ -559,7 +563,7 @@ def test_a_damaged_tiff_is_read_by_openslide_or_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_short(image: RGB, tmp_path: Path) -> None:
     path = write(tmp_path / "slide.tif", page(image))
     _, at = layout(path, 40)
-    with TileReader(path, layout(path, 40)[0], 40) as reference:
+    with TileReader(SlideFile.unchecked(path), layout(path, 40)[0], 40) as reference:
         whole = [reference.read(x, y).tobytes() for x, y in at.tolist()]
     with stored_reader(path, 40) as reader:
         last = int(reader.level.offsets.argmax())
@@ -597,7 +601,7 @@ def test_an_error_in_one_thread_leaves_the_others_alone(image: RGB, tmp_path: Pa
     path = write(tmp_path / "slide.tif", page(image, edit=edit))
     _, at = layout(path, 40, stride_div=2)
     with stored_reader(path, 40, stride_div=2) as reader:
-        with TileReader(path, reader.slide_grid, 40) as reference:
+        with TileReader(SlideFile.unchecked(path), reader.slide_grid, 40) as reference:
             expected = {(x, y): outcome(reference.read, x, y) for x, y in at.tolist()}
         order = list(expected) * 4
         random.Random(2).shuffle(order)
@@ -772,7 +776,7 @@ def references(study: sd.Study) -> list[RGB]:
     found = []
     for name, path in study.sql("SELECT slide, path FROM slides ORDER BY slide").fetchall():
         grid, at = layout(Path(path), SIDE)
-        with TileReader(path, grid, SIDE) as reader:
+        with TileReader(SlideFile.unchecked(path), grid, SIDE) as reader:
             found += [reader.read(x, y) for x, y in at.tolist()]
         assert name
     return found
