@@ -322,7 +322,8 @@ def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
     damaged[(8 << 20) + 2000] ^= 1
     four[1].write_bytes(damaged)
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
-        f"{four[1]} is damaged: the page of the rows 0 to 35 is not as it was written; {AGAIN}"
+        f"{four[1]} is damaged: page 0 of 1 (bytes 8,388,608 to 16,777,215) is not as it was written; it has the rows "
+        f"0 to 35; {AGAIN}"
     )
     four[1].write_bytes(whole[:-1])
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
@@ -331,7 +332,14 @@ def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
     four[1].write_bytes(whole)
     sidecar = four[1].with_suffix(".json")
     raw = json.loads(sidecar.read_text())
-    raw["tiles"]["tile_id"][3] = "another"
+    raw["tiles"]["class"][3] = 1 - raw["tiles"]["class"][3]
+    sidecar.write_text(json.dumps(raw))
+    assert refusal(BetonError, lambda: merge_betons(out, four)) == (
+        f"{sidecar} was changed after it was written: its last line is not the checksum of the rest; {AGAIN}: the same "
+        "command gives the same bytes"
+    )
+    # As side-cars of before, without a checksum.
+    del raw["sha256"]
     sidecar.write_text(json.dumps(raw))
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
         f"{sidecar} was changed: it lists other tiles than {four[1]} was written with; {AGAIN}"

@@ -19,6 +19,7 @@ from slideduck.errors import BetonError, RunError
 from slideduck.runner.tiles.loader import TileLoader, steps_and_batch, to_device
 from slideduck.runner.tiles.open import open_beton
 from tests.runner.betons import two_textures, write_beton
+from tests.small_betons import AGAIN
 
 CPU = torch.device("cpu")
 
@@ -170,6 +171,15 @@ def test_a_sidecar_with_other_labels_is_refused(tmp_path: Path) -> None:
     text = sidecar.read_text()
     first = text.index('"class": [') + len('"class": [')
     sidecar.write_text(text[:first] + str(1 - int(text[first])) + text[first + 1 :])
+    with pytest.raises(BetonError) as error:
+        open_beton(path, 1)
+    assert str(error.value) == (
+        f"{sidecar} was changed after it was written: its last line is not the checksum of the rest; {AGAIN}: the same "
+        "command gives the same bytes"
+    )
+    # As side-cars of before, without a checksum.
+    text = sidecar.read_text()
+    sidecar.write_text(text[: text.index(',\n "sha256"')] + "\n}\n")
     with pytest.raises(BetonError) as error:
         open_beton(path, 1)
     assert str(error.value) == f"{path}: its side-car is of another beton: labels differ; export the beton again"
