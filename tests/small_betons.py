@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
 
 from slideduck.betons import BetonInfo, BetonWriter, check_beton, encode_jpeg
+from slideduck.betons.format import HEADER, data_start
 
 AGAIN = "copy it again, or make it again with: slideduck export"
 SMALL_PAGE = 1 << 12
@@ -102,6 +104,15 @@ def whole_beton() -> bytes:
         path = Path(folder) / "tiles.beton"
         write_beton(path, SAMPLES)
         return path.read_bytes()
+
+
+def page_checksums(path: Path) -> dict[str, object]:
+    """Return what a side-car says of the pages of a beton."""
+    content = path.read_bytes()
+    header = np.frombuffer(content, HEADER, count=1)[0]
+    size, end = int(header["page_size"]), int(header["alloc_table_ptr"])
+    start = data_start(int(header["num_samples"]), size)
+    return {"bytes": size, "crc32": [zlib.crc32(content[at : at + size]) for at in range(start, end, size)]}
 
 
 def set_at(path: Path, offset: int, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """The pages of a beton are those that were written: compared with the checksums of its side-car, and remembered.
 
 The pages of a beton are read and compared before its tiles are used for the first time on a machine. That is
-remembered in the user's cache, for the file as it is then, with a sum of each tile; the loader compares every tile
-with its sum whenever it decodes it.
+remembered in the user's cache, for the file as it is then, with a sum of each tile; the loader compares tiles with
+their sums as it decodes them.
 """
 
 from __future__ import annotations

@@ -42,13 +42,17 @@ def remembered(kind: str, key: str) -> bytes | None:
         fd = os.open(cache_folder() / kind / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, RuntimeError):
         return None
-    with os.fdopen(fd, "rb") as file, suppress(OSError):
+    try:
         about = os.fstat(fd)
-        if stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid():
+        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
+            return None
+        with os.fdopen(fd, "rb", closefd=False) as file:
             digest, content = file.read(32), file.read()
-            if digest == hashlib.sha256(key.encode() + content).digest():
-                return content
-    return None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return content if digest == hashlib.sha256(key.encode() + content).digest() else None
 
 
 def remember(kind: str, key: str, content: bytes) -> str | None:

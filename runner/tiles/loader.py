@@ -43,6 +43,9 @@ _BATCHES_AHEAD = 3
 _TILES_AHEAD = 256
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
+#: Comparing a JPEG with its sum takes a hundredth of its decoding; pixels are only copied, which takes as long. So of
+#: batches of pixels one of so many is compared.
+_RAW_TURNS = 32
 _NO_SUMS: Sums = np.zeros(0, np.uint32)
 _NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
@@ -189,7 +192,7 @@ class _Source:
     memory : int
         Bytes of memory that there are: in a beton of more than half of it the system is to read no more than is asked.
     sums : ndarray of uint32, (samples,), or None
-        What each tile is compared with before it is decoded.
+        What tiles are compared with before they are decoded.
 
     Attributes
     ----------
@@ -206,6 +209,7 @@ class _Source:
         self.reader = Reader(str(path))
         self.rows: Rows = np.zeros(0, np.int64)
         self.batch_size = 1
+        self.epochs = self.turn = 0
         self.images, self.labels, self.numbers = (self.reader.metadata[f"f{field}"] for field in range(3))
         table = np.sort(self.reader.alloc_table, order="ptr")
         self.starts = self.images["data_ptr"].astype(np.int64)
@@ -237,6 +241,9 @@ class _Source:
     def epoch(self) -> _Epoch:
         """Start the thread of an epoch."""
         self.read_ahead.start(self.rows)
+        # All batches have their turn, in an order that stays the same too.
+        self.turn = self.epochs
+        self.epochs += 1
         return _Epoch(self, self.rows)
 
     def refuse(self, row: int, *, changed: bool) -> None:
@@ -278,7 +285,9 @@ class _Source:
         """Fill the memory of a batch; FFCV calls it with these names."""
         starts, sizes = self.starts[batch_indices], self.sizes[batch_indices]
         is_jpeg = bool(self.images["mode"][0] == MODES["jpg"])
-        sums = _NO_SUMS if self.sums is None else self.sums[batch_indices]
+        is_compared = self.sums is not None and (is_jpeg or self.turn % _RAW_TURNS == 0)
+        self.turn += 1
+        sums = self.sums[batch_indices] if self.sums is not None and is_compared else _NO_SUMS
         decoder(self.num_workers > 1)(self.data, starts, sizes, sums, is_jpeg, memory_images, memory_verdicts)
         memory_labels[:, 0] = self.labels[batch_indices]
         memory_rows[:, 0] = self.numbers[batch_indices]
@@ -311,8 +320,8 @@ class TileLoader:
         Bytes of memory that there are; default what this process may use. In a beton of more than half of it the
         system reads the tiles that are asked for and nothing around them.
     sums : ndarray of uint32, (samples,), optional
-        Sums of the tiles, as `slideduck.betons.pages.proven_sums` gives them: every tile is compared with its own
-        before it is decoded.
+        Sums of the tiles, as `slideduck.betons.pages.proven_sums` gives them: every JPEG is compared with its own
+        before it is decoded, and of raw pixels a batch of 32, others in each epoch.
 
     Attributes
     ----------
