@@ -47,6 +47,8 @@ __all__ = [
 TIMEOUT_MINUTES = 10.0
 #: Ranks that work side by side ask each other this often whether all are done.
 _STEP_SECONDS = 0.5
+#: An error of all ranks is told by the first, if the others wait so long.
+_TELLING_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -164,7 +166,7 @@ def joined(timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Place]:
     except SlideduckError:
         # Errors that every rank finds are told once, by rank 0, before the launcher ends the others.
         if not place.is_first:
-            time.sleep(2.0)
+            time.sleep(_TELLING_SECONDS)
         raise
     else:
         torch_dist.barrier(device_ids=[device.index] if gpus else None)
@@ -211,10 +213,11 @@ def in_step(work: Callable[[Callable[[], None]], T], place: Place) -> T:
     if place.world_size == 1:
         return work(lambda: None)
     is_over = threading.Event()
+    stopped = RunError(f"rank {place.rank} stopped, since another failed; its message says why")
 
     def going_on() -> None:
         if is_over.is_set():
-            raise RunError(f"rank {place.rank} stopped, since another failed; its message says why")
+            raise stopped
 
     with ThreadPoolExecutor(1, thread_name_prefix="slideduck-step") as pool:
         mine = pool.submit(work, going_on)
@@ -224,12 +227,12 @@ def in_step(work: Callable[[Callable[[], None]], T], place: Place) -> T:
                 is_busy, failed = not mine.done(), mine.done() and mine.exception() is not None
                 state = torch.tensor([is_busy, failed], dtype=torch.int32)
                 torch_dist.all_reduce(state, torch_dist.ReduceOp.MAX)
-                if state[1]:
-                    is_over.set()
-                    mine.result()
-                    going_on()
-                if not state[0]:
+                if failed or not state[0]:
                     return mine.result()
+                if state[1]:
+                    # The rank that failed is to say why before others end: it waits for the first rank, see `joined`.
+                    time.sleep(2 * _TELLING_SECONDS)
+                    raise stopped
         finally:
             is_over.set()
 

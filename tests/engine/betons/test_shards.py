@@ -175,6 +175,11 @@ def test_shards_that_are_whole_are_left_alone(mixed: Path, tmp_path: Path) -> No
     after = {path: path.stat().st_mtime_ns for path in (first, second, third)}
     assert [after[path] == before[path] for path in (first, second, third)] == [True, False, False]
     merge_betons(out, [first, second, third])
+    # Other pixels, which no table tells of.
+    whole = second.read_bytes()
+    second.write_bytes(whole[: (8 << 20) + 3000] + bytes([whole[(8 << 20) + 3000] ^ 4]) + whole[(8 << 20) + 3001 :])
+    assert export(mixed, out, shards=3).resumed == 96
+    assert second.read_bytes() == whole
 
 
 def test_shards_of_a_study_that_changed_are_written_again(mixed: Path, tmp_path: Path) -> None:
