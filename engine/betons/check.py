@@ -30,6 +30,7 @@ from slideduck.betons.sidecar import (
     checked_sidecar,
     load_sidecar,
     no_sidecar,
+    other_images,
     refuse_problems,
     sidecar_path,
 )
@@ -250,12 +251,8 @@ class _Check:
         self.is_sound = info is not None and not loaded.is_changed
         image = self.raw["beton"]["image"]
         if info is not None:
-            if (info.mode, info.width, info.height) != (image["mode"], image["tile_px"], image["tile_px"]):
-                self._add(
-                    None,
-                    f"its tiles are {info.mode} of {info.width} × {info.height} px, and the side-car has "
-                    f"{image['mode']} of {image['tile_px']} px",
-                )
+            if (other := other_images(self.raw, info)) is not None:
+                self._add(None, other)
             if "jpeg" in image and beton_identity(self.raw) != info.identity:
                 self._add(None, f"{self.sidecar.path} lists other tiles than the beton was written with")
         for row in np.flatnonzero(self.labels != self.sidecar.class_number).tolist():

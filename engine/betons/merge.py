@@ -239,6 +239,12 @@ def _in_order(sources: Sequence[_Source]) -> list[_Source]:
                 raise BetonError(_differ(first, source, name))
         if source.raw["beton"]["image"] != first.raw["beton"]["image"]:
             raise BetonError(_differ(first, source, "image"))
+        if set(source.raw["tiles"]) != set(first.raw["tiles"]):
+            raise BetonError(_differ(first, source, "tiles"))
+    sizes = {source.info.page_size: source for source in ordered if source.info is not None}
+    if len(sizes) > 1:
+        one, other = list(sizes.values())[:2]
+        raise BetonError(_differ(one, other, "pages"))
     return ordered
 
 

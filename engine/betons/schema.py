@@ -269,13 +269,13 @@ def _check_tiles(
     numbers = {"slide": (0, len(slides or ()) - 1), "class": (-1, (classes or 0) - 1), **_COLUMNS}
     known = {"slide": slides is not None, "class": classes is not None}
     before = len(found.texts)
-    for name in ("tile_id", "roi_name", *numbers):
+    for name in dict.fromkeys(("tile_id", "roi_name", *numbers, *tiles)):
         column = tiles.get(name)
         if not isinstance(column, list) or len(column) != samples:
             found.add(f"tiles.{name}", column, f"a list of {samples:,}, as beton.samples is")
         elif name in numbers and known.get(name, True):
             _integers(found, f"tiles.{name}", column, *numbers[name])
-        elif name not in numbers:
+        elif name in ("tile_id", "roi_name"):
             _texts(found, f"tiles.{name}", column, or_null=name == "roi_name")
     if len(found.texts) == before and slides is not None and samples:
         _check_places(found, raw, slides)

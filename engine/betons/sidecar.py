@@ -32,6 +32,7 @@ __all__ = [
     "checked_sidecar",
     "load_sidecar",
     "no_sidecar",
+    "other_images",
     "read_sidecar",
     "refuse_problems",
     "sidecar_path",
@@ -363,9 +364,22 @@ def read_sidecar(beton: str | PathLike[str], info: BetonInfo | None = None) -> S
     if loaded.is_changed:
         raise BetonError(loaded.changed)
     sidecar = checked_sidecar(loaded, info)
+    if (other := other_images(loaded.raw, info)) is not None:
+        raise BetonError(f"{path} is the side-car of another beton: {other}; {AGAIN}")
     if "jpeg" in loaded.raw["beton"]["image"] and beton_identity(loaded.raw) != info.identity:
         raise BetonError(f"{path} was changed: it lists other tiles than {beton} was written with; {AGAIN}")
     return sidecar
+
+
+def other_images(raw: Mapping[str, Any], info: BetonInfo) -> str | None:
+    """Return how the images of a beton are not what its side-car says; None where they are."""
+    image = raw["beton"]["image"]
+    if (info.mode, info.width, info.height) == (image["mode"], image["tile_px"], image["tile_px"]):
+        return None
+    return (
+        f"its tiles are {info.mode} of {info.width} × {info.height} px, and the side-car has {image['mode']} of "
+        f"{image['tile_px']} px"
+    )
 
 
 def checked_sidecar(loaded: LoadedSidecar, info: BetonInfo) -> Sidecar:

@@ -19,7 +19,15 @@ from slideduck.errors import BetonError
 from slideduck.files.cache import alone, remember, remembered
 from tests.campaign import CAMPAIGN, cases
 from tests.engine.betons.test_sidecar import content_for
-from tests.small_betons import AGAIN, SMALL_PAGE, page_checksums, set_at, whole_beton
+from tests.small_betons import (
+    AGAIN,
+    SMALL_PAGE,
+    change_bytes,
+    change_entry,
+    page_checksums,
+    set_at,
+    whole_beton,
+)
 
 START = data_start(120, SMALL_PAGE)
 END = len(whole_beton()) - 120 * ALLOCATION.itemsize
@@ -285,30 +293,18 @@ def test_sums_tell_any_change() -> None:
     assert tile_sums(b"aaaabbbb", [0], [8]) != tile_sums(b"bbbbaaaa", [0], [8])
 
 
+@pytest.mark.attack("XML and JSON", "entries of other kinds in a side-car")
 def test_a_side_car_of_anything(beton: Path) -> None:
     """Whatever stands in a side-car without a checksum of its own: it is read as what it says, or refused."""
-    junk = [None, True, -1, 0, 10**25, 1.5, "", "x", [], {}, [[]], {"a": 1}, [None], "a" * 5000, -(2**63), 1e308]
-    raw = json.loads(beton.with_suffix(".json").read_text())
+    path = beton.with_suffix(".json")
+    raw = json.loads(path.read_text())
     del raw["sha256"]
     whole = json.dumps(raw)
     rng = np.random.default_rng(None if CAMPAIGN else 2)
     info = check_beton(beton)
     for case in range(cases(test=80, campaign=2000)):
-        raw = json.loads(whole)
-        holder = raw
-        while True:
-            keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
-            key = keys[int(rng.integers(len(keys)))]
-            value = holder[key]
-            if isinstance(value, (dict, list)) and value and rng.random() < 0.8:
-                holder = value
-                continue
-            break
-        if rng.random() < 0.2:
-            del holder[key]
-        else:
-            holder[key] = junk[int(rng.integers(len(junk)))]
-        beton.with_suffix(".json").write_text(json.dumps(raw))
+        raw = change_entry(json.loads(whole), rng)
+        path.write_text(json.dumps(raw))
         refused = None
         try:
             sidecar = read_sidecar(beton, info)
@@ -316,6 +312,28 @@ def test_a_side_car_of_anything(beton: Path) -> None:
             assert sidecar.raw == raw
         except BetonError as error:
             refused = str(error)
-        assert refused is None or str(beton.with_suffix("")) in refused
+        assert refused is None or str(path.with_suffix("")) in refused
         if case % 8 == 0:
             verify_beton(beton, quick=True, sample=0)
+
+
+@pytest.mark.attack("bytes", "bytes of a side-car changed, gone or doubled")
+def test_a_side_car_of_other_bytes(beton: Path) -> None:
+    """It is refused by its own checksum at the latest; but for the name of that, which is then none."""
+    path = beton.with_suffix(".json")
+    content = path.read_bytes()
+    raw = read_sidecar(beton).raw
+    rng = np.random.default_rng(None if CAMPAIGN else 3)
+    info = check_beton(beton)
+    refused = 0
+    for case in range(cases(test=80, campaign=2000)):
+        path.write_bytes(change_bytes(content, rng))
+        try:
+            found = read_sidecar(beton, info)
+        except BetonError:
+            refused += 1
+        else:
+            assert {name: found.raw[name] for name in raw} == raw
+        if case % 8 == 0:
+            verify_beton(beton, quick=True, sample=0)
+    assert refused >= cases(test=75, campaign=1900)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -23,10 +24,10 @@ from slideduck.betons.export import ExportReport
 from slideduck.betons.shards import Shard
 from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
-from tests.campaign import cases
+from tests.campaign import CAMPAIGN, cases
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
-from tests.small_betons import contents, load
+from tests.small_betons import change_bytes, change_entry, contents, load
 
 AGAIN = "copy it again, or make it again with: slideduck export"
 
@@ -317,6 +318,31 @@ def test_files_that_are_no_shards_of_one_export(mixed: Path, four: list[Path], t
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
         f"{four[2]} has no side-car: there is no {four[2].with_suffix('.json')}, which says what shard it is"
     )
+
+
+@pytest.mark.attack("XML and JSON", "shards with side-cars of anything")
+def test_shards_with_side_cars_of_anything(four: list[Path], tmp_path: Path) -> None:
+    """Entries of other kinds, and bytes that were changed: merged as they were, or refused."""
+    sidecar = four[0].with_suffix(".json")
+    content = sidecar.read_bytes()
+    raw = json.loads(content)
+    del raw["sha256"]
+    whole = json.dumps(raw)
+    out = tmp_path / "out.beton"
+    rng = np.random.default_rng(None if CAMPAIGN else 0)
+    refused = 0
+    for case in range(cases(test=80, campaign=2000)):
+        changed = change_bytes(content, rng) if case % 2 else json.dumps(change_entry(json.loads(whole), rng)).encode()
+        sidecar.write_bytes(changed)
+        try:
+            merge_betons(out, four)
+        except BetonError as error:
+            refused += 1
+            text = str(error)
+        else:
+            text = str(sidecar)
+        assert str(sidecar.with_suffix("")) in text
+    assert refused >= cases(test=60, campaign=1500)
 
 
 def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
