@@ -8,7 +8,6 @@ import io
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -140,7 +139,9 @@ def unpacked(name: str, data: bytes) -> bytes:
         return data
     try:
         text = _unzipped(name, data) if data.startswith(_ZIP) else _gunzipped(name, data)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # gzip and zipfile raise whatever a damaged part leads them to
         raise InputError([f"{name}:1: cannot be unpacked: {error}; pack or export it again"]) from error
     if not text.strip():
         raise InputError([f"{name}:1: the file in it is empty; save or export it again"])

@@ -106,6 +106,8 @@ def _open_png(path: Path, *, bit_depth: int, colour_type: int, colours: bool) ->
     # Pillow's own way to open a file would refuse an image of 180 million pixels as an attack.
     with path.open("rb") as file:
         width, height = PngImagePlugin.PngImageFile(file).size
+    if not width or not height:
+        raise ValueError(f"{width} x {height} pixels")
     if problem := beyond("pixels", width * height):
         raise InputError([f"{path.name}: {problem}"])
 
@@ -133,6 +135,8 @@ def _open_tiff(path: Path, *, colours: bool) -> MaskImage:
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         width, height = page.imagewidth, page.imagelength
+        if not width or not height:
+            raise ValueError(f"{width} x {height} pixels")
         part = page.tilewidth * page.tilelength if page.is_tiled else width * min(page.rowsperstrip, height)
         why = _why_no_mask(tiff, page) or beyond("pixels", max(part, width * page.tilelength)) or ""
     if why:

@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import slideduck as sd
 from slideduck.catalog.mpps import read_mpp_table
 from slideduck.catalog.patients import parse_patients
-from slideduck.cli.group import main
+from slideduck.cli.group import cli
 from slideduck.errors import InputError
 from slideduck.limit import limits, parse_limits
 from slideduck.roifiles.read import parse_roi_file
@@ -325,10 +326,9 @@ def test_archives_that_are_refused(tmp_path: Path) -> None:
     locked[6] |= 1
     locked[locked.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(locked)
-    assert problems(path) == [
-        "s.zip:1: cannot be unpacked: File 'a.csv' is encrypted, password required for extraction; pack or export it "
-        "again"
-    ]
+    (problem,) = problems(path)
+    assert problem.startswith("s.zip:1: cannot be unpacked: File ")
+    assert problem.endswith(" is encrypted, password required for extraction; pack or export it again")
 
 
 @pytest.mark.attack("bombs", "files larger than the limit, and files without an end")
@@ -438,27 +438,18 @@ def test_masks_of_noise_are_refused(study: sd.Study, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- on the shell
 
 
-def test_what_the_command_says_gets_on(
-    study: sd.Study, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_command_says_gets_on(tmp_path: Path) -> None:
     with sd.open(tmp_path / "study.duckdb") as other:
         other.con.execute(INSERT)
     (tmp_path / "s.csv").write_text(FIVE)
     command = ["add-rois", str(tmp_path / "study.duckdb"), str(tmp_path / "s.csv")]
-
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["slideduck", *command, *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), capsys.readouterr().err
-
-    code, said = run("--limit", "vertices=3")
-    assert code == 1
-    assert said == (
-        "error: s.csv: it has 6 or more vertices in one ROI file, and at most 3 are read; if the file is meant, allow "
+    refused = CliRunner().invoke(cli, [*command, "--limit", "vertices=3"])
+    assert refused.exit_code == 1
+    assert refused.stderr.partition("error: ")[2] == (
+        "s.csv: it has 6 or more vertices in one ROI file, and at most 3 are read; if the file is meant, allow "
         "that many with --limit vertices=6\n"
     )
-    assert run("--limit", "vertices=6")[0] == 0
+    assert CliRunner().invoke(cli, [*command, "--limit", "vertices=6"]).exit_code == 0
 
 
 BOMBS = """
@@ -477,8 +468,8 @@ except sd.InputError as error:
 def test_a_bomb_of_gigabytes_takes_little_memory(tmp_path: Path) -> None:
     """A process of its own, so that its memory can be measured; most of the seconds are its imports and the bomb."""
     path = tmp_path / "s.geojson.gz"
-    member = gzip.compress(b"[[[[" * (16 * MEBI), 1)
-    path.write_bytes(member * 40)
+    member = gzip.compress(b"[[[[" * (16 * MEBI), 6)
+    path.write_bytes(member * 40)  # 2.5 GB
     done = subprocess.run([sys.executable, "-c", BOMBS, str(path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "as only a bomb does" in done.stdout
