@@ -1,92 +1,101 @@
-"""Parquet that says when it has changed: a checksum for each page, as the format has it, and one of the table.
-
-The format's own checksums cover the pages alone. The other, one of the table's facts, is of its names, types, values
-and other facts.
-"""
+"""Reads Parquet files that the user gives: whole, and no more than a limit, whatever their few bytes claim."""
 
 from __future__ import annotations
 
-import json
-import zlib
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["SEAL", "read_parquet", "write_parquet"]
+from slideduck.errors import InputError
+from slideduck.files.find import mebibytes, unpacked_beyond
+from slideduck.limit import beyond
 
-#: The fact of a table that holds its checksum.
-SEAL = b"crc32"
+__all__ = ["parquet_schema", "read_parquet"]
 
-
-def write_parquet(table: pa.Table, file: IO[bytes]) -> None:
-    """Write a table into an open file, with its checksums."""
-    facts = {**(table.schema.metadata or {}), SEAL: _crc(table)}
-    pq.write_table(table.replace_schema_metadata(facts), file, write_page_checksum=True)
+#: Bytes of a number in memory.
+_NUMBER_BYTES = 8
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Read a table, and compare it with what was written; files without checksums are read as they are.
-
-    Returns
-    -------
-    pyarrow.Table
-        Without the fact that holds the checksum.
+def parquet_schema(name: str, data: bytes) -> pa.Schema:
+    """Return the columns of a Parquet file, and its metadata.
 
     Raises
     ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is no Parquet, or has changed since it was written.
+    InputError
+        If it is broken.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        table.validate(full=True)
-        facts = dict(table.schema.metadata or {})
-        seal = facts.pop(SEAL, None)
-        table = table.replace_schema_metadata(facts)
-        found = seal if seal is None else _crc(table)
-    except OSError:
-        raise
-    except Exception as error:  # what describes the pages may say anything
-        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    if found != seal:
-        raise ValueError("it has changed since it was written")
-    return table
+        return pq.read_schema(pa.BufferReader(data))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _broken(name, error) from error
 
 
-def _crc(table: pa.Table) -> bytes:
-    """Return the checksum of a table's names, types, values and facts."""
-    facts = {key.hex(): value.hex() for key, value in (table.schema.metadata or {}).items() if key != SEAL}
-    columns = [(field.name, _type(field.type)) for field in table.schema]
-    found = zlib.crc32(json.dumps([sorted(facts.items()), columns, table.num_rows]).encode())
-    for column in table.columns:
-        found = zlib.crc32(_bytes(column.combine_chunks()), found)
-    return f"{found:08x}".encode()
+def read_parquet(name: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file whole.
+
+    Parameters
+    ----------
+    name : str
+        The file's name, for messages.
+    data : bytes
+        Its content.
+    columns : sequence of str, optional
+        Columns to read; all by default.
+
+    Raises
+    ------
+    InputError
+        If it is broken, or holds more than the limit ``unpacked_mb`` allows.
+    """
+    try:
+        problem = _beyond(data)
+        if problem is None:
+            table = pq.ParquetFile(pa.BufferReader(data)).read(columns)
+            # Damaged bytes are not always noticed in reading.
+            table.validate(full=True)
+            return table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _broken(name, error) from error
+    raise InputError([f"{name}: {problem}"])
 
 
-def _type(kind: pa.DataType) -> str:
-    """Return a type in words; Parquet gives what a list holds another name."""
-    return f"{kind.list_size} {kind.value_type}" if pa.types.is_fixed_size_list(kind) else str(kind)
+def _broken(name: str, error: Exception) -> InputError:
+    what = str(error).partition("\n")[0].rstrip(".")
+    return InputError([f"{name}: broken Parquet: {what}; write it again"])
 
 
-def _bytes(column: Any) -> bytes:
-    """Return the values of a column as bytes that are the same for the same values."""
-    if isinstance(column, pa.ChunkedArray) or not len(column):
-        return b""
-    if pa.types.is_fixed_size_list(column.type):
-        return _bytes(column.flatten())
-    if pa.types.is_floating(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
-        # Missing values are NaN then; a NaN that is there is another one.
-        missing = np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes() if column.null_count else b""
-        return bytes(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes() + missing)
-    if pa.types.is_string(column.type):
-        lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-        offsets = np.frombuffer(column.buffers()[1], np.int32)
-        start, end = offsets[column.offset], offsets[column.offset + len(column)]
-        return bytes(lengths.tobytes() + memoryview(column.buffers()[2] or b"")[start:end])
-    return json.dumps(column.to_pylist(), default=str).encode()
+def _beyond(data: bytes) -> str | None:
+    """Return what is wrong with a file that would fill the memory: a value that stands once may count many times."""
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    problem = unpacked_beyond(len(data), sum(max(group.total_byte_size, 0) for group in groups))
+    numbers = metadata.num_rows * metadata.num_columns * _NUMBER_BYTES
+    problem = problem or beyond("unpacked_mb", mebibytes(max(numbers, 0)))
+    if problem:
+        return problem
+    texts = [
+        metadata.schema.column(i).path
+        for i in range(metadata.num_columns)
+        if metadata.schema.column(i).physical_type == "BYTE_ARRAY"
+        and metadata.schema.column(i).max_repetition_level == 0
+        and "." not in metadata.schema.column(i).path
+    ]
+    size = 0
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+    for text in texts:
+        for group in range(metadata.num_row_groups):
+            column = file.read_row_group(group, [text]).column(0)
+            size += sum(map(_text_bytes, column.chunks))
+            if problem := unpacked_beyond(len(data), size):
+                return problem
+    return None
+
+
+def _text_bytes(chunk: pa.Array) -> int:
+    """Return the bytes that texts take once each stands for itself."""
+    if not pa.types.is_dictionary(chunk.type):
+        return int(chunk.nbytes)
+    lengths = pc.binary_length(chunk.dictionary.cast(pa.large_binary()))
+    return int(pc.sum(lengths.take(chunk.indices)).as_py() or 0)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
-from slideduck.files.parquet import write_parquet
+from slideduck.files.checked_parquet import write_parquet
 from slideduck.names import path_problem
 from slideduck.runner.prediction.tile_source import TilesOfSlide
 from slideduck.runner.runs.checkpoint import make_folder, write_whole

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from slideduck.errors import RunError
-from slideduck.files.parquet import read_parquet, write_parquet
+from slideduck.files.checked_parquet import read_parquet, write_parquet
 from slideduck.runner.runs.checkpoint import write_whole
 
 __all__ = ["epoch_of_predictions", "read_predictions", "write_predictions"]

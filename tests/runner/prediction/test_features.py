@@ -18,7 +18,7 @@ from torch import nn
 
 import slideduck as sd
 from slideduck.errors import BetonError, ConfigError, RunError, SlideError
-from slideduck.files.parquet import read_parquet
+from slideduck.files.checked_parquet import read_parquet
 from slideduck.runner.networks.build import build_model
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.networks.penultimate import penultimate

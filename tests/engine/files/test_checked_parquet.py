@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slideduck.files.parquet import read_parquet, write_parquet
+from slideduck.files.checked_parquet import read_parquet, write_parquet
 from tests.campaign import cases
 
 
