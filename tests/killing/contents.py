@@ -21,8 +21,9 @@ def snapshot(folder: Path) -> dict[str, str]:
     # Studies first: their logs go when they are opened.
     studies = sorted(folder.rglob("*.duckdb"))
     for path in [*studies, *(path for path in sorted(folder.rglob("*")) if path not in studies)]:
-        if path.exists():
-            name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix()
+        # What a killed command had not finished has a name of its own, which begins with a dot, and is no content.
+        if path.exists() and "/." not in f"/{name}":
             parts = [("/", "")] if path.is_dir() else _parts(path)
             found.update((f"{name}: {part}" if part else name, value) for part, value in parts)
     return found

@@ -157,7 +157,9 @@ def make_network(folder: Path) -> None:
     """Write a network that is small enough to be copied with each run."""
     import torch
     from transformers import ResNetConfig, ResNetModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(config).save_pretrained(folder / "network")
