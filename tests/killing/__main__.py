@@ -55,6 +55,8 @@ def main() -> int:
             print(failures([one], parsed.seed), flush=True)
     print(table(done))
     print(failures(done, parsed.seed))
+    if parsed.page:
+        _write_page(table(done), parsed)
     return int(any(one.problems for one in done))
 
 
@@ -68,10 +70,20 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1e6, help="no new try after so many")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "campaign", help="where it works")
     parser.add_argument("--results", type=Path, help="the file of results; default seed-N.jsonl in the folder")
+    parser.add_argument("--page", action="store_true", help="put the table into SECURITY.md")
     parser.add_argument("--quiet", action="store_true", help="print the table alone")
     parsed = parser.parse_args()
     parsed.folder = parsed.folder.absolute()
     return parsed
+
+
+def _write_page(text: str, parsed: argparse.Namespace) -> None:
+    """Put the table between its marks."""
+    page = ROOT / "SECURITY.md"
+    head, begin, rest = page.read_text(encoding="utf-8").partition("<!-- campaign: python -m tests.killing -->")
+    _, end, tail = rest.partition("<!-- end of the campaign -->")
+    again = f"`python -m tests.killing --seed {parsed.seed} --tries {parsed.tries} --page` repeats it."
+    page.write_text(f"{head}{begin}\n\n{text} {again}\n\n{end}{tail}", encoding="utf-8")
 
 
 def _start_again(folder: Path) -> None:

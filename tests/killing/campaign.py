@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,14 +17,14 @@ from tests.killing.contents import differences, snapshot
 from tests.killing.faults import Fault
 from tests.killing.forking import Ended, apart, run_command, stop_group
 from tests.killing.jobs import JOBS, Job, make_inputs, make_network
-from tests.killing.shim import COUNT, open_plan, write_plan
+from tests.killing.shim import open_plan, write_plan
 
 __all__ = ["Campaign", "Try"]
 
-_OUTPUT_KEPT = 2000
+_OUTPUT_KEPT, _SAID_KEPT = 2000, 300
 _NEW_MOUNTS = 0x20000
-#: Room on a small disk beside what a command begins with, of what it ends with.
-_MIB = 1 << 20
+#: A small disk has room for up to as much as a command adds, and for so many bytes where it adds less.
+_LEAST_ROOM = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -127,21 +126,20 @@ class Campaign:
     def quiet(self, job: Job) -> _Quiet:
         """Return what a command makes that nothing strikes, from two runs: what differs between them is volatile."""
         if job.name not in self._quiet:
-            if job.after is not None:
-                self.quiet(_named(job.after))
-            if job.runner and not (self.inputs / "network").exists():
-                apart(lambda: make_network(self.inputs))
             runs = [self._quiet_run(job), self._quiet_run(job)]
             (first, count, reads), (second, _, _) = runs
             volatile = {name for name in first | second if first.get(name) != second.get(name)}
-            before = self._stage(job.after) if job.after else None
-            shutil.rmtree(self._stage(job.name), ignore_errors=True)
-            shutil.copytree(self.case, self._stage(job.name))
-            grown = _size(self.case) - (_size(before) if before else 0)
-            self._quiet[job.name] = _Quiet(second, volatile, count, reads, max(grown, 64 << 10))
+            grown = _size(self.case) - (_size(self._stage(job.after)) if job.after else 0)
+            self._quiet[job.name] = _Quiet(second, volatile, count, reads, max(grown, _LEAST_ROOM))
+            # What is left out of every comparison, to be looked at.
+            with (self.folder / "volatile.txt").open("a", encoding="utf-8") as file:
+                file.write("".join(f"{job.name}: {name}\n" for name in sorted(volatile)))
         return self._quiet[job.name]
 
     def _quiet_run(self, job: Job) -> tuple[dict[str, str], int, int]:
+        """Run a command that nothing strikes; return what there is then, and how many changes and reads it took."""
+        if job.runner and not (self.inputs / "network").exists():
+            apart(lambda: make_network(self.inputs))
         self._lay(job)
         ended, _ = self._run(job, Fault("nothing"), 1)
         if ended.status != 0:
@@ -150,6 +148,8 @@ class Campaign:
         contents, problem = self._contents()
         if problem:
             raise RuntimeError(f"{job.name}: {problem[0]}")
+        if not self._stage(job.name).exists():
+            shutil.copytree(self.case, self._stage(job.name))
         return contents, plan.count, plan.reads
 
     @property
@@ -160,7 +160,9 @@ class Campaign:
         return self.folder / "stages" / "".join(letter if letter.isalnum() else "_" for letter in name)
 
     def _lay(self, job: Job) -> None:
-        """Make the folder as the command finds it."""
+        """Make the folder as the command finds it, by the commands before it where that was not done yet."""
+        if job.after is not None and not self._stage(job.after).exists():
+            self._quiet_run(_named(job.after))
         for folder in (self.case, self.temporary):
             shutil.rmtree(folder, ignore_errors=True)
         self.temporary.mkdir()
@@ -169,12 +171,12 @@ class Campaign:
         else:
             shutil.copytree(self._stage(job.after), self.case)
 
-    def _run(self, job: Job, fault: Fault, at: int) -> tuple[Ended, bool]:
+    def _run(self, job: Job, fault: Fault, at: int, *, remedy: bool = False) -> tuple[Ended, bool]:
         """Run a command under a fault; return how it ended, and whether it was struck."""
         folder = self.temporary if fault.full_tmp else self.case
         write_plan(self._plan, fault.kind, at, folder=folder, inputs=self.inputs, seconds=fault.seconds)
         ended = run_command(
-            job.typed(self.inputs),
+            job.typed(self.inputs, remedy=remedy),
             self.case,
             plan=self._plan,
             output=self.folder / "output.txt",
@@ -204,13 +206,15 @@ class Campaign:
         try:
             return apart(lambda: snapshot(copy)), []
         except RuntimeError as error:
-            return {}, [f"what is left does not open: {error}"]
+            return {}, [f"what is left does not open: {_said(str(error))}"]
 
     def _again(self, job: Job, quiet: _Quiet, whole: bool) -> list[str]:
         """Run the command once more, undisturbed; it may refuse to do what was done before it was struck."""
         ended, _ = self._run(job, Fault("nothing"), 1)
+        if ended.status != 0 and not whole and job.remedy and job.remedy in ended.output:
+            ended, _ = self._run(job, Fault("nothing"), 1, remedy=True)
         if ended.status != 0 and not whole:
-            return [f"the same command ends with {ended.status}: {ended.output[-_OUTPUT_KEPT:]}"]
+            return [f"the same command ends with {ended.status}: {_said(ended.output)}"]
         found, problem = self._contents()
         wrong = [] if problem else differences(found, quiet.contents, quiet.volatile)
         return problem + ([f"the same command does not make it whole: {_few(wrong)}"] if wrong else [])
@@ -236,6 +240,12 @@ def _judge(ended: Ended, fault: Fault, struck: bool) -> list[str]:
 
 def _end(output: str, problems: list[str]) -> str:
     return output[-_OUTPUT_KEPT:] if problems else ""
+
+
+def _said(output: str) -> str:
+    """Return the beginning of the error in what a command printed, or else the end of all that."""
+    _, said, rest = output.rpartition("error: ")
+    return said + rest[:_SAID_KEPT] if said else output[:_SAID_KEPT]
 
 
 def _few(names: list[str]) -> str:
@@ -308,7 +318,3 @@ def _small_disk(case: Path, room: int) -> Iterator[None]:
             subprocess.run(["umount", str(case)], check=True)
         case.rmdir()
         beside.rename(case)
-
-
-if sys.platform != "linux":
-    raise ImportError("commands are struck on Linux alone")

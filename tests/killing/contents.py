@@ -1,4 +1,4 @@
-"""What a folder holds, as names and digests: rows of studies, tensors of checkpoints, keys of JSON, bytes of the rest."""
+"""What a folder holds, as digests: of rows of studies, tensors of checkpoints, leaves of JSON, bytes of the rest."""
 
 from __future__ import annotations
 

@@ -47,9 +47,18 @@ class Ended:
 
 
 def import_all(modules: Sequence[str]) -> None:
-    """Import what commands need. This process itself opens no study, so that it has one thread and can fork."""
+    """Import what commands need, and verify DuckDB's extension, which each of them would do anew.
+
+    This process itself opens no study, so that it has one thread and can fork.
+    """
     for name in modules:
         importlib.import_module(name)
+    import duckdb
+
+    from slideduck.store.db import load_spatial
+
+    with duckdb.connect(config={"threads": 1}) as con:
+        load_spatial(con)
 
 
 def become_reaper() -> None:

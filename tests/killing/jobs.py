@@ -25,12 +25,15 @@ class Job:
         The job whose result it begins with; None is an empty folder.
     runner : bool
         Whether it needs torch.
+    remedy : str
+        What its message says to add where it had already put some of its files in place.
     """
 
     name: str
     words: str
     after: str | None = "stain"
     runner: bool = False
+    remedy: str = ""
 
     @property
     def command(self) -> str:
@@ -38,9 +41,10 @@ class Job:
         first, second, *_ = self.words.split()
         return f"{first} {second}" if first == "plot" else first
 
-    def typed(self, inputs: Path) -> list[str]:
-        """Return the words as they are typed; quotes are not needed in any, `+` stands for a space."""
-        return [word.format(inputs=inputs).replace("+", " ") for word in self.words.split()]
+    def typed(self, inputs: Path, *, remedy: bool = False) -> list[str]:
+        """Return the words as they are typed, perhaps with the remedy; `+` stands for a space within one."""
+        words = [*self.words.split(), *(self.remedy.split() if remedy else ())]
+        return [word.format(inputs=inputs).replace("+", " ") for word in words]
 
 
 #: Commands that write nothing but what they print, or that are made of the others: each with the reason.
@@ -83,9 +87,10 @@ JOBS = (
     Job("export --shard", "export study.duckdb parts.beton --shards 2 --shard 0"),
     Job("export --shards", "export study.duckdb parts.beton --shards 2"),
     Job("merge", "merge parts.beton parts-00000-of-00002.beton parts-00001-of-00002.beton", "export --shards"),
-    Job("export-rois", "export-rois study.duckdb rois --format geojson"),
-    Job("export-rois (parquet)", "export-rois study.duckdb rois --format geoparquet"),
-    Job("export-tiles", "export-tiles study.duckdb tiles"),
+    Job("export-rois", "export-rois study.duckdb rois --format geojson", remedy="--overwrite"),
+    Job("export-rois (early)", "export-rois study.duckdb rois --format csv", "add-rois", remedy="--overwrite"),
+    Job("export-rois (parquet)", "export-rois study.duckdb rois --format geoparquet", remedy="--overwrite"),
+    Job("export-tiles", "export-tiles study.duckdb tiles", remedy="--overwrite"),
     Job("plot labels", "plot labels study.duckdb s0 labels.png --dpi 60"),
     Job("plot labels (page)", "plot labels study.duckdb s0 labels.html"),
     Job("plot stain", "plot stain study.duckdb s0 s1 stain.png --dpi 60"),

@@ -8,19 +8,18 @@ import os
 import subprocess
 from pathlib import Path
 
-__all__ = ["COUNT", "KINDS", "Plan", "arm", "build_shim", "is_loaded", "open_plan", "write_plan"]
+__all__ = ["KINDS", "Plan", "arm", "build_shim", "is_loaded", "open_plan", "write_plan"]
 
 _SOURCE = Path(__file__).with_name("shim.c")
 
 #: What the library does, in the order of its own list.
 KINDS = ("count", "kill", "tear", "full", "full once", "read error", "read-only", "interrupt", "clock")
-COUNT = "count"
 
 
 class Plan(ctypes.Structure):
     """What to do when, and what happened, in memory that all processes of a command share; ``plan`` in shim.c."""
 
-    _fields_ = [  # noqa: RUF012  # ctypes reads it
+    _fields_ = [
         ("count", ctypes.c_long),
         ("reads", ctypes.c_long),
         ("struck", ctypes.c_long),
@@ -43,9 +42,7 @@ def build_shim(folder: Path) -> Path:
 
 def write_plan(path: Path, kind: str, at: int, *, folder: Path, inputs: Path, seconds: int = 0) -> None:
     """Write the plan of one command: at the `at`-th change under `folder`, or read under `inputs`, `kind` happens."""
-    plan = Plan(
-        kind=KINDS.index(kind), at=at, seconds=seconds, folder=os.fsencode(folder), inputs=os.fsencode(inputs)
-    )
+    plan = Plan(kind=KINDS.index(kind), at=at, seconds=seconds, folder=os.fsencode(folder), inputs=os.fsencode(inputs))
     path.write_bytes(bytes(plan))
 
 

@@ -64,7 +64,8 @@ def tables() -> str:
     lines = ["| | kind | attack | shown refused by |", "| ---: | --- | --- | --- |"]
     for number, attack in enumerate(attacks(), start=1):
         link = f"[`{attack.test}`]({attack.path})"
-        lines.append(f"| {number} | {attack.kind} | {_MARKUP.sub(r'\\\g<0>', attack.what)} | {link} |")
+        what = _MARKUP.sub(lambda sign: f"\\{sign[0]}", attack.what)
+        lines.append(f"| {number} | {attack.kind} | {what} | {link} |")
     return "\n".join(lines)
 
 

@@ -155,7 +155,11 @@ def test_what_is_done_is_not_done_again(clone: Path, tmp_path: Path) -> None:
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / ".venv" / "bin" / "python").symlink_to(sys.executable)
     checksums = subprocess.run(
-        ["sha256sum", "pyproject.toml", ".ci/setup", ".ci/requirements.txt"], cwd=clone, capture_output=True, text=True, check=True
+        ["sha256sum", "pyproject.toml", ".ci/setup", ".ci/requirements.txt"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     stamp = clone / ".venv" / ".slideduck-setup"
     stamp.write_text(f"{os.path.realpath(clone)}\n{checksums}", encoding="utf-8")
