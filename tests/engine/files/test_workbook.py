@@ -157,6 +157,7 @@ def test_broken_workbooks(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.attack("archives", "an Excel workbook that unpacks to more than is taken")
 def test_a_workbook_that_unpacks_to_more_than_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "p.xlsx", ["slide", "patient"], ["a", "p"])
     with zipfile.ZipFile(path) as archive:
