@@ -97,6 +97,8 @@ def _study(path: Path) -> Iterator[tuple[str, str]]:
         ).fetchall()
         for (table,) in [*tables, ("labels",)]:
             columns = study.con.execute(f"DESCRIBE {identifier(table)}").fetchall()
+            # Numbers that a sequence gives have gaps where something was undone; the view shows that they still join.
+            columns = [each for each in columns if not (each[0].endswith("_id") and "INT" in each[1])]
             timeless = [identifier(name) for name, kind, *_ in columns if "TIMESTAMP" not in kind]
             hashes = [f"hash({', '.join(timeless)})", *(f"hash({identifier(name)})" for name, *_ in columns)]
             sums = ", ".join(f"sum({each}::HUGEINT)" for each in hashes)

@@ -194,6 +194,12 @@ WRITES(pwritev64, (int fd, const struct iovec *data, int parts, off64_t to), (fd
 WRITES(sendfile, (int fd, int from, off_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size)
 WRITES(sendfile64, (int fd, int from, off64_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size)
 
+/* A file that becomes shorter needs no room. */
+static int growing(int fd, off_t size) {
+    struct stat now;
+    return fstat(fd, &now) || size > now.st_size ? SPACE : NAME;
+}
+
 #define ON_FILE(name, arguments, call, needs) \
     int name arguments { \
         REAL(name); \
@@ -213,8 +219,8 @@ WRITES(sendfile64, (int fd, int from, off64_t *at, size_t size), (fd, from, at, 
 
 ON_FILE(fsync, (int fd), (fd), SYNC)
 ON_FILE(fdatasync, (int fd), (fd), SYNC)
-ON_FILE(ftruncate, (int fd, off_t size), (fd, size), SPACE)
-ON_FILE(ftruncate64, (int fd, off64_t size), (fd, size), SPACE)
+ON_FILE(ftruncate, (int fd, off_t size), (fd, size), growing(fd, size))
+ON_FILE(ftruncate64, (int fd, off64_t size), (fd, size), growing(fd, size))
 ON_FILE(fallocate, (int fd, int mode, off_t from, off_t size), (fd, mode, from, size), SPACE)
 ON_FILE(fallocate64, (int fd, int mode, off64_t from, off64_t size), (fd, mode, from, size), SPACE)
 
