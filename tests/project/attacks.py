@@ -80,33 +80,64 @@ def _marked(path: Path) -> Iterator[Attack]:
     """Yield the attacks of a file; a mark in a list that a test is parametrised by belongs to that test."""
     module = ast.parse(path.read_text(encoding="utf-8"))
     name = path.relative_to(ROOT).as_posix()
-    lists = {
-        target.id: list(_marks(node.value))
-        for node in module.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    values = _values(module)
+    lists = {target: list(_marks(value, values)) for target, value in values.items()}
     for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             for decorator in node.decorator_list:
-                for kind, what in _marks(decorator):
+                for kind, what in _marks(decorator, values):
                     yield Attack(kind, what, name, node.name)
                 for used in ast.walk(decorator):
                     if isinstance(used, ast.Name):
                         yield from (Attack(kind, what, name, node.name) for kind, what in lists.pop(used.id, ()))
 
 
-def _marks(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the two words of each ``pytest.mark.attack(...)`` within an expression, in the order of the file."""
+def _values(module: ast.Module) -> dict[str, ast.expr]:
+    """Return what each name of a module is set to."""
+    values: dict[str, ast.expr] = {}
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            values |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            values[node.target.id] = node.value
+    return values
+
+
+def _marks(node: ast.AST, values: dict[str, ast.expr]) -> Iterator[tuple[str, str]]:
+    """Yield the two words of each ``pytest.mark.attack(...)`` within an expression, in the order of the file.
+
+    One in a comprehension over a dictionary or a list of the module is one for each of its entries.
+    """
     calls = [
         call
         for call in ast.walk(node)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "attack"
     ]
+    loops = [loop for each in ast.walk(node) for loop in getattr(each, "generators", ())]
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
-        kind, what = (ast.literal_eval(argument) for argument in call.args)
-        yield str(kind), str(what)
+        kind, what = call.args
+        loop = next((loop for loop in loops if not isinstance(what, ast.Constant) and _uses(what, loop.target)), None)
+        for value in _entries(loop.iter, values) if loop else [""]:
+            yield _text(kind, value), _text(what, value)
+
+
+def _uses(node: ast.AST, target: ast.AST) -> bool:
+    return isinstance(target, ast.Name) and any(
+        isinstance(each, ast.Name) and each.id == target.id for each in ast.walk(node)
+    )
+
+
+def _entries(node: ast.AST, values: dict[str, ast.expr]) -> list[str]:
+    """Return the texts that a loop goes over; one, that says so, where they are not written in the file."""
+    found = values.get(node.id) if isinstance(node, ast.Name) else node
+    texts = found.keys if isinstance(found, ast.Dict) else found.elts if isinstance(found, ast.List | ast.Tuple) else []
+    return [str(text.value) for text in texts if isinstance(text, ast.Constant)] or ["each kind"]
+
+
+def _text(node: ast.AST, value: str) -> str:
+    """Return a text; names in an f-string are the entry of the loop."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else value for part in parts)
 
 
 if __name__ == "__main__":
