@@ -2,10 +2,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test campaign check format clean
+.PHONY: help install demo test campaign check format lock sbom clean
 
 # Names for .ci/setup, from the command line: make install PYTHON=python3.12 TORCH=torch==2.13.0
-export PYTHON TORCH
+export PYTHON TORCH LOCK
 
 DIR ?= demo
 ARGS ?=
@@ -34,9 +34,16 @@ test: ## Run the tests: make test [ARGS="-k grid"] [WORKERS=3]
 	@$(setup)
 	@$(tests) $(ARGS)
 
-campaign: ## Run the tests with many times the kills and generated cases; takes hours
+# What a seed has tried already is not tried again: a campaign that was stopped goes on, and another seed begins anew.
+SEED ?= 0
+TRIES ?= 3
+
+campaign: ## Strike every command, then test with many times the cases: make campaign [SEED=1] [TRIES=3]
 	@$(setup)
-	@SLIDEDUCK_CAMPAIGN=1 $(tests) $(ARGS)
+	@failed=0; \
+	$(bin)/python -m tests.killing --seed $(SEED) --tries $(TRIES) || failed=1; \
+	SLIDEDUCK_CAMPAIGN=1 $(tests) $(ARGS) || failed=1; \
+	exit $$failed
 
 check: ## Lint, check types and layers; every failure is shown
 	@$(setup)
@@ -52,7 +59,16 @@ check: ## Lint, check types and layers; every failure is shown
 	    echo "$$command"; \
 	    PYTHONPATH=build/layers $(bin)/$$command || failed=1; \
 	done; \
+	.ci/audit || failed=1; \
 	exit $$failed
+
+lock: ## Pin anew, by their SHA-256, the versions that make installs
+	@$(setup)
+	@.ci/lock
+
+sbom: ## Write a bill of materials of .venv, CycloneDX, into build/sbom.json
+	@$(setup)
+	@.ci/audit sbom
 
 format: ## Format the Python files
 	@$(setup)

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from slideduck.catalog.grids import grid_names
 from slideduck.errors import RunError, StudyError
-from slideduck.files.find import absolute
 from slideduck.files.checked_parquet import read_parquet
+from slideduck.files.find import absolute
 from slideduck.progress import track
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle

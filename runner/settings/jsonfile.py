@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slideduck.errors import RunError
-from slideduck.limit import beyond
+from slideduck.files.strictjson import parse_json, read_limited
 from slideduck.runner.settings.train_config import shown
 
 __all__ = ["SEAL", "read_object", "sealed"]
@@ -34,13 +34,10 @@ def read_object(path: Path) -> dict[str, Any]:
         If it is no object of JSON, or has changed since it was written.
     """
     try:
-        wrong = beyond("file_mb", path.stat().st_size // 10**6)
-        if wrong:
-            raise RunError(f"{path}: {wrong}")
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        values = parse_json(read_limited(path))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: not JSON that can be read ({error})") from error
     if not isinstance(values, dict):
         raise RunError(f"{path}: not an object of JSON, but {shown(values)}")
@@ -57,18 +54,3 @@ def _crc(values: Mapping[str, Any]) -> str:
     """Return the checksum of values."""
     # A text that cannot be written as UTF-8 has one, too: the schema refuses it.
     return f"{zlib.crc32(json.dumps(values, separators=(',', ':')).encode()):08x}"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON that has each name once."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shown(twice)} is there twice")
-    return values
-
-
-def _no_constant(name: str) -> None:
-    """Refuse NaN and infinities, which JSON does not have."""
-    raise ValueError(f"{name} is no number of JSON")

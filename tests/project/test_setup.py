@@ -36,7 +36,8 @@ def clone(tmp_path: Path) -> Path:
     """Return a copy of what the script reads, in a folder with a space in its name."""
     clone = tmp_path / "a clone"
     (clone / ".ci").mkdir(parents=True)
-    shutil.copy(ROOT / ".ci" / "setup", clone / ".ci")
+    for name in ("setup", "requirements.txt"):
+        shutil.copy(ROOT / ".ci" / name, clone / ".ci")
     shutil.copy(ROOT / "pyproject.toml", clone)
     return clone
 
@@ -154,7 +155,11 @@ def test_what_is_done_is_not_done_again(clone: Path, tmp_path: Path) -> None:
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / ".venv" / "bin" / "python").symlink_to(sys.executable)
     checksums = subprocess.run(
-        ["sha256sum", "pyproject.toml", ".ci/setup"], cwd=clone, capture_output=True, text=True, check=True
+        ["sha256sum", "pyproject.toml", ".ci/setup", ".ci/requirements.txt"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     stamp = clone / ".venv" / ".slideduck-setup"
     stamp.write_text(f"{os.path.realpath(clone)}\n{checksums}", encoding="utf-8")

@@ -462,6 +462,7 @@ def test_packed_files(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.attack("archives", "a zip archive of several files, or one that is cut")
 def test_packed_files_that_are_refused(tmp_path: Path) -> None:
     packed = gzip.compress(GEOJSON)
     assert problems(tmp_path / "A.zip", archive(a=GEOJSON, b=GEOJSON)) == [

@@ -615,10 +615,19 @@ BOMB = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">\n' for i 
 @pytest.mark.parametrize(
     "declaration",
     [
-        f"<!DOCTYPE Annotations [\n{BOMB}]>",
-        '<!DOCTYPE Annotations [<!ENTITY l19 SYSTEM "file:///etc/passwd">]>',
+        pytest.param(
+            f"<!DOCTYPE Annotations [\n{BOMB}]>",
+            marks=pytest.mark.attack("bombs", "XML whose entities grow tenfold, nineteen times"),
+        ),
+        pytest.param(
+            '<!DOCTYPE Annotations [<!ENTITY l19 SYSTEM "file:///etc/passwd">]>',
+            marks=pytest.mark.attack("XML and JSON", "XML with an entity that is /etc/passwd"),
+        ),
         '<!DOCTYPE Annotations [<!ENTITY % l19 SYSTEM "file:///etc/passwd"> %l19;]>',
-        '<!DOCTYPE Annotations SYSTEM "http://localhost/a.dtd">',
+        pytest.param(
+            '<!DOCTYPE Annotations SYSTEM "http://localhost/a.dtd">',
+            marks=pytest.mark.attack("XML and JSON", "XML whose declarations a server gives"),
+        ),
         "<!DOCTYPE Annotations>",
     ],
 )

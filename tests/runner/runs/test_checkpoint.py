@@ -13,8 +13,8 @@ import torch
 from slideduck.errors import DiskFullError, RunError
 from slideduck.files.holders import process
 from slideduck.runner.runs import checkpoint
-from tests.full_disk import full_for
 from slideduck.runner.settings.train_config import TrainConfig
+from tests.full_disk import full_for
 
 
 class _Runs:
