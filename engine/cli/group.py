@@ -101,7 +101,7 @@ class _Commands(click.Group):
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
             # On its own click makes an interrupt an abort, which ends with 1.
-            with _interrupts_kept(), _translated():
+            with _interrupts_kept(), _translated(sys.argv[1:] if args is None else args):
                 status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
             error.message = printable(error.message, lines=True)
@@ -166,16 +166,20 @@ def _interrupts_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what the operating system does to DuckDB into errors of ours; DuckDB is not imported for it."""
+def _translated(words: Sequence[str]) -> Iterator[None]:
+    """Turn what the operating system does to DuckDB into errors of ours; DuckDB is not imported for it.
+
+    So is what DuckDB and Arrow raise, each in its way, of a word of the command that is not UTF-8; one that names a
+    file need not be.
+    """
     try:
         yield
-    except UnicodeEncodeError as error:
-        # A word of the command line: names from files were checked when they were read.
-        if text_problem(error.object) is None:
-            raise
-        raise SlideduckError(f"{error.object[:60]!r} is not UTF-8; write it in UTF-8") from error
-    except Exception:
+    except (SlideduckError, click.ClickException, click.Abort):
+        raise
+    except Exception as error:
+        broken = [word for word in words if text_problem(word) is not None]
+        if broken:
+            raise SlideduckError(f"{broken[0][:60]!r} is not UTF-8; write it in UTF-8") from error
         if "duckdb" not in sys.modules:
             raise
         from slideduck.store.db import translated
