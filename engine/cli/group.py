@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
 from slideduck.names import text_problem
-from slideduck.words import arguments_said_as, message, printable
+from slideduck.words import arguments_said_as, message
 
 __all__ = ["cli"]
 
@@ -104,8 +105,9 @@ class _Commands(click.Group):
             with _interrupts_kept(), _translated(sys.argv[1:] if args is None else args):
                 status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
-            error.message = printable(error.message, lines=True)
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            message(shown.getvalue().removesuffix("\n"))
             sys.exit(error.exit_code)
         except SlideduckError as error:
             message(f"error: {error}")
