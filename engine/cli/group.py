@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
 from slideduck.names import text_problem
-from slideduck.words import arguments_said_as, message, printable
+from slideduck.words import arguments_said_as, message
 
 __all__ = ["cli"]
 
@@ -101,11 +102,12 @@ class _Commands(click.Group):
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
             # On its own click makes an interrupt an abort, which ends with 1.
-            with _interrupts_kept(), _translated():
+            with _interrupts_kept(), _translated(sys.argv[1:] if args is None else args):
                 status = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
-            error.message = printable(error.message, lines=True)
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            message(shown.getvalue().removesuffix("\n"))
             sys.exit(error.exit_code)
         except SlideduckError as error:
             message(f"error: {error}")
@@ -166,16 +168,20 @@ def _interrupts_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what the machine or a file does to DuckDB into errors of ours; DuckDB is not imported for it."""
+def _translated(words: Sequence[str]) -> Iterator[None]:
+    """Turn what the machine or a file does to DuckDB into errors of ours; DuckDB is not imported for it.
+
+    So is what DuckDB and Arrow raise, each in its way, of a word of the command that is not UTF-8; one that names a
+    file need not be.
+    """
     try:
         yield
-    except UnicodeEncodeError as error:
-        # A word of the command line: names from files were checked when they were read.
-        if text_problem(error.object) is None:
-            raise
-        raise SlideduckError(f"{error.object[:60]!r} is not UTF-8; write it in UTF-8") from error
-    except Exception:
+    except (SlideduckError, click.ClickException, click.Abort):
+        raise
+    except Exception as error:
+        broken = [word for word in words if text_problem(word) is not None]
+        if broken:
+            raise SlideduckError(f"{broken[0][:60]!r} is not UTF-8; write it in UTF-8") from error
         if "duckdb" not in sys.modules:
             raise
         from slideduck.store.db import translated
