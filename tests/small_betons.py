@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import warnings
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from ffcv.loader import Loader, OrderOption
 from ffcv.reader import Reader
 
 from slideduck.betons import BetonInfo, BetonWriter, check_beton, encode_jpeg
+from slideduck.betons.format import HEADER, data_start
 
 AGAIN = "copy it again, or make it again with: slideduck export"
 SMALL_PAGE = 1 << 12
@@ -104,10 +107,51 @@ def whole_beton() -> bytes:
         return path.read_bytes()
 
 
+def page_checksums(path: Path) -> dict[str, object]:
+    """Return what a side-car says of the pages of a beton."""
+    content = path.read_bytes()
+    header = np.frombuffer(content, HEADER, count=1)[0]
+    size, end = int(header["page_size"]), int(header["alloc_table_ptr"])
+    start = data_start(int(header["num_samples"]), size)
+    return {"bytes": size, "crc32": [zlib.crc32(content[at : at + size]) for at in range(start, end, size)]}
+
+
 def set_at(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+JUNK: list[Any] = [None, True, -1, 0, 10**25, 1.5, "", "x", [], {}, [[]], {"a": 1}, [None], "a" * 5000, -(2**63), 1e308]
+
+
+def change_entry(raw: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Return JSON of which an entry, anywhere, is something else, or gone."""
+    holder: Any = raw
+    while True:
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        key = keys[int(rng.integers(len(keys)))]
+        if not isinstance(holder[key], (dict, list)) or not holder[key] or rng.random() < 0.2:
+            break
+        holder = holder[key]
+    if rng.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = JUNK[int(rng.integers(len(JUNK)))]
+    return raw
+
+
+def change_bytes(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return bytes of which some are others, gone, or there twice."""
+    at, length = int(rng.integers(len(content))), int(rng.integers(1, 40))
+    kind = int(rng.integers(5))
+    if kind == 0:
+        return content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :]
+    if kind == 1:
+        return content[:at]
+    if kind == 2:
+        return content[:at] + rng.bytes(length) + content[at + length :]
+    return content[:at] + (content[at : at + length] * 2 if kind == 3 else b"") + content[at + length :]
 
 
 def edit(path: Path, kind: np.dtype, offset: int, row: int, name: str, value: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -22,8 +21,19 @@ import openslide
 from slideduck.betons.encode import Encoding, TileMaker, TileMaking
 from slideduck.betons.format import ALLOCATION, FIELD, FIELDS, HEADER, PAGE_SIZE, SAMPLE, BetonInfo, check_beton
 from slideduck.betons.journal import checksum
+from slideduck.betons.pages import page_name, proof_key, remember_sums, tile_sums
+from slideduck.betons.schema import sidecar_problems
 from slideduck.betons.shards import beton_identity, left_out_from_json
-from slideduck.betons.sidecar import Sidecar, SlideInfo, read_sidecar, sidecar_path
+from slideduck.betons.sidecar import (
+    Sidecar,
+    SlideInfo,
+    checked_sidecar,
+    load_sidecar,
+    no_sidecar,
+    other_images,
+    refuse_problems,
+    sidecar_path,
+)
 from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
@@ -185,6 +195,10 @@ class _Check:
         The side-car as it was read; empty where it is not this beton's.
     sidecar : Sidecar, optional
         The same, checked; it names the rows.
+    is_sound : bool
+        The tables and the side-car are right, and belong together.
+    key : str
+        What the file is, as it is opened: whether its pages are right is remembered for that.
     suspects : set of int
         Rows that are known to be bad, or lie in a page that is: these are compared with their slides too.
     """
@@ -199,6 +213,8 @@ class _Check:
     sidecar: Sidecar | None = None
     mode: str = "jpg"
     side: int | None = None
+    is_sound: bool = False
+    key: str = ""
     suspects: set[int] = field(default_factory=set)
 
     def look_at_files(self) -> None:
@@ -208,36 +224,35 @@ class _Check:
         try:
             info = check_beton(self.path)
             self.mode, self.side = info.mode, info.width
+            self._read_tables({"samples": info.samples, "bytes": info.bytes})
         except BetonError as error:
             self._add(None, str(error))
         try:
+            loaded = load_sidecar(sidecar_path(self.path))
+            if loaded.is_changed:
+                self._add(None, loaded.changed)
             if info is None:
                 # What the file says of itself is not to be relied on: the side-car says where its parts are.
-                self.raw = json.loads(sidecar_path(self.path).read_bytes())
-                self.mode, self.side = (self.raw["beton"]["image"][name] for name in ("mode", "tile_px"))
-                self._read_tables(self.raw["beton"])
-            else:
-                self._read_tables({"samples": info.samples, "bytes": info.bytes})
-            if info is None and len(self.ptr) != self.raw["beton"]["samples"]:
-                return
-            self.sidecar = read_sidecar(self.path, info or _claimed(self.path, self.raw))
-            self.raw = self.sidecar.raw
+                refuse_problems(loaded.path, sidecar_problems(loaded.raw))
+                self.mode, self.side = (loaded.raw["beton"]["image"][name] for name in ("mode", "tile_px"))
+                self._read_tables(loaded.raw["beton"])
+                if len(self.ptr) != loaded.raw["beton"]["samples"]:
+                    self.raw = loaded.raw
+                    return
+            self.sidecar = checked_sidecar(loaded, info or _claimed(self.path, loaded.raw))
+        except FileNotFoundError:
+            self._add(None, no_sidecar(self.path))
+            return
         except BetonError as error:
             self._add(None, str(error))
-            self.raw = {}
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._add(None, f"{sidecar_path(self.path)} is damaged too: {type(error).__name__}: {error}")
-            self.raw = {}
-            return
+        self.raw = self.sidecar.raw
+        self.key = proof_key(self.path, self.sidecar)
+        self.is_sound = info is not None and not loaded.is_changed
         image = self.raw["beton"]["image"]
         if info is not None:
-            if (info.mode, info.width, info.height) != (image["mode"], image["tile_px"], image["tile_px"]):
-                self._add(
-                    None,
-                    f"its tiles are {info.mode} of {info.width} × {info.height} px, and the side-car has "
-                    f"{image['mode']} of {image['tile_px']} px",
-                )
+            if (other := other_images(self.raw, info)) is not None:
+                self._add(None, other)
             if "jpeg" in image and beton_identity(self.raw) != info.identity:
                 self._add(None, f"{self.sidecar.path} lists other tiles than the beton was written with")
         for row in np.flatnonzero(self.labels != self.sidecar.class_number).tolist():
@@ -272,20 +287,29 @@ class _Check:
         if self._read(self.tables_end, start - self.tables_end).strip(b"\0"):
             self._add(None, "the bytes between the tables and the first page are not empty")
         of_row = (self.ptr - start) // page_size
+        # Tiles are in the order of their pages, where the tables are right.
+        bounds = np.searchsorted(of_row, np.arange(len(checksums) + 1))
+        sums: list[int] = []
 
-        def crc(page: int) -> int | None:
-            data = self._read(start + page * page_size, page_size)
-            return checksum(data) if len(data) == page_size else None
+        def look(page: int) -> list[int] | None:
+            """Return the sums of a page's tiles, where they are to be remembered; None if it is not right."""
+            at = start + page * page_size
+            data = self._read(at, page_size)
+            if len(data) != page_size or checksum(data) != checksums[page]:
+                return None
+            rows = slice(bounds[page], bounds[page + 1] if self.is_sound else bounds[page])
+            return tile_sums(data, (self.ptr[rows] - at).tolist(), self.size[rows].tolist())
 
         with track("Comparing", len(checksums), "pages", show=self.show) as advance:
-            for page, found in zip(range(len(checksums)), self._each(crc, range(len(checksums))), strict=True):
+            for page, found in zip(range(len(checksums)), self._each(look, range(len(checksums))), strict=True):
                 advance(1)
-                if found == checksums[page]:
-                    continue
-                rows = np.flatnonzero(of_row == page)
-                named = f"; it has the rows {rows[0]} to {rows[-1]}" if len(rows) else ""
-                self._add(None, f"page {page} of {len(checksums)} is not as it was written{named}")
-                self.suspects.update(rows.tolist())
+                sums += found or []
+                if found is None:
+                    rows = np.flatnonzero(of_row == page)
+                    self._add(None, page_name(page, len(checksums), start + page * page_size, page_size, rows))
+                    self.suspects.update(rows.tolist())
+        if self.is_sound and self.sidecar is not None and len(sums) == self.sidecar.samples:
+            remember_sums(self.path, self.sidecar, np.array(sums, np.uint32), self.key)
         return len(checksums)
 
     def decode_all(self) -> int:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.betons import BetonWriter, check_beton, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons import BetonWriter, read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.pages import check_pages
 from slideduck.betons.pieces import Unread, encoded_runs
 from slideduck.betons.plan import ExportPlan, make_plan
 from slideduck.betons.preflight import check_passthrough, check_space, unusable_slides
 from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, beton_identity, chosen_shards, left_out_from_json, with_written
+from slideduck.betons.sidecar import load_sidecar
 from slideduck.errors import BetonError, SlideError
 from slideduck.measure.stain import REFERENCE
 from slideduck.progress import track
@@ -222,7 +224,8 @@ class _Job:
         if self.shard is None:
             return None
         try:
-            raw = json.loads(sidecar_path(self.path).read_bytes())
+            loaded = load_sidecar(sidecar_path(self.path))
+            raw = loaded.raw
             left_out = left_out_from_json(raw.get("skipped", []))
             readers = {slide["slide"]: (slide["reader"], slide["why_not_tiff"]) for slide in raw["slides"]}
             written = raw["beton"]
@@ -233,10 +236,10 @@ class _Job:
             content = self.plan.describe(self.path, rows, readers=readers, shard=self.shard, left_out=left_out)
             content = json.loads(json.dumps(content))
             content["beton"] = {**written, **content["beton"]}
-            if content != raw:
+            if content != raw or loaded.is_changed:
                 return None
             if written["samples"]:
-                read_sidecar(self.path, check_beton(self.path))
+                check_pages(self.path, read_sidecar(self.path), threads=self.threads, show=self.show)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, BetonError):
             # Whatever is there is not that shard.
             return None

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.betons.format import SAMPLE
+from slideduck.files.strictjson import parse_json
 
 __all__ = ["PageRecord", "checksum", "journal_head", "read_record"]
 
@@ -92,11 +93,17 @@ def read_record(journal: bytes, at: int) -> tuple[PageRecord, int] | None:
     head["record_crc"] = 0
     if zlib.crc32(journal[start:end], zlib.crc32(head.tobytes())) != record_crc:
         return None
+    try:
+        notes = parse_json(journal[notes_at:end]) if note_bytes else []
+    except ValueError:
+        return None
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        return None
     record = PageRecord(
         metadata=np.frombuffer(journal, SAMPLE, count=samples, offset=start),
         sizes=np.frombuffer(journal, _SIZE, count=samples, offset=start + samples * SAMPLE.itemsize),
         left_out=left_out,
-        notes=tuple(json.loads(journal[notes_at:end])) if note_bytes else (),
+        notes=tuple(notes),
         page_crc=page_crc,
     )
     return record, end

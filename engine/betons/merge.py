@@ -6,20 +6,21 @@ written again; nothing is decoded, and a page is in memory at a time.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slideduck.betons.format import AGAIN, ALLOCATION, HEADER, BetonInfo, check_beton
-from slideduck.betons.journal import checksum
+from slideduck.betons.format import AGAIN, BetonInfo, check_beton
+from slideduck.betons.pages import PageTables
+from slideduck.betons.schema import SHARED, sidecar_problems
 from slideduck.betons.shards import (
     LeftOut,
     Shard,
@@ -29,16 +30,19 @@ from slideduck.betons.shards import (
     left_out_to_json,
     with_written,
 )
-from slideduck.betons.sidecar import read_sidecar, sidecar_path, write_sidecar
+from slideduck.betons.sidecar import (
+    Sidecar,
+    load_sidecar,
+    read_sidecar,
+    refuse_problems,
+    sidecar_path,
+    write_sidecar,
+)
 from slideduck.betons.writer import BetonWriter
 from slideduck.errors import BetonError, DiskFullError
 from slideduck.progress import track
 
 __all__ = ["MergeReport", "merge_betons"]
-
-#: What shards of one export say alike, beside the image's kind.
-_SAME = ("format", "version", "classes", "grid", "label_rule", "split_rule", "query", "roi_files", "versions")
-
 
 #: What the side-car of a shard says of the export that it is a part of.
 _ENTRY = ("number", "count", "first_tile", "tiles", "tiles_of_all", "plan")
@@ -83,6 +87,7 @@ class _Source:
     path: Path
     raw: dict[str, Any]
     info: BetonInfo | None
+    sidecar: Sidecar | None = None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -151,7 +156,8 @@ def merge_betons(
         with track("Merging", sum(info.samples for info in infos), "tiles", done=resumed, show=show) as advance:
             skip = resumed
             for source, info in zip(filled, infos, strict=True):
-                for tiles, labels in _pages(source, info, skip):
+                assert source.sidecar is not None
+                for tiles, labels in _pages(source, source.sidecar, skip):
                     writer.extend(tiles, info.width, info.height, mode=info.mode, labels=labels)
                     advance(len(tiles))
                 skip = max(0, skip - info.samples)
@@ -179,24 +185,20 @@ def _source(path: Path) -> _Source:
     """Read and check one shard."""
     sidecar = sidecar_path(path)
     try:
-        raw = json.loads(sidecar.read_bytes())
-        entry, samples = raw.get("shard"), raw["beton"]["samples"]
-        if entry is not None:
-            raw["shard"] = {name: entry[name] for name in _ENTRY}
+        loaded = load_sidecar(sidecar)
     except FileNotFoundError:
         raise BetonError(f"{path} has no side-car: there is no {sidecar}, which says what shard it is") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BetonError(f"{sidecar} is damaged: {type(error).__name__}: {error}; {AGAIN}") from None
-    if entry is None:
+    if loaded.raw.get("shard") is None:
         raise BetonError(f"{path} is no shard; give betons that slideduck export --shards made")
-    if samples == 0:
+    if loaded.is_changed:
+        raise BetonError(loaded.changed)
+    refuse_problems(sidecar, sidecar_problems(loaded.raw, shard=True))
+    raw = {**loaded.raw, "shard": {name: loaded.raw["shard"][name] for name in _ENTRY}}
+    if raw["beton"]["samples"] == 0:
         # None of its tiles could be read: it has a side-car alone.
         return _Source(path, raw, None)
     info = check_beton(path)
-    read_sidecar(path, info)
-    if beton_identity(raw) != info.identity:
-        raise BetonError(f"{sidecar} was changed: it lists other tiles than {path} was written with; {AGAIN}")
-    return _Source(path, raw, info)
+    return _Source(path, raw, info, read_sidecar(path, info))
 
 
 def _in_order(sources: Sequence[_Source]) -> list[_Source]:
@@ -232,11 +234,17 @@ def _in_order(sources: Sequence[_Source]) -> list[_Source]:
         there = len(source.raw["tiles"]["tile_id"]) + len(left_out_from_json(source.raw.get("skipped", [])))
         if (source.entry["first_tile"], source.entry["tiles"], there) != (rows.start, len(rows), len(rows)):
             raise BetonError(f"{source.path} has {there:,} of {len(rows):,} tiles; {AGAIN}")
-        for name in _SAME:
+        for name in SHARED:
             if source.raw[name] != first.raw[name]:
                 raise BetonError(_differ(first, source, name))
         if source.raw["beton"]["image"] != first.raw["beton"]["image"]:
             raise BetonError(_differ(first, source, "image"))
+        if set(source.raw["tiles"]) != set(first.raw["tiles"]):
+            raise BetonError(_differ(first, source, "tiles"))
+    sizes = {source.info.page_size: source for source in ordered if source.info is not None}
+    if len(sizes) > 1:
+        one, other = list(sizes.values())[:2]
+        raise BetonError(_differ(one, other, "pages"))
     return ordered
 
 
@@ -294,43 +302,20 @@ def _check_space(path: Path, needed: int) -> None:
         )
 
 
-def _pages(source: _Source, info: BetonInfo, skip: int) -> Iterator[tuple[list[memoryview], npt.NDArray[np.int64]]]:
+def _pages(source: _Source, sidecar: Sidecar, skip: int) -> Iterator[tuple[list[memoryview], npt.NDArray[np.int64]]]:
     """Yield the tiles of a shard page by page, but for the first few, with their classes."""
-    if skip >= info.samples:
+    if skip >= sidecar.samples:
         return
-    labels = np.array(source.raw["tiles"]["class"], np.int64)
-    crc = source.raw["beton"]["pages"]["crc32"]
     with source.path.open("rb", buffering=0) as file:
-        (header,) = np.frombuffer(_read(source.path, file.fileno(), HEADER.itemsize, 0), HEADER)
-        end = int(header["alloc_table_ptr"])
-        table = np.frombuffer(_read(source.path, file.fileno(), info.samples * ALLOCATION.itemsize, end), ALLOCATION)
-        ptr, size = table["ptr"].astype(np.int64), table["size"].astype(np.int64)
-        # Where tiles were left out, the pages may begin one later.
-        start = end - len(crc) * info.page_size
-        page = (ptr - start) // info.page_size
-        firsts = np.flatnonzero(np.diff(page, prepend=-1))
-        for first, stop in zip(firsts.tolist(), [*firsts[1:].tolist(), info.samples], strict=True):
-            if stop <= skip:
+        tables = PageTables(source.path, file.fileno(), sidecar)
+        for page, (first, stop) in enumerate(pairwise(tables.bounds.tolist())):
+            if stop <= skip or first == stop:
                 continue
-            at = start + int(page[first]) * info.page_size
-            content = _read(source.path, file.fileno(), info.page_size, at)
-            if checksum(content) != crc[int(page[first])]:
-                raise BetonError(
-                    f"{source.path} is damaged: the page of the rows {first} to {stop - 1} is not as it was written; "
-                    f"{AGAIN}"
-                )
+            content = tables.content(page)
+            if content is None:
+                raise BetonError(f"{source.path} is damaged: {tables.name(page)}; {AGAIN}")
             data = memoryview(content)
             first = max(first, skip)
-            begins = (ptr[first:stop] - at).tolist()
-            yield [data[b : b + n] for b, n in zip(begins, size[first:stop].tolist(), strict=True)], labels[first:stop]
-
-
-def _read(path: Path, fd: int, count: int, offset: int) -> bytes:
-    """Return bytes of a file."""
-    try:
-        data = os.pread(fd, count, offset)
-    except OSError as error:
-        raise BetonError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
-    if len(data) != count:
-        raise BetonError(f"{path} is cut short at byte {offset + len(data):,}; {AGAIN}")
-    return data
+            begins = (tables.ptr[first:stop] - tables.at(page)).tolist()
+            sizes = tables.size[first:stop].tolist()
+            yield [data[b : b + n] for b, n in zip(begins, sizes, strict=True)], sidecar.class_number[first:stop]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
@@ -19,10 +19,25 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.betons.format import AGAIN, BetonInfo, check_beton
-from slideduck.errors import BetonError
+from slideduck.betons.schema import sidecar_problems
+from slideduck.betons.shards import beton_identity
+from slideduck.errors import BetonError, InputError
+from slideduck.files.strictjson import parse_json, read_limited
 from slideduck.files.write import explained, write_whole
 
-__all__ = ["Sidecar", "SlideInfo", "read_sidecar", "sidecar_path", "write_sidecar"]
+__all__ = [
+    "LoadedSidecar",
+    "Sidecar",
+    "SlideInfo",
+    "checked_sidecar",
+    "load_sidecar",
+    "no_sidecar",
+    "other_images",
+    "read_sidecar",
+    "refuse_problems",
+    "sidecar_path",
+    "write_sidecar",
+]
 
 SIDECAR_FORMAT = "slideduck beton"
 SIDECAR_VERSION = 1
@@ -110,7 +125,7 @@ class Sidecar:
     quality : int or None
         Quality of the JPEGs.
     raw : dict
-        All of the JSON as it was read.
+        All of the JSON as it was read, without its own checksum.
     sha256 : str
         Digest of the JSON file.
     """
@@ -195,7 +210,8 @@ def write_sidecar(beton: str | PathLike[str], content: Mapping[str, Any]) -> Pat
     beton : path-like
         The beton.
     content : mapping
-        What to write: see `Sidecar.raw`. The same content gives the same bytes.
+        What to write: see `Sidecar.raw`. The same content gives the same bytes. The last line is a checksum of the
+        rest.
 
     Returns
     -------
@@ -213,10 +229,11 @@ def write_sidecar(beton: str | PathLike[str], content: Mapping[str, Any]) -> Pat
         f"{json.dumps(key)}: " + ("{\n  " + _lines(value, ",\n  ") + "\n }" if key == "tiles" else _json(value))
         for key, value in content.items()
     ]
-    text = "{\n " + ",\n ".join(lines) + "\n}\n"
+    text = ("{\n " + ",\n ".join(lines)).encode()
+    text += _seal(text)
     kept = ": the tiles are kept; free some space and export again with the same settings"
     with explained(path, kind=BetonError, full=kept):
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_whole(path, lambda file: file.write(text))
     return path
 
 
@@ -228,8 +245,99 @@ def _lines(columns: Mapping[str, Any], separator: str) -> str:
     return separator.join(f"{json.dumps(name)}: {_json(column)}" for name, column in columns.items())
 
 
+def _seal(text: bytes) -> bytes:
+    """Return the last entry of a side-car, a checksum of all that stands before it, and its end."""
+    return b',\n "sha256": "' + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
+
+
+@dataclass(frozen=True)
+class LoadedSidecar:
+    """The JSON of a side-car, before it is known to be right.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    raw : dict
+        The JSON, without its own checksum.
+    sha256 : str
+        Digest of the file.
+    is_changed : bool
+        Its own checksum is not that of the rest. Side-cars of before have none.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    sha256: str
+    is_changed: bool
+
+    @property
+    def changed(self) -> str:
+        """What is said of a side-car that was changed."""
+        return (
+            f"{self.path} was changed after it was written: its last line is not the checksum of the rest; {AGAIN}: "
+            "the same command gives the same bytes"
+        )
+
+
+def load_sidecar(path: Path) -> LoadedSidecar:
+    """Read the JSON of a side-car.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    BetonError
+        If it cannot be read, is no JSON of a side-car, or beyond a limit.
+    """
+    try:
+        content = read_limited(path)
+        raw = parse_json(content)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BetonError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from None
+    except ValueError as error:
+        raise BetonError(f"{path} is damaged: {error}; {AGAIN}") from None
+    if not isinstance(raw, dict) or raw.get("format") != SIDECAR_FORMAT:
+        raise BetonError(f"{path} is not the side-car of a beton; {AGAIN}")
+    if raw.get("version") != SIDECAR_VERSION or isinstance(raw["version"], bool):
+        raise BetonError(
+            f"{path} is a side-car of version {json.dumps(raw.get('version'))[:60]}, and this slideduck reads version "
+            f"{SIDECAR_VERSION}; upgrade slideduck"
+        )
+    text, _, _ = content.rpartition(b',\n "sha256": ')
+    is_changed = "sha256" in raw and content != text + _seal(text)
+    raw.pop("sha256", None)
+    return LoadedSidecar(path, raw, hashlib.sha256(content).hexdigest(), is_changed)
+
+
+def no_sidecar(beton: str | PathLike[str]) -> str:
+    """Return what is said of a beton without a side-car."""
+    return (
+        f"{beton} has no side-car: there is no {sidecar_path(beton)}, which says what each tile is; put it back, or "
+        "make both again with: slideduck export"
+    )
+
+
+def refuse_problems(path: Path, problems: Sequence[str]) -> None:
+    """Raise if anything is wrong with the entries of a side-car, naming all of it.
+
+    Raises
+    ------
+    BetonError
+        With one problem on a line.
+    """
+    if not problems:
+        return
+    shown = [f"  {problem}" for problem in problems[: InputError.SHOWN]]
+    if len(problems) > len(shown):
+        shown.append(f"  ... and {len(problems) - len(shown):,} more")
+    raise BetonError("\n".join([f"{path} is damaged; {AGAIN}. What is wrong:", *shown]))
+
+
 def read_sidecar(beton: str | PathLike[str], info: BetonInfo | None = None) -> Sidecar:
-    """Read the side-car of a beton, and make sure that it is this beton's.
+    """Read the side-car of a beton, and make sure that it is this beton's and as it was written.
 
     Parameters
     ----------
@@ -245,55 +353,64 @@ def read_sidecar(beton: str | PathLike[str], info: BetonInfo | None = None) -> S
     Raises
     ------
     BetonError
-        If either file is missing or damaged, or they do not belong together.
+        If either file is missing, damaged or was changed, or they do not belong together.
     """
     path = sidecar_path(beton)
     info = info or check_beton(beton)
     try:
-        content = path.read_bytes()
+        loaded = load_sidecar(path)
     except FileNotFoundError:
-        raise BetonError(
-            f"{beton} has no side-car: there is no {path}, which says what each tile is; put it back, or "
-            "make both again with: slideduck export"
-        ) from None
-    try:
-        raw = json.loads(content)
-    except ValueError as error:
-        raise BetonError(f"{path} is damaged: {error}; {AGAIN}") from None
-    if not isinstance(raw, dict) or raw.get("format") != SIDECAR_FORMAT:
-        raise BetonError(f"{path} is not the side-car of a beton; {AGAIN}")
-    if raw.get("version") != SIDECAR_VERSION:
-        raise BetonError(
-            f"{path} is a side-car of version {raw.get('version')}, and this slideduck reads version "
-            f"{SIDECAR_VERSION}; upgrade slideduck"
-        )
-    try:
-        sidecar = _sidecar_from_json(path, raw, hashlib.sha256(content).hexdigest())
-        claimed = {key: raw["beton"][key] for key in ("bytes", "samples", "metadata_sha256")}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BetonError(f"{path} is damaged: {type(error).__name__}: {error}; {AGAIN}") from error
-    for key, value in claimed.items():
-        if value != getattr(info, key):
-            raise BetonError(
-                f"{path} is the side-car of another beton: it says {key} {value}, and {beton} has "
-                f"{getattr(info, key)}; {AGAIN}"
-            )
+        raise BetonError(no_sidecar(beton)) from None
+    if loaded.is_changed:
+        raise BetonError(loaded.changed)
+    sidecar = checked_sidecar(loaded, info)
+    if (other := other_images(loaded.raw, info)) is not None:
+        raise BetonError(f"{path} is the side-car of another beton: {other}; {AGAIN}")
+    if "jpeg" in loaded.raw["beton"]["image"] and beton_identity(loaded.raw) != info.identity:
+        raise BetonError(f"{path} was changed: it lists other tiles than {beton} was written with; {AGAIN}")
     return sidecar
 
 
-def _sidecar_from_json(path: Path, raw: dict[str, Any], sha256: str) -> Sidecar:
-    """Build a side-car, or raise KeyError, TypeError or ValueError."""
+def other_images(raw: Mapping[str, Any], info: BetonInfo) -> str | None:
+    """Return how the images of a beton are not what its side-car says; None where they are."""
+    image = raw["beton"]["image"]
+    if (info.mode, info.width, info.height) == (image["mode"], image["tile_px"], image["tile_px"]):
+        return None
+    return (
+        f"its tiles are {info.mode} of {info.width} × {info.height} px, and the side-car has {image['mode']} of "
+        f"{image['tile_px']} px"
+    )
+
+
+def checked_sidecar(loaded: LoadedSidecar, info: BetonInfo) -> Sidecar:
+    """Return a side-car of which every entry is right, and which belongs to a beton.
+
+    Raises
+    ------
+    BetonError
+        If anything is wrong with its entries, or it is another beton's.
+    """
+    path, raw = loaded.path, loaded.raw
+    refuse_problems(path, sidecar_problems(raw))
+    for key in ("bytes", "samples", "metadata_sha256"):
+        if raw["beton"][key] != getattr(info, key):
+            raise BetonError(
+                f"{path} is the side-car of another beton: it says {key} {raw['beton'][key]}, and {info.path} has "
+                f"{getattr(info, key)}; {AGAIN}"
+            )
+    return _sidecar_from_json(loaded)
+
+
+def _sidecar_from_json(loaded: LoadedSidecar) -> Sidecar:
+    """Build a side-car of JSON that is right."""
+    raw = loaded.raw
     tiles = raw["tiles"]
     names = [item.name for item in fields(SlideInfo)]
-    # Older side-cars have no further columns of patients.
-    slides = tuple(
-        SlideInfo(**{name: entry[name] for name in names if name != "patient_columns" or name in entry})
-        for entry in raw["slides"]
-    )
-    sidecar = Sidecar(
-        path=path,
+    return Sidecar(
+        path=loaded.path,
         classes=tuple(raw["classes"]),
-        slides=slides,
+        # Older side-cars have no further columns of patients.
+        slides=tuple(SlideInfo(**{name: entry[name] for name in names if name in entry}) for entry in raw["slides"]),
         tile_id=np.array(tiles["tile_id"], np.object_),
         slide=np.array(tiles["slide"], np.int32),
         class_number=np.array(tiles["class"], np.int64),
@@ -302,21 +419,9 @@ def _sidecar_from_json(path: Path, raw: dict[str, Any], sha256: str) -> Sidecar:
         loc_x=np.array(tiles["loc_x"], np.int64),
         loc_y=np.array(tiles["loc_y"], np.int64),
         roi_name=np.array(tiles["roi_name"], np.object_),
-        tile_px=int(raw["beton"]["image"]["tile_px"]),
+        tile_px=raw["beton"]["image"]["tile_px"],
         image_mode=raw["beton"]["image"]["mode"],
         quality=raw["beton"]["image"]["quality"],
         raw=raw,
-        sha256=sha256,
+        sha256=loaded.sha256,
     )
-    shape = (int(raw["beton"]["samples"]),)
-    for name in ("tile_id", "slide", "class_number", "grid_x", "grid_y", "loc_x", "loc_y", "roi_name"):
-        found = getattr(sidecar, name).shape
-        if found != shape:
-            raise ValueError(f"{name} has shape {found}, not {shape}")
-    for name, numbers, least, most in (
-        ("slide", sidecar.slide, 0, len(slides)),
-        ("class", sidecar.class_number, -1, len(sidecar.classes)),
-    ):
-        if numbers.min() < least or numbers.max() >= most:
-            raise ValueError(f"{name} is not between {least} and {most - 1} everywhere")
-    return sidecar

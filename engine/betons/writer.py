@@ -374,6 +374,10 @@ class BetonWriter:
         except OSError:
             # A file system without locks; two writers of one name are then the user's to avoid.
             pass
+        if not _is_at(fd, path):
+            # Between the two its writer published its beton, and deleted the journal.
+            os.close(fd)
+            return self._lock(path)
         return fd
 
     def _resume(self) -> None:
@@ -408,6 +412,8 @@ class BetonWriter:
         if len(page) != self.page_size or checksum(page) != record.page_crc:
             return False
         rows = slice(self.rows, self.rows + len(record.metadata))
+        if rows.stop + self.left_out + record.left_out > self.samples:
+            return False
         self._metadata[rows] = record.metadata
         self._sizes[rows] = record.sizes
         self.rows = rows.stop
@@ -415,6 +421,13 @@ class BetonWriter:
         self.notes += record.notes
         self._keep(record.page_crc)
         return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Return True if a path still leads to an open file."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    return False
 
 
 def _read_all(fd: int) -> bytes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from slideduck.errors import ConfigError, SlideduckError
+from slideduck.errors import ConfigError, RunError, SlideduckError
 
 __all__ = [
     "TIMEOUT_MINUTES",
@@ -34,6 +36,7 @@ __all__ = [
     "cores",
     "distribute",
     "gather",
+    "in_step",
     "is_out_of_memory",
     "is_joining",
     "joined",
@@ -42,6 +45,12 @@ __all__ = [
 
 #: Longest wait of a rank for another by default, minutes.
 TIMEOUT_MINUTES = 10.0
+#: Ranks that work side by side ask each other this often whether all are done.
+_STEP_SECONDS = 0.5
+#: An error of all ranks is told by the first, if the others wait so long.
+_TELLING_SECONDS = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ def joined(timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Place]:
     except SlideduckError:
         # Errors that every rank finds are told once, by rank 0, before the launcher ends the others.
         if not place.is_first:
-            time.sleep(2.0)
+            time.sleep(_TELLING_SECONDS)
         raise
     else:
         torch_dist.barrier(device_ids=[device.index] if gpus else None)
@@ -179,6 +188,53 @@ def agreed(wish: bool, place: Place) -> bool:
     box = torch.tensor([wish])
     torch_dist.broadcast(box, src=0)
     return bool(box.item())
+
+
+def in_step(work: Callable[[Callable[[], None]], T], place: Place) -> T:
+    """Do something that may take longer than ranks wait for one another; return once every rank has done it.
+
+    Parameters
+    ----------
+    work : callable
+        Called in a thread with a function that it calls now and then, which raises once another rank has failed.
+    place : Place
+        Where this rank stands.
+
+    Returns
+    -------
+    object
+        What `work` returned here.
+
+    Raises
+    ------
+    RunError
+        If it failed on another rank, which says why.
+    """
+    if place.world_size == 1 or not torch_dist.is_initialized():
+        return work(lambda: None)
+    is_over = threading.Event()
+    stopped = RunError(f"rank {place.rank} stopped, since another failed; its message says why")
+
+    def going_on() -> None:
+        if is_over.is_set():
+            raise stopped
+
+    with ThreadPoolExecutor(1, thread_name_prefix="slideduck-step") as pool:
+        mine = pool.submit(work, going_on)
+        try:
+            while True:
+                wait([mine], timeout=_STEP_SECONDS)
+                is_busy, failed = not mine.done(), mine.done() and mine.exception() is not None
+                state = torch.tensor([is_busy, failed], dtype=torch.int32)
+                torch_dist.all_reduce(state, torch_dist.ReduceOp.MAX)
+                if failed or not state[0]:
+                    return mine.result()
+                if state[1]:
+                    # The rank that failed is to say why before others end: it waits for the first rank, see `joined`.
+                    time.sleep(2 * _TELLING_SECONDS)
+                    raise stopped
+        finally:
+            is_over.set()
 
 
 def broadcast(values: Any, place: Place) -> Any:

@@ -13,9 +13,13 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
+from slideduck.betons.pages import Sums, sum_keys
 from slideduck.runner.tiles.ffcv_parts import imdecode, memcpy
 
-__all__ = ["decoder"]
+__all__ = ["CHANGED", "decoder"]
+
+#: The verdict on a tile whose bytes are not those that were compared with the checksums; FFCV's are 0 and 1.
+CHANGED = 2
 
 Bytes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
@@ -30,6 +34,23 @@ def _take_next(_context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
         return builder.atomic_rmw("add", array.data, context.get_constant(types.int64, 1), "monotonic")
 
     return types.int64(counter), generate
+
+
+def _tile_sum(tile, keys):  # type: ignore[no-untyped-def]
+    """Return the sum of a tile, as `slideduck.betons.pages.tile_sums` has it."""
+    size, period = len(tile), len(keys) - 1
+    words = tile[: size - size % 4].view(np.uint32)
+    total = np.uint64(size) * keys[0]
+    for first in range(0, len(words), period):
+        part = words[first : first + period]
+        for i in range(len(part)):
+            total += np.uint64(part[i]) * keys[i + 1]
+    rest = np.uint64(0)
+    for i in range(size % 4):
+        rest |= np.uint64(tile[size - size % 4 + i]) << np.uint64(8 * i)
+    if rest:
+        total += rest * keys[1 + len(words) % period]
+    return total >> np.uint64(32)
 
 
 @cache
@@ -47,17 +68,19 @@ def decoder(parallel: bool) -> Callable[..., None]:
     Returns
     -------
     callable
-        ``decode(data, starts, sizes, is_jpeg, images, verdicts)`` fills `images`, uint8 (batch, tile_px, tile_px, 3),
-        and `verdicts`, int64 (batch, 1), 0 where a tile was decoded. `data` are the beton's bytes, `starts` and
-        `sizes`, int64 (batch,), the place of each tile in them.
+        ``decode(data, starts, sizes, sums, is_jpeg, images, verdicts)`` fills `images`, uint8 (batch, tile_px,
+        tile_px, 3), and `verdicts`, int64 (batch, 1), 0 where a tile was decoded and `CHANGED` where its bytes have
+        another sum. `data` are the beton's bytes, `starts` and `sizes`, int64 (batch,), the place of each tile in
+        them, `sums`, uint32 (batch,), the sum of each, or none.
     """
     options: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"}
+    keys, tile_sum = sum_keys(), numba.njit(**options)(_tile_sum)
     decode_jpeg, copy = numba.njit(**options)(imdecode), numba.njit(**options)(memcpy)
     # Within the loop numba gives the context itself.
     take_next: Any = _take_next
     iterate = numba.prange if parallel else range
 
-    def decode(data, starts, sizes, order, taken, is_jpeg, images, verdicts):  # type: ignore[no-untyped-def]
+    def decode(data, starts, sizes, sums, keys, order, taken, is_jpeg, images, verdicts):  # type: ignore[no-untyped-def]
         height, width = images.shape[1], images.shape[2]
         for _thread in iterate(numba.get_num_threads()):
             turn = take_next(taken)
@@ -65,7 +88,9 @@ def decoder(parallel: bool) -> Callable[..., None]:
                 i = order[turn]
                 tile = data[starts[i] : starts[i] + sizes[i]]
                 verdicts[i, 0] = 0
-                if is_jpeg:
+                if len(sums) and tile_sum(tile, keys) != sums[i]:
+                    verdicts[i, 0] = CHANGED
+                elif is_jpeg:
                     verdicts[i, 0] = decode_jpeg(
                         tile, images[i], height, width, height, width, 0, 0, 1, 1, False, False
                     )
@@ -75,9 +100,12 @@ def decoder(parallel: bool) -> Callable[..., None]:
 
     compiled = numba.njit(parallel=parallel, **options)(decode)
 
-    def decode_batch(data: Bytes, starts: Rows, sizes: Rows, is_jpeg: bool, images: Bytes, verdicts: Rows) -> None:
+    def decode_batch(
+        data: Bytes, starts: Rows, sizes: Rows, sums: Sums, is_jpeg: bool, images: Bytes, verdicts: Rows
+    ) -> None:
         # Tiles are not equally fast, nor are cores: each thread takes the largest that is left once it is done
         # with one. Equal shares leave a quarter of 16 threads idle, with batches of 64.
-        compiled(data, starts, sizes, np.argsort(sizes)[::-1], np.zeros(1, np.int64), is_jpeg, images, verdicts)
+        order, taken = np.argsort(sizes)[::-1], np.zeros(1, np.int64)
+        compiled(data, starts, sizes, sums, keys, order, taken, is_jpeg, images, verdicts)
 
     return decode_batch

@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.betons import BetonInfo, check_beton
-from slideduck.betons.format import MODES
+from slideduck.betons.format import AGAIN, MODES
+from slideduck.betons.pages import Sums
 from slideduck.errors import BetonError, RunError, SlideduckError
-from slideduck.runner.tiles.compiled import decoder
+from slideduck.runner.tiles.compiled import CHANGED, decoder
 from slideduck.runner.tiles.ffcv_parts import AllocationQuery, EpochIterator, Reader, allocate_query
 from slideduck.store.db import machine_memory
 
@@ -42,6 +43,10 @@ _BATCHES_AHEAD = 3
 _TILES_AHEAD = 256
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
+#: Comparing a JPEG with its sum takes a hundredth of its decoding; pixels are only copied, which takes as long. So of
+#: batches of pixels one of so many is compared.
+_RAW_TURNS = 32
+_NO_SUMS: Sums = np.zeros(0, np.uint32)
 _NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
@@ -127,11 +132,10 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         self.loader.read_ahead.advance((b_ix + 1) * self.loader.batch_size)
         result = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
         verdicts = self.memory_allocations["operation"]["verdicts"]
-        bad = np.flatnonzero(verdicts[batch_slot, : len(batch_indices), 0])
+        found = verdicts[batch_slot, : len(batch_indices), 0]
+        bad = np.flatnonzero(found)
         if len(bad):
-            raise BetonError(
-                f"{self.loader.path}: row {batch_indices[bad[0]]}: its JPEG does not decode; export the beton again"
-            )
+            self.loader.refuse(int(batch_indices[bad[0]]), changed=bool(found[bad[0]] == CHANGED))
         return result
 
 
@@ -187,6 +191,8 @@ class _Source:
         Threads that decode.
     memory : int
         Bytes of memory that there are: in a beton of more than half of it the system is to read no more than is asked.
+    sums : ndarray of uint32, (samples,), or None
+        What tiles are compared with before they are decoded.
 
     Attributes
     ----------
@@ -198,11 +204,12 @@ class _Source:
 
     batches_ahead = _BATCHES_AHEAD
 
-    def __init__(self, path: Path, threads: int, memory: int) -> None:
-        self.path, self.num_workers = path, threads
+    def __init__(self, path: Path, threads: int, memory: int, sums: Sums | None) -> None:
+        self.path, self.num_workers, self.sums = path, threads, sums
         self.reader = Reader(str(path))
         self.rows: Rows = np.zeros(0, np.int64)
         self.batch_size = 1
+        self.epochs = self.turn = 0
         self.images, self.labels, self.numbers = (self.reader.metadata[f"f{field}"] for field in range(3))
         table = np.sort(self.reader.alloc_table, order="ptr")
         self.starts = self.images["data_ptr"].astype(np.int64)
@@ -234,7 +241,21 @@ class _Source:
     def epoch(self) -> _Epoch:
         """Start the thread of an epoch."""
         self.read_ahead.start(self.rows)
+        # All batches have their turn, in an order that stays the same too.
+        self.turn = self.epochs
+        self.epochs += 1
         return _Epoch(self, self.rows)
+
+    def refuse(self, row: int, *, changed: bool) -> None:
+        """Refuse a tile that is not as it was written, or does not decode."""
+        if not changed:
+            raise BetonError(f"{self.path}: row {row}: its JPEG does not decode; export the beton again")
+        first, size = int(self.starts[row]), int(self.sizes[row])
+        raise BetonError(
+            f"{self.path} was changed after its pages were compared with their checksums: row {row} (bytes {first:,} "
+            f"to {first + size - 1:,}) is not as it was written; see what else: slideduck verify {self.path}; then "
+            f"{AGAIN}: the same command gives the same bytes"
+        )
 
     def schedule_epoch(self, _batches: Any) -> _Mapped:
         """Return the source of an epoch's bytes."""
@@ -264,7 +285,10 @@ class _Source:
         """Fill the memory of a batch; FFCV calls it with these names."""
         starts, sizes = self.starts[batch_indices], self.sizes[batch_indices]
         is_jpeg = bool(self.images["mode"][0] == MODES["jpg"])
-        decoder(self.num_workers > 1)(self.data, starts, sizes, is_jpeg, memory_images, memory_verdicts)
+        is_compared = self.sums is not None and (is_jpeg or self.turn % _RAW_TURNS == 0)
+        self.turn += 1
+        sums = self.sums[batch_indices] if self.sums is not None and is_compared else _NO_SUMS
+        decoder(self.num_workers > 1)(self.data, starts, sizes, sums, is_jpeg, memory_images, memory_verdicts)
         memory_labels[:, 0] = self.labels[batch_indices]
         memory_rows[:, 0] = self.numbers[batch_indices]
         return memory_images, memory_labels, memory_rows
@@ -295,6 +319,9 @@ class TileLoader:
     memory : int, optional
         Bytes of memory that there are; default what this process may use. In a beton of more than half of it the
         system reads the tiles that are asked for and nothing around them.
+    sums : ndarray of uint32, (samples,), optional
+        Sums of the tiles, as `slideduck.betons.pages.proven_sums` gives them: every JPEG is compared with its own
+        before it is decoded, and of raw pixels a batch of 32, others in each epoch.
 
     Attributes
     ----------
@@ -315,6 +342,7 @@ class TileLoader:
         info: BetonInfo | None = None,
         timeout_s: float = TIMEOUT_S,
         memory: int | None = None,
+        sums: Sums | None = None,
     ) -> None:
         self.path = Path(beton)
         self.timeout_s = timeout_s
@@ -322,7 +350,7 @@ class TileLoader:
         self.info = info or check_beton(self.path)
         # Numba refuses more threads than it has started.
         threads = max(1, min(threads, _NUMBA_THREADS))
-        self._source = _Source(self.path, threads, machine_memory() if memory is None else memory)
+        self._source = _Source(self.path, threads, machine_memory() if memory is None else memory, sums)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -350,7 +378,7 @@ class TileLoader:
         Raises
         ------
         BetonError
-            If a tile does not decode, or a row is not the one asked for.
+            If a tile was changed or does not decode, or a row is not the one asked for.
         RunError
             If the reading fails or does not answer in time.
         """

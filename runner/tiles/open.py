@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar, check_beton, read_sidecar
+from slideduck.betons.pages import Sums, proof_key, proven_sums
 from slideduck.errors import BetonError, ConfigError
+from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
@@ -80,23 +83,52 @@ class TrainingData:
         }
 
 
-def open_beton(beton: Path, threads: int, *, timeout_s: float = TIMEOUT_S) -> tuple[Sidecar, TileLoader]:
-    """Return a beton's side-car and a loader of its tiles, which waits for a batch for `timeout_s` at most.
+def open_beton(
+    beton: Path,
+    threads: int,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    place: Place | None = None,
+    progress: bool = True,
+) -> tuple[Sidecar, TileLoader]:
+    """Return a beton's side-car and a loader of its tiles, which are all as they were written.
+
+    Parameters
+    ----------
+    beton : Path
+        The beton.
+    threads : int
+        Threads that check and decode.
+    timeout_s : float
+        Longest wait of the loader for a batch.
+    place : Place, optional
+        Where this process stands among others that open the beton too; one on each machine compares its pages with
+        their checksums.
+    progress : bool
+        Show how far that is, where it takes long.
 
     Raises
     ------
     BetonError
-        If either is damaged, or they do not belong together.
+        If either is damaged or was changed, or they do not belong together.
     """
     info = check_beton(beton)
     sidecar = read_sidecar(beton, info)
-    loader = TileLoader(beton, threads, info=info, timeout_s=timeout_s)
+    key = proof_key(beton, sidecar)
+
+    def check(going_on: Callable[[], None]) -> Sums | None:
+        return proven_sums(beton, sidecar, threads=threads, show=progress, going_on=going_on)
+
+    sums = check(lambda: None) if place is None else dist.in_step(check, place)
+    loader = TileLoader(beton, threads, info=info, timeout_s=timeout_s, sums=sums)
     if not np.array_equal(loader.labels, sidecar.class_number):
         raise BetonError(f"{beton}: its side-car is of another beton: labels differ; export the beton again")
+    if proof_key(beton, sidecar) != key:
+        raise BetonError(f"{beton} was replaced while it was opened; start again")
     return sidecar, loader
 
 
-def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
+def open_data(beton: Path, config: TrainConfig, place: Place, *, progress: bool = True) -> TrainingData:
     """Open a beton for training and check that it can be trained on.
 
     Raises
@@ -114,7 +146,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place) -> TrainingData:
     # Half as long as other ranks wait for this one, so that they report the cause and not a silent rank. The first
     # batch waits until the decoder is compiled.
     timeout_s = min(TIMEOUT_S, max(60.0, 30 * place.timeout_minutes))
-    sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s)
+    sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s, place=place, progress=progress)
     targets = read_targets(sidecar, config, beton)
     _refuse_one_class(targets, config, beton)
     if targets.sidecar is not sidecar:

@@ -127,7 +127,7 @@ def train_rank(
         # Refused before the folder is made.
         precision_context(config.precision, place.device)
         require_trackers(config.track)
-        data = open_data(Path(beton), config, place)
+        data = open_data(Path(beton), config, place, progress=progress)
         training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
         try:
             with lock_folder(Path(run)) if place.is_first else nullcontext(), background_writer() as writer:

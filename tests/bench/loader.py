@@ -8,6 +8,7 @@ and with as many threads or processes, and give uint8 tensors that are the calle
 
 - slideduck: `TileLoader` and `to_device`, as `slideduck train` uses them on a CPU: each batch is copied out of the
   loader's buffers. For a GPU nothing is copied by the CPU, the card fetches the batch: "batches as they come".
+  Every tile is compared with its sum before it is decoded, as in training; "unchecked" is the same without.
 - decode: the limit. FFCV's own `imdecode` (libjpeg-turbo with the fast DCT, the decoder that the loader calls) in
   threads without the GIL, all JPEGs in memory, each thread into one buffer that stays in its cache. It is the same
   library with the same flags: another build of it, or the exact DCT, would move the limit by what no loader merits.
@@ -53,7 +54,8 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 import slideduck as sd
-from slideduck.betons import BetonWriter
+from slideduck.betons import BetonWriter, read_sidecar
+from slideduck.betons.pages import check_pages, tile_sums
 from slideduck.runner.tiles.loader import TileLoader, to_device
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -63,6 +65,7 @@ CPU = torch.device("cpu")
 Turn = Callable[[], list[float]]
 NAMES = {
     "slideduck": "slideduck: TileLoader, to_device",
+    "unchecked": "slideduck: TileLoader without sums, to_device",
     "uncopied": "slideduck: batches as they come, for a GPU",
     "decode": "limit: FFCV's imdecode in threads, from memory",
     "exact": "the same by imagecodecs, exact DCT",
@@ -266,6 +269,19 @@ def slideflow(
 # ---------------------------------------------------------------------------------------------- timing
 
 
+def first_check(beton: Path, threads: int) -> str:
+    """Return how fast the pages of a beton are compared with their checksums, from memory."""
+    sidecar = read_sidecar(beton)
+
+    def check() -> int:
+        sums = check_pages(beton, sidecar, threads=threads)
+        return 0 if sums is None else len(sums)
+
+    seconds = min(timed(check)[1] for _ in range(3))
+    mb = beton.stat().st_size / 1e6
+    return f"Pages compared before the first epoch: {mb:,.0f} MB at {mb / seconds:,.0f} MB/s"
+
+
 def cpu_seconds() -> float:
     """Return the CPU seconds of this process and of those that it started and that have ended."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -284,10 +300,12 @@ def measure(words: argparse.Namespace, folder: Path) -> tuple[dict[str, list[lis
     distinct = real_jpegs(folder, words.data)
     tiles = write_tiles(folder, distinct, words.tiles)
     order = np.random.default_rng(1).permutation(words.tiles)
-    loader = TileLoader(tiles.beton, words.threads)
+    sums = np.array([tile_sums(jpeg.tobytes(), [0], [len(jpeg)])[0] for jpeg in tiles.jpegs], np.uint32)
+    loader, unchecked = TileLoader(tiles.beton, words.threads, sums=sums), TileLoader(tiles.beton, words.threads)
     ours(loader, order[: 4 * BATCH])  # compiles the decoder
     work: dict[str, Turn] = {
         "slideduck": lambda: timed(lambda: ours(loader, order)),
+        "unchecked": lambda: timed(lambda: ours(unchecked, order)),
         "uncopied": lambda: timed(lambda: uncopied(loader, order)),
         "decode": lambda: timed(lambda: in_threads(tiles.jpegs, order, words.threads, exact=False)),
         "exact": lambda: timed(lambda: in_threads(tiles.jpegs, order, words.threads, exact=True)),
@@ -296,7 +314,9 @@ def measure(words: argparse.Namespace, folder: Path) -> tuple[dict[str, list[lis
     }
     turns: dict[str, list[list[float]]] = {}
     size = sum(len(jpeg) for jpeg in distinct) / len(distinct)
-    note = f"{len(distinct):,} distinct tiles of {size / 1000:.0f} kB"
+    note = (
+        f"{len(distinct):,} distinct tiles of {size / 1000:.0f} kB. {first_check(folder / 'real.beton', words.threads)}"
+    )
     with slideflow(words.slideflow_python, tiles, folder / "slideflow", words.threads) as turn:
         if isinstance(turn, str):
             note += f". {turn}"

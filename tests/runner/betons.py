@@ -110,7 +110,7 @@ def _content(
             "level": 0,
             "level_downsample": 1.0,
             "read_px": tile_px,
-            "background": None,
+            "background": "FFFFFF",
         }
         for name in names
     ]
@@ -126,6 +126,7 @@ def _content(
             "bytes": written.bytes,
             "samples": written.samples,
             "metadata_sha256": written.metadata_sha256,
+            "pages": {"bytes": written.page_size, "crc32": written.page_crc32},
             "image": {"mode": "raw" if quality is None else "jpg", "quality": quality, "tile_px": tile_px},
         },
         "classes": list(classes),

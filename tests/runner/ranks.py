@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,22 @@ def talk() -> dict[str, Any]:
             "world_size": place.world_size,
             "threads": place.threads,
         }
+
+
+def work_in_step(fails: bool) -> list[Any]:
+    """Work longer on rank 0 than rank 1 waits for anything else; or fail on rank 1, while rank 0 works."""
+    with dist.joined(timeout_minutes=0.1) as place:
+
+        def work(going_on: Callable[[], None]) -> float:
+            if fails and place.rank == 1:
+                raise InputError(["b.csv:2: wrong"])
+            started = time.monotonic()
+            while time.monotonic() - started < (60 if fails else 8) * (1 - place.rank):
+                going_on()
+                time.sleep(0.05)
+            return time.monotonic() - started
+
+        return [float(array[0]) for array in dist.gather(np.array([dist.in_step(work, place)]), place) or ()]
 
 
 def die() -> None:

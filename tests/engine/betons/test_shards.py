@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -23,10 +24,10 @@ from slideduck.betons.export import ExportReport
 from slideduck.betons.shards import Shard
 from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
-from tests.campaign import cases
+from tests.campaign import CAMPAIGN, cases
 from tests.mixed_study import damage_tile, write_study
 from tests.slides import write_slide
-from tests.small_betons import contents, load
+from tests.small_betons import change_bytes, change_entry, contents, load
 
 AGAIN = "copy it again, or make it again with: slideduck export"
 
@@ -175,6 +176,11 @@ def test_shards_that_are_whole_are_left_alone(mixed: Path, tmp_path: Path) -> No
     after = {path: path.stat().st_mtime_ns for path in (first, second, third)}
     assert [after[path] == before[path] for path in (first, second, third)] == [True, False, False]
     merge_betons(out, [first, second, third])
+    # Other pixels, which no table tells of.
+    whole = second.read_bytes()
+    second.write_bytes(whole[: (8 << 20) + 3000] + bytes([whole[(8 << 20) + 3000] ^ 4]) + whole[(8 << 20) + 3001 :])
+    assert export(mixed, out, shards=3).resumed == 96
+    assert second.read_bytes() == whole
 
 
 def test_shards_of_a_study_that_changed_are_written_again(mixed: Path, tmp_path: Path) -> None:
@@ -314,6 +320,31 @@ def test_files_that_are_no_shards_of_one_export(mixed: Path, four: list[Path], t
     )
 
 
+@pytest.mark.attack("XML and JSON", "shards with side-cars of anything")
+def test_shards_with_side_cars_of_anything(four: list[Path], tmp_path: Path) -> None:
+    """Entries of other kinds, and bytes that were changed: merged as they were, or refused."""
+    sidecar = four[0].with_suffix(".json")
+    content = sidecar.read_bytes()
+    raw = json.loads(content)
+    del raw["sha256"]
+    whole = json.dumps(raw)
+    out = tmp_path / "out.beton"
+    rng = np.random.default_rng(None if CAMPAIGN else 0)
+    refused = 0
+    for case in range(cases(test=80, campaign=2000)):
+        changed = change_bytes(content, rng) if case % 2 else json.dumps(change_entry(json.loads(whole), rng)).encode()
+        sidecar.write_bytes(changed)
+        try:
+            merge_betons(out, four)
+        except BetonError as error:
+            refused += 1
+            text = str(error)
+        else:
+            text = str(sidecar)
+        assert str(tmp_path) in text or "shards are missing" in text
+    assert refused >= cases(test=60, campaign=1500)
+
+
 def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.beton"
     whole = four[1].read_bytes()
@@ -322,7 +353,8 @@ def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
     damaged[(8 << 20) + 2000] ^= 1
     four[1].write_bytes(damaged)
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
-        f"{four[1]} is damaged: the page of the rows 0 to 35 is not as it was written; {AGAIN}"
+        f"{four[1]} is damaged: page 0 of 1 (bytes 8,388,608 to 16,777,215) is not as it was written; it has the rows "
+        f"0 to 35; {AGAIN}"
     )
     four[1].write_bytes(whole[:-1])
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
@@ -331,7 +363,14 @@ def test_shards_that_are_damaged(four: list[Path], tmp_path: Path) -> None:
     four[1].write_bytes(whole)
     sidecar = four[1].with_suffix(".json")
     raw = json.loads(sidecar.read_text())
-    raw["tiles"]["tile_id"][3] = "another"
+    raw["tiles"]["class"][3] = 1 - raw["tiles"]["class"][3]
+    sidecar.write_text(json.dumps(raw))
+    assert refusal(BetonError, lambda: merge_betons(out, four)) == (
+        f"{sidecar} was changed after it was written: its last line is not the checksum of the rest; {AGAIN}: the same "
+        "command gives the same bytes"
+    )
+    # As side-cars of before, without a checksum.
+    del raw["sha256"]
     sidecar.write_text(json.dumps(raw))
     assert refusal(BetonError, lambda: merge_betons(out, four)) == (
         f"{sidecar} was changed: it lists other tiles than {four[1]} was written with; {AGAIN}"

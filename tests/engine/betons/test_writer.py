@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import random
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 
 from slideduck.betons import BetonWriter, check_beton, encode_jpeg, page_size_for
 from slideduck.betons.format import data_start
+from slideduck.betons.journal import read_record
 from slideduck.errors import BetonError, DiskFullError
 from tests.campaign import cases
 from tests.small_betons import (
@@ -30,6 +34,7 @@ from tests.small_betons import (
     contents,
     make_image,
     make_samples,
+    set_at,
     whole_beton,
     write_all,
     write_beton,
@@ -307,6 +312,74 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
         writer.finish()
         writer.publish()
     assert contents(path) == SAMPLES
+
+
+@pytest.mark.attack("races", "a second export that begins as the first one ends")
+def test_a_writer_that_begins_as_another_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has opened the journal that the other deletes; a lock on that would keep nobody out."""
+    path = tmp_path / "tiles.beton"
+    first = BetonWriter(path, samples=120, page_size=SMALL_PAGE)
+    write_all(first, SAMPLES)
+    first.finish()
+    lock = fcntl.flock
+
+    def publish_and_lock(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        first.publish()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", publish_and_lock)
+    with (
+        BetonWriter(path, samples=120, page_size=SMALL_PAGE),
+        pytest.raises(BetonError, match="is being written by another process"),
+    ):
+        BetonWriter(path, samples=120, page_size=SMALL_PAGE)
+    assert contents(path) == SAMPLES
+
+
+@pytest.mark.attack("bytes", "pages of a stopped export that were changed")
+def test_pages_that_were_changed_are_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.beton"
+    with BetonWriter(path, samples=120, page_size=SMALL_PAGE, plan="a") as writer:
+        write_all(writer, SAMPLES[:100])
+    part = path.with_name("tiles.beton.part")
+    at = data_start(120, SMALL_PAGE) + 2 * SMALL_PAGE + 77
+    set_at(part, at, bytes([part.read_bytes()[at] ^ 16]))
+    with BetonWriter(path, samples=120, page_size=SMALL_PAGE, plan="a") as writer:
+        # The two pages before the changed one count.
+        assert 0 < writer.resumed < 100
+        write_all(writer, SAMPLES)
+        writer.finish()
+        writer.publish()
+    assert path.read_bytes() == whole_beton()
+
+
+@pytest.mark.attack("bytes", "a forged journal of an export")
+@pytest.mark.parametrize("notes", [b"{", b'{"a": 1}', b"[1]", b"[" * 5000, b"\xff", None])
+def test_a_journal_that_says_what_cannot_be(tmp_path: Path, notes: bytes | None) -> None:
+    """With right checksums: a page of more samples than there are, or notes that are none."""
+    path = tmp_path / "tiles.beton"
+    with BetonWriter(path, samples=120, page_size=SMALL_PAGE, plan="a") as writer:
+        write_all(writer, SAMPLES)
+    journal = path.with_name("tiles.beton.journal")
+    content = journal.read_bytes()
+    head = content[: content.index(b"\n") + 1]
+    found = read_record(content, len(head))
+    assert found is not None
+    record = replace(found[0], left_out=10**6) if notes is None else found[0]
+    forged = bytearray(record.to_bytes())
+    if notes is not None:
+        forged[12:16] = len(notes).to_bytes(4, "little")
+        forged[20:24] = bytes(4)
+        forged += notes
+        forged[20:24] = zlib.crc32(forged).to_bytes(4, "little")
+    journal.write_bytes(head + forged)
+    with BetonWriter(path, samples=120, page_size=SMALL_PAGE, plan="a") as writer:
+        assert writer.resumed == 0
+        write_all(writer, SAMPLES)
+        writer.finish()
+        writer.publish()
+    assert path.read_bytes() == whole_beton()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -397,6 +397,8 @@ def test_verify_tells_tiles_that_were_normalised_in_another_way(real: sd.Study, 
     out = tmp_path / "tiles.beton"
     real.export(out, stain="macenko")
     raw = json.loads(out.with_suffix(".json").read_text())
+    # As side-cars of before, without a checksum.
+    del raw["sha256"]
     original = json.dumps(raw)
     raw["slides"][1]["stain"]["eosin"][0] += 0.02
     out.with_suffix(".json").write_text(json.dumps(raw))
@@ -461,8 +463,9 @@ def test_shards_merge_into_the_same_and_a_stopped_export_goes_on(tmp_path: Path)
         shards = study.export(merged, stain="reinhard", shards=3).shards
         merge_betons(merged, shards)
         assert merged.read_bytes() == out.read_bytes()
-        same = (s.replace(b'"merged.beton"', b'"tiles.beton"') for s in (merged.with_suffix(".json").read_bytes(),))
-        assert next(same) == out.with_suffix(".json").read_bytes()
+        same, whole = ((path.with_suffix(".json").read_text().split("\n")) for path in (merged, out))
+        # The names differ, and so do the checksums that are the last line.
+        assert [line.replace('"merged.beton"', '"tiles.beton"') for line in same[:-3]] == whole[:-3]
         # Shards by another target are not those of one export, and are written again.
         assert study.export(merged, stain="reinhard", shards=3).resumed == report.samples
         other = study.export(merged, stain="reinhard", stain_to="b", shards=3, shard=1)

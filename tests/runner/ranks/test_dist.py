@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from slideduck.betons import read_sidecar
-from slideduck.errors import ConfigError, InputError, RunError
+from slideduck.errors import BetonError, ConfigError, InputError, RunError
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.ranks import dist, launch
 from slideduck.runner.runs import checkpoint
@@ -140,6 +140,34 @@ def test_ranks_talk() -> None:
         "world_size": 2,
         "threads": max(1, dist.cores() // 2),
     }
+
+
+def test_work_may_take_longer_than_ranks_wait() -> None:
+    waited, short = launch.launch(2, import_module("ranks").work_in_step, False)
+    # A rank waits for six seconds at most.
+    assert waited >= 8
+    assert short < 1
+
+
+def test_work_that_fails_on_one_rank_ends_that_of_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    with pytest.raises(InputError) as error:
+        launch.launch(2, import_module("ranks").work_in_step, True)
+    assert error.value.problems == ("b.csv:2: wrong",)
+    assert time.monotonic() - started < 50
+    assert capfd.readouterr().err == ""
+
+
+def test_a_changed_beton_is_refused_by_all_ranks(odd_beton: Path, tmp_path: Path) -> None:
+    for path in (odd_beton, odd_beton.with_suffix(".json")):
+        shutil.copy(path, tmp_path)
+    beton = tmp_path / odd_beton.name
+    with beton.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"\x55\xaa")
+    with pytest.raises(BetonError, match=r"odd\.beton is damaged: page 0 of "):
+        train(beton, tmp_path / "run", CONFIG, nproc=2, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_rank_ends_all_within_a_minute(capfd: pytest.CaptureFixture[str]) -> None:

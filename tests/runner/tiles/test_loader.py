@@ -14,11 +14,15 @@ import pytest
 import torch
 from numba.core.event import install_recorder
 
-from slideduck.betons import decode_jpeg, encode_jpeg
+from slideduck.betons import decode_jpeg, encode_jpeg, verify_beton
+from slideduck.betons.format import ALLOCATION, HEADER
+from slideduck.betons.pages import tile_sums
 from slideduck.errors import BetonError, RunError
+from slideduck.runner.tiles.compiled import CHANGED, decoder
 from slideduck.runner.tiles.loader import TileLoader, steps_and_batch, to_device
 from slideduck.runner.tiles.open import open_beton
 from tests.runner.betons import two_textures, write_beton
+from tests.small_betons import AGAIN, set_at
 
 CPU = torch.device("cpu")
 
@@ -172,7 +176,95 @@ def test_a_sidecar_with_other_labels_is_refused(tmp_path: Path) -> None:
     sidecar.write_text(text[:first] + str(1 - int(text[first])) + text[first + 1 :])
     with pytest.raises(BetonError) as error:
         open_beton(path, 1)
+    assert str(error.value) == (
+        f"{sidecar} was changed after it was written: its last line is not the checksum of the rest; {AGAIN}: the same "
+        "command gives the same bytes"
+    )
+    # As side-cars of before, without a checksum.
+    text = sidecar.read_text()
+    sidecar.write_text(text[: text.index(',\n "sha256"')] + "\n}\n")
+    with pytest.raises(BetonError) as error:
+        open_beton(path, 1)
     assert str(error.value) == f"{path}: its side-car is of another beton: labels differ; export the beton again"
+
+
+def place_of(beton: Path, row: int) -> tuple[int, int]:
+    """Return where a tile is, and its bytes."""
+    content = beton.read_bytes()
+    end = int(np.frombuffer(content, HEADER, count=1)["alloc_table_ptr"][0])
+    _, ptr, size = np.frombuffer(content, ALLOCATION, offset=end)[row].item()
+    return ptr, size
+
+
+@pytest.mark.attack("bytes", "a tile of other pixels in a beton that opens")
+def test_changed_pixels_are_never_read(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(20))
+    ptr, size = place_of(path, 13)
+    # A bit that decoders pass over: the pixels are others.
+    set_at(path, ptr + size - 40, bytes([path.read_bytes()[ptr + size - 40] ^ 4]))
+    with pytest.raises(BetonError, match=r"a\.beton is damaged: page 0 of 1 \(bytes 65,536 to 131,071\) is not as it "):
+        open_beton(path, 2)
+
+
+@pytest.mark.attack("races", "a tile that is changed while its beton is trained on")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_tile_that_is_changed_later_is_named(tmp_path: Path, threads: int) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(20))
+    _, loader = open_beton(path, threads)
+    ptr, size = place_of(path, 13)
+    byte = path.read_bytes()[ptr + size - 40]
+    for row_order in (np.arange(20), np.arange(20)[::-1]):
+        with loader.epoch(row_order, 8) as epoch:
+            assert sum(len(rows) for _, _, rows in epoch) == 20
+        set_at(path, ptr + size - 40, bytes([byte ^ 4]))
+        with pytest.raises(BetonError) as error, loader.epoch(row_order, 8) as epoch:
+            list(epoch)
+        assert str(error.value) == (
+            f"{path} was changed after its pages were compared with their checksums: row 13 (bytes {ptr:,} to "
+            f"{ptr + size - 1:,}) is not as it was written; see what else: slideduck verify {path}; then {AGAIN}: the "
+            "same command gives the same bytes"
+        )
+        # What it says: the check names the page, and the same bytes again are read.
+        assert verify_beton(path, quick=True, sample=0).problems[0].problem.startswith("page 0 of 1 (bytes 65,536 to ")
+        set_at(path, ptr + size - 40, bytes([byte]))
+
+
+def test_raw_tiles_that_are_changed_later_have_their_turn(tmp_path: Path) -> None:
+    path = write_beton(tmp_path / "a.beton", two_textures(40), quality=None)
+    _, loader = open_beton(path, 1)
+    ptr, _ = place_of(path, 13)
+    set_at(path, ptr + 100, bytes([path.read_bytes()[ptr + 100] ^ 4]))
+    # The fourteenth batch is compared in the epoch of which the number, from 0, and thirteen make 32.
+    for _ in range(19):
+        with loader.epoch(np.arange(40), 1) as epoch:
+            assert len(list(epoch)) == 40
+    with pytest.raises(BetonError, match=r"row 13 \(bytes "), loader.epoch(np.arange(40), 1) as epoch:
+        list(epoch)
+
+
+def test_a_beton_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    """The tiles stay those that were opened; what is opened later is the new one."""
+    old, new = two_textures(30), two_textures(30, seed=1)
+    path = write_beton(tmp_path / "a.beton", old, quality=None)
+    _, loader = open_beton(path, 2)
+    write_beton(path, new, quality=None)
+    for reader, tiles in ((loader, old), (open_beton(path, 2)[1], new)):
+        with reader.epoch(np.arange(30), 8) as epoch:
+            images = np.concatenate([images.copy() for images, _, _ in epoch])
+        assert np.array_equal(images, np.stack([tile.image for tile in tiles]))
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 4001, 4 * 2**18, 4 * 2**18 + 3, 9 * 2**18 + 2])
+def test_sums_of_the_loader_are_those_of_the_check(size: int) -> None:
+    data = np.random.default_rng(size).integers(0, 256, size + 3, dtype=np.uint8)
+    sums = np.array(tile_sums(data.tobytes(), [3], [size]), np.uint32)
+    verdicts = np.full((1, 1), -1)
+    for given, verdict in ((sums, 0), (sums + np.uint32(1), CHANGED)):
+        # As raw pixels, which are copied.
+        images = np.zeros((1, 1, size, 1), np.uint8)
+        decoder(False)(data, np.array([3]), np.array([size]), given, False, images, verdicts)
+        assert verdicts[0, 0] == verdict
+        assert np.array_equal(images.reshape(-1), data[3:] if verdict == 0 else np.zeros(size))
 
 
 def test_another_beton_is_read_without_compiling_anything(loader: TileLoader, tmp_path: Path) -> None:
