@@ -122,7 +122,7 @@ def set_at(path: Path, offset: int, data: bytes) -> None:
         file.write(data)
 
 
-JUNK = [None, True, -1, 0, 10**25, 1.5, "", "x", [], {}, [[]], {"a": 1}, [None], "a" * 5000, -(2**63), 1e308]
+JUNK: list[Any] = [None, True, -1, 0, 10**25, 1.5, "", "x", [], {}, [[]], {"a": 1}, [None], "a" * 5000, -(2**63), 1e308]
 
 
 def change_entry(raw: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:

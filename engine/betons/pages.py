@@ -130,7 +130,7 @@ class PageTables:
         self.crc32: list[int] = pages["crc32"]
         self.page_size: int = pages["bytes"]
         # Where tiles were left out, the pages may begin one later.
-        self.start = end - len(self.crc32) * self.page_size
+        self.start: int = end - len(self.crc32) * self.page_size
         self.tables_end = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + sidecar.samples * SAMPLE.itemsize
         if self.page_size != header["page_size"] or not self.tables_end <= self.start <= self.ptr[0]:
             raise BetonError(

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,7 @@ def test_a_beton_is_compared_once_on_a_machine(beton: Path) -> None:
     second, read = opened(beton)
     assert read < SMALL_PAGE
     assert first is not None
+    assert second is not None
     assert np.array_equal(first, second)
     # Anything that happens to the file: it is compared again, and the tile found.
     at = START + 100
@@ -221,7 +223,8 @@ def test_few_proofs_are_kept(beton: Path) -> None:
 
 def test_one_process_compares_and_others_wait(beton: Path) -> None:
     sidecar = read_sidecar(beton)
-    is_waiting, found = threading.Event(), []
+    is_waiting = threading.Event()
+    found: list[Sums | None] = []
 
     def other() -> None:
         found.append(proven_sums(beton, sidecar, threads=1, going_on=is_waiting.set))
@@ -235,6 +238,7 @@ def test_one_process_compares_and_others_wait(beton: Path) -> None:
         sums = np.arange(120, dtype=np.uint32)
         remember_sums(beton, sidecar, sums, key)
     thread.join(20)
+    assert found[0] is not None
     assert np.array_equal(found[0], sums)
 
 
@@ -252,7 +256,8 @@ def test_a_wait_can_be_ended(beton: Path) -> None:
 def test_checksums_that_are_not_those_of_the_pages(beton: Path) -> None:
     content = content_for(check_beton(beton))
     pages = page_checksums(beton)
-    for changes in ({"crc32": []}, {"crc32": [0] * 5}, {"crc32": [0] * 5000}, {"bytes": 1 << 20}):
+    wrong: tuple[dict[str, Any], ...] = ({"crc32": []}, {"crc32": [0] * 5}, {"crc32": [0] * 5000}, {"bytes": 1 << 20})
+    for changes in wrong:
         content["beton"]["pages"] = {**pages, **changes}
         sidecar = write_sidecar(beton, content)
         said = content["beton"]["pages"]

