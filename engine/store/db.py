@@ -66,7 +66,11 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     if threads is not None:
         config["threads"] = threads
     try:
+        # DuckDB aborts the process where it cannot open any file at all.
+        os.close(os.open(os.devnull, os.O_RDONLY))
         con = _connected(path, read_only, config)
+    except OSError as error:
+        raise cause(duckdb.IOException(error.strerror), path) or error from error
     except duckdb.Error as error:
         raise cause(error, path) or StudyError(f"{path} does not open: {error}") from error
     try:
