@@ -146,7 +146,7 @@ class Study:
         if error is None:
             self.close()
             return
-        # What went wrong is what the user needs; DuckDB checkpoints as it closes, or keeps what was committed in its log.
+        # What went wrong is what the user needs. DuckDB checkpoints as it closes, or else keeps its log.
         stop(self.con, error)
         self.con.close()
         told = translation(error, self.path)

@@ -103,8 +103,8 @@ def test_a_log_that_is_damaged_says_how_to_go_on(filled: Path, tmp_path: Path) -
     begin, _, command = said.rstrip("\n").rpartition(": ")
     assert (code, out) == (1, "")
     assert begin.startswith(
-        f"error: {path} does not open: what the last command wrote is in {path}.wal, which cannot be read back (Corrupt "
-        "WAL file: entry at byte position "
+        f"error: {path} does not open: what the last command wrote is in {path}.wal, which cannot be read back "
+        "(Corrupt WAL file: entry at byte position "
     )
     assert begin.endswith(
         "). Keep a copy of both files. Without the second the study opens as it was before that command"
@@ -183,9 +183,7 @@ def test_too_little_memory(study: sd.Study) -> None:
     with pytest.raises(StudyError) as error, study.atomic():
         study.con.execute(HUNGRY)
     assert str(error.value).startswith("the memory does not hold this step (")
-    assert str(error.value).endswith(
-        "): end other programs, or run it on a machine with more; nothing of it was kept"
-    )
+    assert str(error.value).endswith("): end other programs, or run it on a machine with more; nothing of it was kept")
 
 
 # Texts of DuckDB 1.5.5, of what only an administrator can bring about.
@@ -208,16 +206,16 @@ def test_too_little_memory(study: sd.Study) -> None:
             "read or written; see what the system says of it (dmesg), and take a copy of the study",
         ),
         (
-            "FATAL Error: Failed: database has been invalidated because of a previous fatal error. The database must be "
-            'restarted prior to being used again.\nOriginal error: "Failed to create checkpoint because of error: Could '
-            'not write file "/s.duckdb": Disk quota exceeded"',
+            "FATAL Error: Failed: database has been invalidated because of a previous fatal error. The database must "
+            'be restarted prior to being used again.\nOriginal error: "Failed to create checkpoint because of error: '
+            'Could not write file "/s.duckdb": Disk quota exceeded"',
             'the disk is full: Failed to create checkpoint because of error: Could not write file "/s.duckdb": Disk '
             "quota exceeded; nothing of this step was kept: free some space and run it again",
         ),
         (
             'IO Error: Could not set lock on file "/s.duckdb": Resource temporarily unavailable',
-            "/s.duckdb is in use by a process that cannot be named, perhaps on another machine; one process may write a "
-            "study at a time, and nobody reads it meanwhile: wait for it, or stop it",
+            "/s.duckdb is in use by a process that cannot be named, perhaps on another machine; one process may write "
+            "a study at a time, and nobody reads it meanwhile: wait for it, or stop it",
         ),
         ("IO Error: something new", "/s.duckdb cannot be used: something new"),
     ],
