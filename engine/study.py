@@ -44,7 +44,7 @@ from slideduck.rois.table import RoisRemoved, RoisReport, add_rois, remove_rois
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.store import schema
 from slideduck.store.causes import translation
-from slideduck.store.db import close, connect, parse_bytes, translated
+from slideduck.store.db import close, connect, parse_bytes, stop, translated
 from slideduck.store.fresh import begin
 from slideduck.store.handle import Handle
 from slideduck.store.sealed import Seal, answer, check_statement, connect_sealed, refused_query
@@ -176,7 +176,8 @@ class Study:
         if error is None:
             self.close()
             return
-        # What went wrong is what the user needs; DuckDB checkpoints as it closes, or keeps what was committed in its log.
+        # What went wrong is what the user needs. DuckDB checkpoints as it closes, or else keeps its log.
+        stop(self.con, error)
         self.con.close()
         told = translation(error, self.path)
         if told is not None:

@@ -371,9 +371,7 @@ class BetonWriter:
         except BlockingIOError:
             writing = holder(fd)
             os.close(fd)
-            raise BetonError(
-                f"{self.path} is being written by {writing}; wait for it, or give another name"
-            ) from None
+            raise BetonError(f"{self.path} is being written by {writing}; wait for it, or give another name") from None
         except OSError:
             # A file system without locks; two writers of one name are then the user's to avoid.
             pass

@@ -34,7 +34,7 @@ def process(pid: int | str, otherwise: str = "") -> str:
 
 
 def holder(file: int) -> str:
-    """Return the process that holds a lock (flock) on an open file, or "another process" where the system has no list."""
+    """Return who holds a lock (flock) on an open file; "another process" where the system has no list."""
     with suppress(OSError, ValueError):
         status = os.fstat(file)
         device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from slideduck.errors import DiskFullError, SlideduckError, StudyError
 from slideduck.names import nearest
-from slideduck.store.causes import cause, does_not_replay, translation, wal_of
+from slideduck.store.causes import cause, does_not_replay, is_interrupt, translation, wal_of
 
 __all__ = [
     "atomic",
@@ -31,6 +31,7 @@ __all__ = [
     "require_folder",
     "require_study",
     "spatial_config",
+    "stop",
     "translated",
 ]
 
@@ -67,7 +68,11 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     if threads is not None:
         config["threads"] = threads
     try:
+        # DuckDB aborts the process where it cannot open any file at all.
+        os.close(os.open(os.devnull, os.O_RDONLY))
         con = _connected(path, read_only, config)
+    except OSError as error:
+        raise cause(duckdb.IOException(error.strerror), path) or error from error
     except duckdb.Error as error:
         raise opening_error(path, error) from error
     try:
@@ -172,6 +177,7 @@ def close(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         # process, the last of which checkpoints.
         pass
     except (duckdb.Error, RuntimeError) as error:
+        stop(con, error)
         told = translation(error, path)
         if not isinstance(told, SlideduckError):
             raise (told or error) from error
@@ -294,13 +300,25 @@ def atomic(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
                     "error end the block, or run the step in a transaction of its own"
                 ) from failed
             con.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:
+        stop(con, error)
         # A failed COMMIT has rolled back already; there is then nothing left to undo.
         with suppress(duckdb.Error):
             con.execute("ROLLBACK")
         raise
     finally:
         del _failed_within[key]
+
+
+def stop(con: duckdb.DuckDBPyConnection, error: BaseException) -> None:
+    """End the query that an interrupt struck, if that is what the error is.
+
+    DuckDB's Python package leaves the query running, and whatever is asked of the connection next, even to roll back or
+    to close, waits for its end.
+    """
+    if isinstance(error, KeyboardInterrupt) or is_interrupt(error):
+        with suppress(duckdb.Error):
+            con.interrupt()
 
 
 def _begin(con: duckdb.DuckDBPyConnection) -> None:
@@ -320,6 +338,9 @@ def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> It
     con.register(name, table)
     try:
         yield
+    except BaseException as error:
+        stop(con, error)
+        raise
     finally:
         con.unregister(name)
 
@@ -368,6 +389,9 @@ def limited_memory(con: duckdb.DuckDBPyConnection, memory: str | int | None = No
     con.execute(f"SET memory_limit = '{limit}B'")
     try:
         yield limit
+    except (KeyboardInterrupt, RuntimeError) as error:
+        stop(con, error)
+        raise
     except duckdb.OutOfMemoryException as error:
         told = cause(error)
         if isinstance(told, DiskFullError):

@@ -103,7 +103,10 @@ def _held_folder(beside: Path) -> tuple[Path, int]:
 
 
 def _hold(folder: int) -> bool:
-    """Lock an open folder; return whether no other process has it. File systems without locks have no leftovers removed."""
+    """Lock an open folder, and return whether no other process has it.
+
+    Where the file system has no locks nobody removes a leftover.
+    """
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

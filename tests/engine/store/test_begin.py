@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.cli.group import cli
-from slideduck.errors import DiskFullError, StudyError
+from slideduck.errors import DiskFullError
 from slideduck.store.causes import wal_of
+from slideduck.store.db import limited_memory
 from slideduck.store.fresh import begin
 from slideduck.store.sqlfiles import read_sql
 from tests.campaign import cases
@@ -50,9 +54,10 @@ def room(size: int) -> Iterator[None]:
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two slides, their ROIs and their patients."""
     folder = tmp_path_factory.mktemp("slides")
+    (folder / "rois").mkdir()
     for i in range(2):
         write_slide(folder / f"s{i}.tiff", i, size=(512, 384), mpp=1.0)
-        (folder / f"s{i}.csv").write_text(
+        (folder / "rois" / f"s{i}.csv").write_text(
             "roi_name,x_base,y_base,label\n" + "".join(f"a,{x},{y},tumour\n" for x, y in [(0, 0), (300, 0), (300, 300)])
         )
     (folder / "patients.csv").write_text("slide,patient\ns0,p0\ns1,p1\n")
@@ -130,8 +135,16 @@ for kill in range(int(kills)):
 
 
 def test_a_first_command_that_is_killed_runs_again(slides: Path, tmp_path: Path) -> None:
-    kills = cases(4, 300)
-    words = [sys.executable, "-c", KILL, tmp_path, slides, str(kills), str(random.Random(cases(0, 1)).randrange(1 << 30))]
+    kills = cases(2, 300)
+    words = [
+        sys.executable,
+        "-c",
+        KILL,
+        tmp_path,
+        slides,
+        str(kills),
+        str(random.Random(cases(0, 1)).randrange(1 << 30)),
+    ]
     subprocess.run(words, check=True)
     expected = tables(tmp_path / "whole.duckdb")
     for kill in range(kills):
@@ -152,23 +165,18 @@ def test_what_a_kill_left_is_removed_and_what_is_being_made_is_not(tmp_path: Pat
         (left / name).write_text("cut short")
     other = tmp_path / ".slideduck-new-other"
     (other / "folder").mkdir(parents=True)
-    held = os.open(held_folder := tmp_path / ".slideduck-new-held", os.O_RDONLY) if held_made(tmp_path) else -1
-    import fcntl
-
+    made = tmp_path / ".slideduck-new-made"
+    made.mkdir()
+    (made / "a.duckdb").touch()
+    held = os.open(made, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
         begin(tmp_path / "s.duckdb")
     finally:
         os.close(held)
-    assert sorted(os.listdir(tmp_path)) == [".slideduck-new-held", ".slideduck-new-other", "s.duckdb"]
+    assert sorted(os.listdir(tmp_path)) == [".slideduck-new-made", ".slideduck-new-other", "s.duckdb"]
     assert (other / "folder").is_dir()
-    assert (held_folder / "a.duckdb").exists()
-
-
-def held_made(folder: Path) -> bool:
-    (folder / ".slideduck-new-held").mkdir()
-    (folder / ".slideduck-new-held" / "a.duckdb").touch()
-    return True
+    assert (made / "a.duckdb").exists()
 
 
 @pytest.mark.attack("links", "a link planted where a new study's file is made")
@@ -227,16 +235,16 @@ def test_the_log_of_every_step_is_read_back(slides: Path, tmp_path: Path) -> Non
     with sd.open(path) as study:
         study.con.execute("SET wal_autocheckpoint = '1TB'")
         study.add_slides(slides)
-        study.add_rois(slides)
+        study.add_rois(slides / "rois")
         study.add_patients(slides / "patients.csv")
         study.tile(32, tile_um=32)
         study.label(rule="coverage", threshold=0.5)
+        study.con.execute(read_sql("features.sql").replace("$width", "2"))
+        study.con.execute("INSERT INTO features_2 SELECT 'r', grid, slide, tile_id, 0, 0, 0, 0, [1, 2] FROM labels")
         study.split(val_fraction=0.5, seed=1)
         study.qc(["brightness"])
         study.fit_stain()
         study.rename_label("tumour", "tumor")
-        study.con.execute(read_sql("features.sql").replace("$width", "2"))
-        study.con.execute("INSERT INTO features_2 SELECT 'r', grid, slide, tile_id, 0, 0, 0, 0, [1, 2] FROM labels")
         study.remove_slides("s1")
         killed = copied(path, tmp_path / "killed.duckdb")
     # By DuckDB alone, and without the spatial extension.
@@ -286,14 +294,14 @@ def test_a_log_reaches_no_other_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- the closing checkpoint
 
 NOT_WRITTEN = (
-    "the disk is full: Failed to create checkpoint because of error: Could not write file \"{path}\": File too large; "
+    'the disk is full: Failed to create checkpoint because of error: Could not write file "{path}": File too large; '
     "what was done is kept in {path}.wal, beside the study, and not in the study's file yet: leave both where they "
     "are, mend the cause, and the next command takes it in, such as: slideduck info {path}"
 )
 
 STEPS = {
     "add-slides": ["add-slides", "STUDY", "SLIDES"],
-    "add-rois": ["add-rois", "STUDY", "SLIDES"],
+    "add-rois": ["add-rois", "STUDY", "SLIDES/rois"],
     "add-patients": ["add-patients", "STUDY", "SLIDES/patients.csv"],
     "tile": ["tile", "STUDY", "--tile-px", "32", "--tile-um", "32"],
     "label": ["label", "STUDY", "--verify"],
@@ -320,7 +328,8 @@ def words(step: str, study: Path, slides: Path) -> list[str]:
     return [word.replace("STUDY", str(study)).replace("SLIDES", str(slides)) for word in STEPS[step]]
 
 
-@pytest.mark.parametrize("step", STEPS)
+# What add-patients writes goes where the file has room.
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "add-patients"])
 def test_a_command_whose_last_write_fails_does_not_say_that_it_is_done(
     slides: Path, steps: dict[str, Path], tmp_path: Path, step: str
 ) -> None:
@@ -356,15 +365,16 @@ def test_python_learns_of_it_too_and_of_what_came_before(slides: Path, tmp_path:
     assert str(caught.value) == NOT_WRITTEN.format(path=path)
     study.close()  # It is closed.
     # An error on the way is the one that is told.
-    with (
-        pytest.raises(ValueError, match="mine"),
-        room(path.stat().st_size),
-        sd.open(path) as study,
-    ):
-        study.con.execute("INSERT INTO label_names VALUES ('a', 'b')")
-        raise ValueError("mine")
+    with pytest.raises(ZeroDivisionError), room(path.stat().st_size):
+        write_and_fail(path)
     assert len(tables(path)["slides"]) == 2
     assert len(tables(path)["label_names"]) == 1
+
+
+def write_and_fail(path: Path) -> None:
+    with sd.open(path) as study:
+        study.con.execute("INSERT INTO label_names VALUES ('a', 'b')")
+        raise ZeroDivisionError
 
 
 def test_a_transaction_that_is_open_ends_with_the_study(tmp_path: Path) -> None:
@@ -379,6 +389,28 @@ def test_a_transaction_that_is_open_ends_with_the_study(tmp_path: Path) -> None:
     assert tables(path)["label_names"] == [("c", "d")]
 
 
+LONG = "SELECT sum(hash(range)) FROM range(10_000_000_000)"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_ctrl_c_ends_a_long_query_at_once(slides: Path, tmp_path: Path, whole: bool) -> None:
+    path = tmp_path / "s.duckdb"
+    sd.open(path).close()
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    begin = time.perf_counter()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        sd.open(path) as study,
+        study.atomic() if whole else nullcontext(),
+        limited_memory(study.con),
+    ):
+        study.con.execute(LONG)
+    # DuckDB rolls back, or closes, when the query is at its end, some minutes later.
+    assert time.perf_counter() - begin < 10
+    with sd.open(path) as study:
+        assert study.sql("SELECT count(*) FROM slides").fetchall() == [(0,)]
+
+
 class Interrupted:
     """A connection in which Ctrl-C comes while a study is closed."""
 
@@ -387,8 +419,7 @@ class Interrupted:
 
     def execute(self, query: str) -> duckdb.DuckDBPyConnection:
         if query == "CHECKPOINT":
-            threading.Timer(0.01, os.kill, [os.getpid(), 2]).start()
-            self.con.execute("SELECT sum(hash(range)) FROM range(10_000_000_000)")
+            signal.raise_signal(signal.SIGINT)
         return self.con.execute(query)
 
     def close(self) -> None:
@@ -402,6 +433,4 @@ def test_ctrl_c_while_a_study_is_closed_loses_nothing(slides: Path, tmp_path: Pa
     study = sd.Study(type(opened.handle)(Interrupted(opened.con), path))  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
         study.close()
-    with pytest.raises(StudyError, match="no study"):
-        sd.open(tmp_path / "none.duckdb", read_only=True)
     assert len(tables(path)["slides"]) == 2
