@@ -202,11 +202,11 @@ def _plan(con: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, Any] 
 
 def _is_pivot(found: Sequence[duckdb.Statement]) -> bool:
     """Return whether statements are what DuckDB makes of one PIVOT: types of the values, then the query."""
-    *types, last = found or [None]
-    return bool(types) and last is not None and (
-        last.type == StatementType.SELECT
-        and all(each.type == StatementType.CREATE and not each.query for each in types)
-    )  # fmt: skip
+    return (
+        len(found) > 1
+        and found[-1].type == StatementType.SELECT
+        and all(each.type == StatementType.CREATE and not each.query for each in found[:-1])
+    )
 
 
 def _check_kind(kind: StatementType, query: str, seal: Seal, path: Path) -> None:
