@@ -170,7 +170,8 @@ def check_statement(
     problem = too_large(query)
     if problem is not None:
         raise QueryError(f"the query is too large: {problem}")
-    found = duckdb.extract_statements(query)
+    # Of this connection: DuckDB reads the files of IMPORT DATABASE as it parses it.
+    found = con.extract_statements(query)
     if _is_pivot(found):
         return
     if len(found) != 1:
@@ -203,11 +204,11 @@ def _plan(con: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, Any] 
 
 def _is_pivot(found: Sequence[duckdb.Statement]) -> bool:
     """Return whether statements are what DuckDB makes of one PIVOT: types of the values, then the query."""
-    *types, last = found or [None]
-    return bool(types) and last is not None and (
-        last.type == StatementType.SELECT
-        and all(each.type == StatementType.CREATE and not each.query for each in types)
-    )  # fmt: skip
+    return (
+        len(found) > 1
+        and found[-1].type == StatementType.SELECT
+        and all(each.type == StatementType.CREATE and not each.query for each in found[:-1])
+    )
 
 
 def _check_kind(kind: StatementType, query: str, seal: Seal, path: Path) -> None:

@@ -293,7 +293,8 @@ def test_sql_writes_only_when_told(project: Path) -> None:
     prepared(project)
     refused = run("sql", "s.duckdb", "DELETE FROM slides")
     assert refused.exit_code == 1
-    assert 'Cannot execute statement of type "DELETE"' in refused.stderr
+    assert refused.stderr.startswith("error: the query is a statement of the kind DELETE, which changes the study; ")
+    assert refused.stderr.endswith("or, if it is meant, give --write\n")
     assert run("sql", "s.duckdb", "CREATE TABLE mine AS SELECT 1 AS a", "--write").exit_code == 0
     assert run("sql", "s.duckdb", "FROM mine", "--csv").stdout == "a\n1\n"
 
