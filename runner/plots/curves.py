@@ -13,6 +13,8 @@ from slideduck.draw.figure import keep_texts, own_style, save_figure
 from slideduck.errors import RunError
 from slideduck.palette import label_colours
 from slideduck.runner.runs.checkpoint import write_whole
+from slideduck.runner.runs.contents import check, config_problems, metrics_problems
+from slideduck.runner.settings.jsonfile import read_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,16 +43,20 @@ def plot_curves(run: Path | str, out: Path | str, *, dpi: int | None = None) -> 
     """
     folder = Path(run).absolute()
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_object(folder / "config.json")
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         history = [json.loads(line) for line in lines]
-        classes, beton = settings["classes"], Path(settings["beton"]["path"]).name
-        model = settings["settings"]["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder}: no run that can be read ({type(error).__name__}: {error}); train first") from error
+    check(folder / "config.json", config_problems(settings), "the config of a run", "train again with another `run`")
+    problems = metrics_problems(history, len(settings["classes"]))
+    check(folder / "metrics.jsonl", problems, "the metrics of a run", "training again writes it anew")
     if not history:
         raise RunError(f"{folder}: no epoch is whole yet; there are no curves")
-    best_epoch = read_prediction_file(folder / "predictions.parquet").facts.get("epoch", "0")
+    classes, beton = settings["classes"], Path(settings["beton"]["path"]).name
+    model = settings["settings"]["model"]
+    epoch = read_prediction_file(folder / "predictions.parquet").facts.get("epoch", "")
+    best_epoch = epoch if epoch.isdecimal() else "0"
     title = f"{folder.name}: {model} on {beton}"
     with own_style("".join([title, *classes])):
         save_figure(_figure(history, classes, int(best_epoch), title), Path(out), dpi=dpi)

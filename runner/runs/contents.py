@@ -17,7 +17,7 @@ from slideduck.errors import RunError
 from slideduck.runner.settings.train_config import TrainConfig, shown, writable
 from slideduck.words import counted
 
-__all__ = ["check", "checkpoint_problems", "config_problems", "validation_problems"]
+__all__ = ["check", "checkpoint_problems", "config_problems", "metrics_problems", "validation_problems"]
 
 Check = Callable[[Any, str], Iterator[str]]
 
@@ -26,6 +26,11 @@ _DEEPEST = 50
 
 
 # ------------------------------------------------------------------------------------------------- the checks
+
+
+def _finite(value: float) -> bool:
+    """Return True for a number that a float can hold, and that is one."""
+    return -1e308 < value < 1e308
 
 
 def _is(kinds: tuple[type, ...], words: str, test: Callable[[Any], bool] = lambda value: True) -> Check:
@@ -43,7 +48,7 @@ _text = _is((str,), "a text", writable)
 _name = _is((str,), "a text that is not empty", lambda value: value != "" and writable(value))
 _count = _is((int,), "a whole number, 0 or more", lambda value: 0 <= value < 2**63)
 _some = _is((int,), "a whole number, 1 or more", lambda value: 1 <= value < 2**63)
-_number = _is((int, float), "a finite number", lambda value: isinstance(value, int) or math.isfinite(value))
+_number = _is((int, float), "a finite number", _finite)
 _deviation = _is((int, float), "a number above 0", lambda value: 0 < value < math.inf)
 
 
@@ -226,6 +231,21 @@ _validation = _object({"epoch": _some, "metrics": _metrics}, others=_plain)
 def config_problems(values: Any) -> list[str]:
     """Return what is wrong with the content of a config.json."""
     return list(_config(values, ""))
+
+
+def metrics_problems(lines: list[Any], n_classes: int) -> list[str]:
+    """Return what is wrong with the lines of a metrics.jsonl, so that curves can be drawn of them."""
+    known = _object({"epoch": _some, "step": _count, "lr": _number}, others=_plain)
+    value, matrix = _or_none(_number), _list_of(_list_of(_count, exactly=n_classes), exactly=n_classes)
+    problems: list[str] = []
+    for at, line in enumerate(lines, start=1):
+        wrong = list(known(line, f"line {at}"))
+        for name, item in () if wrong else line.items():
+            wrong += (matrix if name.endswith("/confusion") else value)(item, f"line {at}.{name}")
+        if not wrong and sum(map(sum, line.get("val/confusion", [[1]]))) == 0:
+            wrong.append(f"line {at}.val/confusion is of no tile")
+        problems += wrong
+    return problems
 
 
 def validation_problems(values: Any) -> list[str]:

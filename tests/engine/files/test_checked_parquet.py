@@ -76,8 +76,8 @@ def test_a_changed_number_is_told_and_a_file_without_checksums_is_read(tmp_path:
     path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises((OSError, ValueError), match="CRC checksum verification failed"):
         read_parquet(path)
-    # Its facts have no checksum of the format.
-    path.write_bytes(data.replace(b"first", b"other"))
+    # Names of columns have no checksum of the format.
+    path.write_bytes(data.replace(b"prob_a", b"prob_b"))
     with pytest.raises(ValueError, match=r"^it has changed since it was written$"):
         read_parquet(path)
     pq.write_table(_table(), path)

@@ -331,7 +331,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, folders: dict[str, 
     assert refusal(path) == f"weights: {path} holds no tensors by name; give what state_dict() of a network returns"
     path.write_bytes(b"nothing")
     assert refusal(path).startswith(f"weights: {path}: not a file that can be read (")
-    assert refusal(path).endswith("; give a file of safetensors, or one that torch.load reads with weights_only=True")
+    assert refusal(path).endswith("safetensors.torch.save_file(network.state_dict(), FILE) writes one")
     assert refusal(tmp_path / "none") == (
         f"weights: there is no {tmp_path / 'none'}; give a file, or a folder with model.safetensors or a run"
     )

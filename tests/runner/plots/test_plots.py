@@ -54,11 +54,20 @@ def write_run(folder: Path, classes: list[str], *, n: int = 320, seed: int = 0) 
     folder.mkdir()
     facts = {"run": folder.name, "epoch": "2", "grid": "32px_16um"}
     pq.write_table(pa.table(columns).replace_schema_metadata(facts), folder / "predictions.parquet")
-    config = {"classes": classes, "beton": {"path": "/a/tiles.beton"}, "settings": {"model": "resnet18"}}
+    beton = {
+        "path": "/a/tiles.beton",
+        "sidecar_sha256": "0",
+        "image": {"mode": "jpg", "quality": 90, "tile_px": 32},
+        "grid": {"name": "g", "tile_px": 32, "tile_um": 16.0, "magnification": None},
+    }
+    config = {
+        "format": "slideduck run", "version": 1, "global_batch": 16, "classes": classes, "versions": {},
+        "beton": beton, "settings": {"model": "resnet18"},
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     lines = [
         {
-            "epoch": epoch, "lr": 1e-3 / epoch, "train/loss": 1 / epoch, "val/loss": 1.2 / epoch,
+            "epoch": epoch, "step": epoch, "lr": 1e-3 / epoch, "train/loss": 1 / epoch, "val/loss": 1.2 / epoch,
             "val/accuracy": 0.5 + epoch / 10, "val/balanced_accuracy": 0.4 + epoch / 10,
             "val/slide/balanced_accuracy": None, "val/confusion": [[1] * len(classes)] * len(classes),
             **{f"val/auroc/{name}": 0.6 + 0.05 * epoch for name in classes},

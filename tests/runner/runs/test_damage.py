@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner import TrainConfig, load_run, train
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.networks.weights import read_weights
+from slideduck.runner.plots.curves import plot_curves
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.runs.contents import checkpoint_problems, config_problems, validation_problems
 from slideduck.runner.runs.predictions import read_predictions
@@ -491,3 +493,23 @@ def test_damaged_files_of_the_best_epoch_are_made_again(
         assert f"warning: {run / name}: " in capsys.readouterr().err
         assert _same(checkpoint.load(run / "best.pt")["model"], whole["model"])
         assert read_predictions(run / "predictions.parquet").equals(table)
+
+
+@pytest.mark.attack("XML and JSON", "wrong types and names in a run's metrics.jsonl")
+def test_wrong_metrics_are_told_and_never_a_traceback(run: Path, tmp_path: Path) -> None:
+    path, rng = run / "metrics.jsonl", random.Random(6)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text('{"epoch": 1, "step": 3, "lr": "fast", "val/loss": "low"}\n[]\n')
+    with pytest.raises(RunError) as error:
+        plot_curves(run, tmp_path / "c.png", dpi=20)
+    assert str(error.value) == (
+        f"{path}: not the metrics of a run; training again writes it anew:\n"
+        "  line 1.lr is 'fast'; it must be a finite number\n"
+        "  line 2 is []; it must be an object"
+    )
+    for _ in range(cases(test=15, campaign=100)):
+        changed = _mutated(lines, rng)
+        with suppress(ValueError):  # A number of thousands of digits cannot be written.
+            path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        with suppress(RunError):
+            plot_curves(run, tmp_path / "c.png", dpi=20)

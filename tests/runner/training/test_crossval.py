@@ -15,6 +15,7 @@ from slideduck.betons import read_sidecar
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks.launch import Launch
+from slideduck.runner.settings.jsonfile import read_object
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.crossval import cross_validate, interval, runs_of
 from slideduck.runner.training.train import train
@@ -77,7 +78,7 @@ def test_each_fold_is_a_run_as_by_itself_and_finished_ones_are_passed_over(
         "fold-0: run 1 of 3", "fold-1: run 2 of 3", "fold-2: run 3 of 3"
     ]  # fmt: skip
     assert (folder / "fold-1" / "last.pt").stat().st_mtime_ns == before
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert read_object(folder / "summary.json") == summary
     assert [run["name"] for run in summary["runs"]] == ["fold-0", "fold-1", "fold-2"]
     assert summary["failed"] == {}
 
@@ -144,7 +145,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(folded: Path, tmp_path: Path)
         f"error: seed-1 failed, so that there is no {folder / 'predictions.parquet'}; mend what is said above, and the "
         "same command trains only what is missing"
     )
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_object(folder / "summary.json")
     assert [run["name"] for run in summary["runs"]] == ["seed-0", "seed-2"]
     assert summary["failed"] == {"seed-1": f"{reason}`run`"}
     assert summary["pooled"] is None

@@ -108,7 +108,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_used_and_it_is_said(
     path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:-300])
     train(beton, run, OFTEN)
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith(f"warning: {path}: not a checkpoint that can be read (")
+    assert told[0].startswith(f"warning: {path}: not a file that can be read (")
     assert told[0].endswith("); the checkpoint before it is used")
     where = "step 6 of 7 in epoch 1" if damage == "last" else "step 1 of 7 in epoch 2"
     assert told[1] == f"resuming after {where} of 2 ({run})"
@@ -122,7 +122,7 @@ def test_if_no_checkpoint_can_be_read_nothing_is_lost_in_silence(
     stop(beton, run, OFTEN, 4, monkeypatch)
     path = run / "checkpoints" / "step-00000002.pt"
     path.write_bytes(b"nothing")
-    with pytest.raises(RunError, match=r"step-00000002\.pt: not a checkpoint that can be read \(.*; remove the run"):
+    with pytest.raises(RunError, match=r"step-00000002\.pt: not a file that can be read \(.*; remove the run"):
         train(beton, run, OFTEN, progress=False)
     assert path.read_bytes() == b"nothing"
 
