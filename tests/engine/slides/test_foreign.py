@@ -81,7 +81,7 @@ def test_changed_headers_give_a_slide_or_an_error(tmp_path: Path) -> None:
             (folder / str(seed)).mkdir(parents=True)
             (folder / str(seed) / f"s{seed}_{name}").write_bytes(mutated(whole[name], places[name], rng))
         started = time.monotonic()
-        with sd.open(tmp_path / "study.duckdb") as study:
+        with sd.open(tmp_path / f"study_{first}.duckdb") as study:
             report = study.add_slides(folder, mpp=0.5)
             usable = study.sql("SELECT count(*) FROM slides WHERE error IS NULL").fetchall()[0][0]
         assert report.added + len(report.left_out) == len(list(folder.iterdir()))
