@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import limit_option
 from slideduck.cli.printing import NEW_STUDY, STUDY, example
 from slideduck.errors import SlideduckError
 from slideduck.slides.search import NAMES
@@ -43,6 +44,7 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
 )
 @NEW_STUDY
 @click.argument("paths", nargs=-1, required=True, type=str)
+@limit_option
 @click.option(
     "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
     help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
