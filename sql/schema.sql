@@ -56,7 +56,7 @@ COMMENT ON COLUMN slides.objective_power IS 'Magnification of the objective, as 
 COMMENT ON COLUMN slides.background IS 'Colour behind transparent pixels, RRGGBB.';
 COMMENT ON COLUMN slides.bytes IS 'Size of the file, bytes.';
 COMMENT ON COLUMN slides.mtime IS 'Time of the file''s last change, seconds since 1970.';
-COMMENT ON COLUMN slides.fingerprint IS 'OpenSlide''s quickhash-1, or a hash of size, head and tail of the file.';
+COMMENT ON COLUMN slides.fingerprint IS 'OpenSlide''s quickhash-1 or a hash of its ends, behind /1: one of samples.';
 COMMENT ON COLUMN slides.error IS 'Why the slide cannot be used; NULL if it can.';
 COMMENT ON COLUMN slides.bounds_x IS
 'Left edge of what was scanned (openslide.bounds-x), base pixels; NULL where the header has none.';

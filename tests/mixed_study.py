@@ -11,7 +11,7 @@ import tifffile
 import slideduck as sd
 from tests.slides import write_slide
 
-__all__ = ["SLIDES", "damage_tile", "write_study"]
+__all__ = ["SLIDES", "add_again", "damage_tile", "write_study"]
 
 #: Two slides whose stored JPEG tiles are those of the grid, and one without JPEG between them.
 SLIDES = ("a.svs", "b.tif", "c.tif")
@@ -50,6 +50,13 @@ def write_study(folder: Path, *, tile: int = 64, size: tuple[int, int] = (512, 3
         study.tile(tile, tile_um=tile / 2)
         study.label()
     return path
+
+
+def add_again(study: Path, slides: Path) -> None:
+    """Add slides again that were damaged: the damage is that of the file that the study knows then."""
+    with sd.open(study) as opened:
+        opened.add_slides(slides)
+        opened.label()
 
 
 def damage_tile(path: Path, place: int, *, fill: bytes = b"\0") -> None:

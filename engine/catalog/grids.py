@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from slideduck.errors import ResolutionError, StudyError
+from slideduck.limit import beyond
 from slideduck.progress import track
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.store.db import atomic, limited_memory, registered
@@ -164,6 +165,10 @@ def _lay(handle: Handle, spec: GridSpec) -> list[dict[str, Any]]:
             on_slide = lay(spec, slide, width, height, mpp, downsamples)
         except ResolutionError as error:
             problems.append(str(error))
+            continue
+        problem = beyond("tiles", on_slide.n_columns * on_slide.n_rows)
+        if problem:
+            problems.append(f"grid {spec.name} on slide {slide!r}: {problem}")
         else:
             laid.append({"slide_id": slide_id, "slide": slide, **asdict(on_slide)})
     if problems:

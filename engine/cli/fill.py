@@ -201,6 +201,7 @@ def add_patients(study: Path, table: Path, **options: Any) -> None:
     )
 )
 @STUDY
+@limit_option
 @click.option("--tile-px", type=int, help="Side of a tile as the model sees it, pixels.")
 @click.option("--tile-um", type=str, help="Side of a tile in microns, or a magnification such as 20x.")
 @click.option("--stride-div", type=float, default=1, show_default=True, help="Steps per tile side; 2 overlaps by half.")

@@ -131,6 +131,7 @@ def fit_slide(slide: StainSlide, method: str) -> SlideFit:
     SlideError
         If it cannot be read, is not the file that was added, or has too little tissue, or no two stains.
     """
+    slide.file.check()
     pixels = tissue_pixels(slide)
     slide.file.check()
     fit = _macenko(slide, pixels) if method == "macenko" else _reinhard(slide, pixels)

@@ -173,8 +173,7 @@ def read_header(
             _check_size(opened, place)
             vendor = properties.get("openslide.vendor", "unknown")
     except openslide.OpenSlideUnsupportedFormatError as error:
-        told = conversion(path) or f"of no format that OpenSlide reads ({error}); check the file"
-        raise SlideError(f"{place} is {told}") from error
+        raise SlideError(f"{place} {_what_it_is(path, error)}") from error
     except openslide.OpenSlideError as error:
         if _NO_LEVELS in str(error):
             raise SlideError(
@@ -258,6 +257,14 @@ def _check_size(slide: openslide.OpenSlide, place: str) -> None:
                 f"{place} claims {width:,} x {height:,} px, and at most {_MOST_PX:,} a side are read; copy it again "
                 "from its source"
             )
+
+
+def _what_it_is(path: Path, error: openslide.OpenSlideError) -> str:
+    """Return what a file is that OpenSlide knows no format of."""
+    try:
+        return f"is {conversion(path) or f'of no format that OpenSlide reads ({error}); check the file'}"
+    except OSError as failed:
+        return f"cannot be read: {reason(failed)}; check the disk that {path} is on"
 
 
 def _finite(text: str | None) -> float | None:

@@ -89,6 +89,8 @@ class _Tiff:
         self._tag = "HHQ8s" if big else "HHI4s"
         self._at_first_page = 8 if big else 4
         self._read = 0
+        #: Whether the limits hold; what is known to be within them is read whatever they are now.
+        self.is_limited = True
 
     def _bytes(self, at: int, n: int) -> bytes:
         if at + n > self._size:
@@ -119,7 +121,8 @@ class _Tiff:
         found = []
         for tag, kind, count, inline in struct.iter_unpack(self._order + self._tag, tags):
             n = count * _TYPE_BYTES.get(kind, 0)
-            _require_within(tag, count, n)
+            if self.is_limited:
+                _require_within(tag, count, n)
             if tag >= _PRIVATE and tag != _ICC_PROFILE:
                 continue
             if n <= len(inline):
@@ -255,6 +258,7 @@ def table_bytes(path: str | os.PathLike[str]) -> Iterator[bytes]:
         tiff = _opened(file)
         if tiff is None:
             return
+        tiff.is_limited = False
         try:
             for page in tiff.pages():
                 yield from (data for tag, _, data in tiff.raw_tags(page)[0] if tag in _TABLES)

@@ -4,7 +4,8 @@
 WITH sided AS (
     SELECT
         slides.slide,
-        slides.fingerprint,
+        -- Earlier versions kept this part alone.
+        split_part(slides.fingerprint, '/', 1) AS fingerprint,
         coalesce(patients.patient, slides.slide) AS patient,
         patients.site,
         splits.split,

@@ -29,7 +29,7 @@ from slideduck.slides.grid import SlideGrid
 from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader
 from tests.campaign import cases
-from tests.mixed_study import damage_tile, write_study
+from tests.mixed_study import add_again, damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import contents, load
 
@@ -498,14 +498,17 @@ def test_damaged_tile_stops_the_export_which_then_goes_on(synthetic: sd.Study, t
     status = path.stat()
     path.write_bytes(good[:offset] + bytes(count) + good[offset + count :])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    synthetic.add_slides(path)
+    synthetic.label()
     message = refusal(SlideError, lambda: synthetic.export(out, raw=True))
     assert message.startswith(
         f"slide 'c': the tile at base pixel ({256 * 3}, {256 * 3}), 256 px wide, cannot be read from {path}: "
     )
     assert out.read_text() == "the file of before"
     path.write_bytes(good)
-    report = synthetic.export(out, raw=True)
-    assert report.resumed == 84
+    synthetic.add_slides(path)
+    synthetic.label()
+    synthetic.export(out, raw=True)
     assert out.read_bytes() == whole
     assert not list(tmp_path.glob("tiles.*.*"))
 
@@ -552,6 +555,7 @@ def test_tiles_that_cannot_be_read_are_left_out_and_counted(
     for name, placed in damaged.items():
         for place in placed:
             damage_tile(tmp_path / "slides" / name, place)
+    add_again(mixed, tmp_path / "slides")
     assert refusal(SlideError, lambda: export_mixed(mixed, out, **settings)).startswith("slide 'a': the tile at base")
     report = export_mixed(mixed, out, skip_errors=True, **settings)
     assert [(tile.tile_id, tile.slide) for tile in report.left_out] == [(names[row], names[row][0]) for row in rows]
@@ -708,6 +712,7 @@ def test_killed_at_random_moments(large: Path, tmp_path: Path, skip: str, most: 
         study = own(large, tmp_path)
         for name, place in (("a.svs", 3), ("a.svs", 78), ("b.tif", 40), ("b.tif", 41), ("c.tif", 5), ("c.tif", 78)):
             damage_tile(tmp_path / "slides" / name, place)
+        add_again(study, tmp_path / "slides")
     expected = tmp_path / "expected"
     expected.mkdir()
     report = export_mixed(study, expected / "tiles.beton", skip_errors=skip == "skip")
@@ -769,11 +774,9 @@ def test_what_was_left_out_is_tried_again_when_errors_are_not_skipped(large: Pat
     export_mixed(study, out)
     whole = both(out)
     path = tmp_path / "slides" / "a.svs"
-    good, status = path.read_bytes(), path.stat()
-    damage_tile(path, 3)
+    path.rename(tmp_path / "elsewhere.svs")
     stopped(study, out, 2, skip_errors=True)
-    path.write_bytes(good)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "elsewhere.svs").rename(path)
     report = export_mixed(study, out)
     assert (report.resumed, report.left_out) == (0, ())
     assert report.notes == (f"{out}.part had left tiles out that could not be read; it was started anew",)
@@ -783,6 +786,7 @@ def test_what_was_left_out_is_tried_again_when_errors_are_not_skipped(large: Pat
 def test_skipping_goes_on_where_an_error_stopped(large: Path, tmp_path: Path) -> None:
     study, out = own(large, tmp_path), tmp_path / "tiles.beton"
     damage_tile(tmp_path / "slides" / "c.tif", 60)
+    add_again(study, tmp_path / "slides")
     expected = tmp_path / "expected"
     expected.mkdir()
     export_mixed(study, expected / "tiles.beton", skip_errors=True)

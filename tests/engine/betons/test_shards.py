@@ -25,7 +25,7 @@ from slideduck.betons.shards import Shard
 from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
 from tests.campaign import CAMPAIGN, cases
-from tests.mixed_study import damage_tile, write_study
+from tests.mixed_study import add_again, damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import change_bytes, change_entry, contents, load
 
@@ -408,6 +408,7 @@ def test_merged_shards_without_tiles_that_cannot_be_read(tmp_path: Path) -> None
     for name, places in (("a.svs", (7, 8, 40)), ("c.tif", (0, 47))):
         for place in places:
             damage_tile(tmp_path / "slides" / name, place)
+    add_again(study, tmp_path / "slides")
     # Shards 4 to 7 of 12 are all of this slide.
     (tmp_path / "slides" / "b.tif").unlink()
     out = tmp_path / "tiles.beton"
@@ -465,6 +466,7 @@ def test_commands(mixed: Path, tmp_path: Path) -> None:
 def test_what_a_command_says_of_tiles_left_out(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     damage_tile(tmp_path / "slides" / "a.svs", 9)
+    add_again(study, tmp_path / "slides")
     (tmp_path / "slides" / "b.tif").unlink()
     status, _, messages = run("export", study, tmp_path / "t.beton", "--skip-errors")
     lines = messages.splitlines()

@@ -81,7 +81,7 @@ def test_changed_headers_give_a_slide_or_an_error(tmp_path: Path) -> None:
             (folder / str(seed)).mkdir(parents=True)
             (folder / str(seed) / f"s{seed}_{name}").write_bytes(mutated(whole[name], places[name], rng))
         started = time.monotonic()
-        with sd.open(tmp_path / "study.duckdb") as study:
+        with sd.open(tmp_path / f"study_{first}.duckdb") as study:
             report = study.add_slides(folder, mpp=0.5)
             usable = study.sql("SELECT count(*) FROM slides WHERE error IS NULL").fetchall()[0][0]
         assert report.added + len(report.left_out) == len(list(folder.iterdir()))
@@ -200,6 +200,21 @@ def test_the_limit_in_the_message_lets_a_slide_through(tmp_path: Path) -> None:
         )
         with sd.limits(tile_pixels=4096):
             assert read_header(path).width == 256
+
+
+@pytest.mark.attack("bombs", "a grid of more tiles than a disk holds")
+def test_a_grid_of_too_many_tiles_is_refused(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", 1, size=(256, 192))
+    with sd.open(tmp_path / "study.duckdb") as study:
+        study.add_slides(path)
+        with sd.limits(tiles=5), pytest.raises(sd.ResolutionError) as caught:
+            study.tile(64, tile_um=32)
+        assert str(caught.value) == (
+            "grid 64px_32um on slide 's': it has 12 or more tiles on one slide, and at most 5 are read; if the file is "
+            "meant, allow that many with `limit='tiles=12'`"
+        )
+        with sd.limits(tiles=12):
+            assert study.tile(64, tile_um=32).tiles == 12
 
 
 @pytest.mark.attack("bombs", "a DICOM slide of 2^32 px a side")
