@@ -22,6 +22,8 @@ WITH placed AS (
 told AS (
     SELECT
         placed.*,
+        placed.x_min < 0 OR placed.y_min < 0
+        OR placed.x_max > placed.width OR placed.y_max > placed.height AS leaves,
         CASE
             WHEN
                 placed.x_min >= placed.width OR placed.y_min >= placed.height
@@ -61,6 +63,8 @@ ANTI JOIN told AS around
         AND told.y_min < around.y_max
         AND told.y_max > around.y_min
         AND NOT around.is_outside
+        -- Nothing that lies wholly in the slide reaches one outside: few are left to compare with.
+        AND around.leaves
         AND CASE
             WHEN told.nested THEN ST_Within(told.outline, around.outline)
             ELSE told.marked_hole AND NOT around.marked_hole AND ST_Intersects(told.outline, around.outline)
