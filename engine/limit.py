@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from slideduck.errors import ConfigError
 
-__all__ = ["LIMITS", "Limit", "beyond", "limit", "limits", "parse_limits"]
+__all__ = ["LIMITS", "Limit", "beyond", "is_said", "limit", "limits", "parse_limits"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ LIMITS: Mapping[str, Limit] = {
     "depth": Limit(100, "levels of nesting in one JSON or XML file"),
     "rois": Limit(2_000_000, "ROIs in one file"),
     "vertices": Limit(100_000_000, "vertices in one ROI file"),
-    "pixels": Limit(4_000_000_000, "pixels in one picture that is decoded whole"),
+    "pixels": Limit(1_000_000_000, "pixels in one picture that is decoded whole"),
     "tiles": Limit(100_000_000, "tiles on one slide"),
 }
 
@@ -49,6 +49,11 @@ _said: list[Mapping[str, int]] = []
 def limit(name: str) -> int:
     """Return a limit that holds now."""
     return next((said[name] for said in _said if name in said), LIMITS[name].most)
+
+
+def is_said(name: str) -> bool:
+    """Return whether the user said a limit."""
+    return any(name in said for said in _said)
 
 
 def beyond(name: str, found: int) -> str | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
 from slideduck.files.find import absolute, read_input
+from slideduck.files.parquet import read_parquet
 from slideduck.files.tables import Problem, Table, check_columns, read_table
 from slideduck.files.workbook import is_workbook, read_workbook
 from slideduck.names import is_missing, nearest, nfc
@@ -279,14 +279,8 @@ def _numbers(values: list[str], *, decimal_comma: bool) -> tuple[pa.DataType | N
 def _read_parquet(path: Path, data: bytes, headers: Mapping[str, str], required: Sequence[str]) -> _Read:
     """Return the columns of a Parquet file."""
     file = path.name
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
-        column_names = table.column_names
-        # Damaged bytes are not always noticed in reading.
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        what = str(error).partition("\n")[0].rstrip(".")
-        raise InputError([f"{file}: broken Parquet: {what}; write it again"]) from error
+    table = read_parquet(file, data)
+    column_names = table.column_names
     # pandas keeps its index in columns of such names.
     kept = [i for i, name in enumerate(column_names) if not re.fullmatch(r"__index_level_\d+__", name)]
     names = [column_names[i].strip() for i in kept]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
@@ -60,6 +61,7 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",
 )  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
+@limit_option
 def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | None, **options: Any) -> None:
     """Read ROI files of Slideflow, QuPath, ImageScope, HALO, ASAP, NDP.view and GeoPandas, told apart by content.
 
@@ -151,6 +153,7 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--patient-column", metavar="NAME", help="Column of the patients' names, where it is not patient.")
 @click.option("--site-column", metavar="NAME", help="Column of the sites, where it is not site.")
 @click.option("--slide-suffix", default="", metavar="TEXT", help="What the table's slide names have behind the name.")
+@limit_option
 def add_patients(study: Path, table: Path, **options: Any) -> None:
     """Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and further columns.
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, example
 from slideduck.roifiles.options import FRAMES
 from slideduck.words import counted, print_names
@@ -65,6 +66,7 @@ class _Labels(click.ParamType[list[tuple[str, str]]]):
     "--components", is_flag=True, help="Make an ROI of each connected part, such as tumour_1, in place of one a label."
 )
 @click.option("--replace", is_flag=True, help="Replace ROIs of the same slide and name that other files gave.")
+@limit_option
 def add_masks(
     study: Path, paths: tuple[str, ...], labels: tuple[list[tuple[str, str]], ...], downsample: str, **options: Any
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import limit_option
 from slideduck.cli.printing import NEW_STUDY, STUDY, example
 from slideduck.errors import SlideduckError
 from slideduck.slides.search import NAMES
@@ -55,6 +56,7 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
     "--names", type=click.Choice(NAMES), default="stem", show_default=True,
     help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",
 )  # fmt: skip
+@limit_option
 def add_slides(
     study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None, float], ...], mpp_table: Path | None, names: str
 ) -> None:

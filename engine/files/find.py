@@ -6,16 +6,17 @@ import glob
 import gzip
 import io
 import os
+import stat
 import zipfile
-import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slideduck.errors import InputError
+from slideduck.limit import beyond, is_said, limit
 
 __all__ = [
-    "Paths", "UNPACKED_BYTES", "absolute", "below_folders", "find_files", "folder_below", "given_folders", "quoted",
-    "read_input", "reason", "unpacked",
+    "MEBIBYTE", "Paths", "absolute", "below_folders", "find_files", "folder_below", "given_folders", "mebibytes",
+    "quoted", "read_input", "reason", "unpacked", "unpacked_beyond",
 ]  # fmt: skip
 
 #: One path, or several: of files, of folders, or patterns such as ``slides/*.svs``.
@@ -29,8 +30,10 @@ _PACKED = {
     _GZIP: "compressed with gzip; unpack it first",
     _ZIP: "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
 }
-#: Largest text that is unpacked, 1 GiB: a few kilobytes can be made to fill any memory.
-UNPACKED_BYTES = 1 << 30
+MEBIBYTE = 1 << 20
+#: What unpacks to more MB than this, and to so many times its size, is a bomb unless the user says otherwise: text and
+#: tables become ten times as small, not a thousand.
+_DENSE_MB, _DENSE_TIMES = 64, 100
 
 
 def quoted(value: object) -> str:
@@ -67,13 +70,15 @@ def read_input(path: str | os.PathLike[str], *, packed: bool = False) -> bytes:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data, size = _read(path)
     except FileNotFoundError:
         raise InputError([f"{path}: no such file; check the path"]) from None
     except IsADirectoryError:
         raise InputError([f"{path}: a folder, not a file; name the file"]) from None
     except OSError as error:
         raise InputError([f"{path}: cannot be read: {reason(error)}"]) from error
+    if problem := beyond("file_mb", mebibytes(size)):
+        raise InputError([f"{path.name}: {problem}"])
     if not data.strip():
         raise InputError([f"{path.name}:1: the file is empty; save or export it again"])
     for magic, what in _PACKED.items():
@@ -82,7 +87,40 @@ def read_input(path: str | os.PathLike[str], *, packed: bool = False) -> bytes:
     return data
 
 
-def unpacked(name: str, data: bytes, most: int = UNPACKED_BYTES) -> bytes:
+def _read(path: Path) -> tuple[bytes, int]:
+    """Return the bytes of a file, and how many there are: more where it is larger than is taken, and was not read."""
+    most = limit("file_mb") * MEBIBYTE
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            return (file.read() if status.st_size <= most else b"", status.st_size)
+        data = file.read(most + 1)  # a pipe has no size
+        return data, len(data)
+
+
+def mebibytes(size: int) -> int:
+    """Return bytes as the MB that hold them."""
+    return -(-size // MEBIBYTE)
+
+
+def unpacked_beyond(packed: int, size: int) -> str | None:
+    """Return what is wrong with a packed file that unpacks to more than is taken, and what to do; None otherwise.
+
+    Parameters
+    ----------
+    packed, size : int
+        Bytes of the file, and those that it unpacks to, as far as they are known.
+    """
+    mb = mebibytes(size)
+    if mb > _DENSE_MB and size > _DENSE_TIMES * packed and not is_said("unpacked_mb"):
+        return (
+            f"it unpacks to {mb:,} or more MB, {size // max(packed, 1):,} times its size, as only a bomb does; if it "
+            f"is meant, allow that many with `limit='unpacked_mb={mb}'`"
+        )
+    return beyond("unpacked_mb", mb)
+
+
+def unpacked(name: str, data: bytes) -> bytes:
     """Return the text in a file that is packed with gzip, or as the only file of a zip archive; others as they are.
 
     Parameters
@@ -91,32 +129,41 @@ def unpacked(name: str, data: bytes, most: int = UNPACKED_BYTES) -> bytes:
         The file's name, for messages.
     data : bytes
         Its bytes.
-    most : int
-        Bytes of text that are taken, by default 1 GiB.
 
     Raises
     ------
     InputError
-        If it is damaged, has several files or none, holds no text, or more than is taken.
+        If it is damaged, has several files or none, holds no text, or more than the limit ``unpacked_mb`` allows.
     """
     if not data.startswith((_GZIP, _ZIP)):
         return data
     try:
-        if data.startswith(_ZIP):
-            text = _unzipped(name, data, most)
-        else:
-            text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        text = _unzipped(name, data) if data.startswith(_ZIP) else _gunzipped(name, data)
+    except InputError:
+        raise
+    except Exception as error:  # gzip and zipfile raise whatever a damaged part leads them to
         raise InputError([f"{name}:1: cannot be unpacked: {error}; pack or export it again"]) from error
-    if len(text) > most:
-        raise InputError([f"{name}:1: holds over {most:,} bytes of text; unpack it, and give what is in it"])
     if not text.strip():
         raise InputError([f"{name}:1: the file in it is empty; save or export it again"])
     return text
 
 
-def _unzipped(name: str, data: bytes, most: int) -> bytes:
-    """Return the only file of an archive, cut where it is seen to be too large."""
+def _gunzipped(name: str, data: bytes) -> bytes:
+    """Return what was packed with gzip, read no further than where it is seen to be too large."""
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while part := file.read(16 * MEBIBYTE):
+            parts.append(part)
+            size += len(part)
+            if unpacked_beyond(len(data), size):
+                # The last four bytes have the size, but for what is beyond 4 GiB.
+                told = max(size, int.from_bytes(data[-4:], "little"))
+                raise InputError([f"{name}:1: {unpacked_beyond(len(data), told)}"])
+    return b"".join(parts)
+
+
+def _unzipped(name: str, data: bytes) -> bytes:
+    """Return the only file of an archive, of which no more is read than it says that there is."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # macOS packs its own notes beside the files.
         members = [
@@ -131,8 +178,10 @@ def _unzipped(name: str, data: bytes, most: int) -> bytes:
                     "and give the folder, or save the workbook as CSV in UTF-8"
                 ]
             )
+        if problem := unpacked_beyond(len(data), members[0].file_size):
+            raise InputError([f"{name}:1: {problem}"])
         with archive.open(members[0]) as member:
-            return member.read(most + 1)
+            return member.read()
 
 
 def below_folders(paths: Paths, suffixes: Sequence[str]) -> list[Path]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from slideduck.errors import InputError
 from slideduck.files.find import quoted, read_input
+from slideduck.words import some
 
 __all__ = ["CODE_PAGE", "Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table"]
 
@@ -28,6 +29,9 @@ Problem = tuple[int, str]
 
 #: Encoding of older Windows programs in Western Europe and America; nothing in a file tells it.
 CODE_PAGE = "cp1252"
+
+#: Columns that a message names.
+_SHOWN = 50
 
 _DELIMITERS = (",", ";", "\t")
 #: First line of a file that Excel wrote or is to read: the delimiter.
@@ -380,7 +384,7 @@ def check_columns(
             )
     missing = [column for column in required if column.casefold() not in numbers]
     if missing:
-        found = ", ".join(column for column in columns if column) or "none"
+        found = some([column for column in columns if column], _SHOWN) or "none"
         problems.append(
             f"{place}: no column {' and no column '.join(map(repr, missing))}; the columns are: {found}; "
             f"{_needs(required, optional)}"

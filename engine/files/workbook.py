@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from slideduck.errors import InputError
-from slideduck.files.find import UNPACKED_BYTES
+from slideduck.files.find import mebibytes, unpacked_beyond
 from slideduck.files.tables import Problem, Table
+from slideduck.limit import beyond
 
 __all__ = ["is_workbook", "read_workbook"]
 
@@ -33,19 +34,17 @@ def is_workbook(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "xl/workbook.xml" in archive.namelist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+    except Exception:  # zipfile raises whatever a damaged part leads it to
         return False  # whatever it is, the reader of other files says so
 
 
-def read_workbook(path: Path, most: int = UNPACKED_BYTES) -> Table:
+def read_workbook(path: Path) -> Table:
     """Read the first sheet that is not hidden.
 
     Parameters
     ----------
     path : Path
         The file.
-    most : int
-        Bytes that the workbook may unpack to, by default 1 GiB.
 
     Returns
     -------
@@ -56,10 +55,12 @@ def read_workbook(path: Path, most: int = UNPACKED_BYTES) -> Table:
     Raises
     ------
     InputError
-        If the workbook is broken, unpacks to more, or the sheet has no rows.
+        If the workbook is broken, unpacks to more than the limit ``unpacked_mb`` allows, or the sheet has no rows.
     """
     try:
-        rows, problems = _read(path, most)
+        rows, problems = _read(path)
+    except InputError:
+        raise
     except Exception as error:  # openpyxl raises whatever a damaged part leads it to
         cause = error.__cause__ or error
         what = str(cause).partition("\n")[0] or type(cause).__name__
@@ -82,14 +83,15 @@ def read_workbook(path: Path, most: int = UNPACKED_BYTES) -> Table:
     )
 
 
-def _read(path: Path, most: int) -> tuple[list[_Row], list[Problem]]:
+def _read(path: Path) -> tuple[list[_Row], list[Problem]]:
     """Return the rows that are not empty, and the cells that cannot be used."""
     import openpyxl  # takes 0.2 s
 
     # A file and not its path: openpyxl goes by suffixes. Read only, it looks at no pictures, comments or links.
     with path.open("rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
-        if sum(member.file_size for member in archive.infolist()) > most:
-            raise ValueError(f"unpacks to over {most:,} bytes")
+        packed, size = path.stat().st_size, sum(member.file_size for member in archive.infolist())
+        if problem := beyond("file_mb", mebibytes(packed)) or unpacked_beyond(packed, size):
+            raise InputError([f"{path.name}: {problem}"])
         if damaged := archive.testzip():  # openpyxl passes over a sheet that it does not find
             raise ValueError(f"{damaged} is damaged")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")  # of what it does not keep

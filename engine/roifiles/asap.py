@@ -11,6 +11,9 @@ from slideduck.roifiles.outlines import Parsed, RoiOutline, Skipped, with_names
 
 __all__ = ["parse_asap"]
 
+#: Digits of a point's number; Python itself reads no text of thousands of digits.
+_DIGITS = 20
+
 #: A spline goes through its points, which are closed to a polygon.
 _KINDS = {
     "polygon": "polygon",
@@ -95,7 +98,7 @@ class _Reader(XmlReader):
 
     def end(self, element: str) -> None:
         """Take the end of an element."""
-        if element == "Annotation" and all(order.isdecimal() for order in self._orders):
+        if element == "Annotation" and all(order.isdecimal() and len(order) < _DIGITS for order in self._orders):
             shape = self.shapes[-1]
             by_order = sorted(range(len(self._orders)), key=lambda i: int(self._orders[i]))
             shape.x = [shape.x[i] for i in by_order]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from slideduck.errors import InputError
 from slideduck.files.tables import CODE_PAGE, read_table
+from slideduck.limit import beyond
 from slideduck.names import nfc
 from slideduck.roifiles.options import RoiOptions
 from slideduck.roifiles.outlines import (
@@ -52,6 +54,8 @@ def parse_csv(path: Path, slide: str, data: bytes, options: RoiOptions) -> Parse
     InputError
         If the file as a whole cannot be used; see `slideduck.files.tables.read_table`.
     """
+    if problem := beyond("vertices", max(data.count(b"\n"), data.count(b"\r"))):
+        raise InputError([f"{path.name}: {problem}"])
     table = read_table(
         path, _REQUIRED, _OPTIONAL, data=data, may_be_empty=True, code_page=True, of_another_kind=_ANOTHER
     )

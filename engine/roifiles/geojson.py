@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import decode
+from slideduck.limit import beyond, limit
 from slideduck.roifiles.options import RoiOptions
 from slideduck.roifiles.outlines import (
     Note,
@@ -33,6 +35,10 @@ __all__ = ["parse_geojson"]
 _AREAS = ("Polygon", "MultiPolygon")
 _COLLECTION = "GeometryCollection"
 _NOT_AREAS = ("Point", "MultiPoint", "LineString", "MultiLineString", _COLLECTION)
+
+#: Bytes of a file that are looked at together, and a string in them.
+_CHUNK = 1 << 22
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 _BESIDE = Note("geometry", "geometries", "without an area left out of a GeometryCollection")
 _MISSING_CORE = Note("TMA core", "TMA cores", "left out, being marked as missing")
@@ -109,8 +115,12 @@ def _take(parsed: Parsed, feature: Any, number: int, place: str, taken: set[str]
 
 def _features(path: Path, data: bytes) -> list[Any]:
     """Return the features of a file, a bare geometry as one."""
+    text = decode(data, path.name)
+    # Each point opens a bracket, and few others do.
+    if problem := beyond("depth", _depth(data)) or beyond("vertices", data.count(b"[")):
+        raise InputError([f"{path.name}: {problem}"])
     try:
-        document = json.loads(decode(data, path.name))
+        document = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
             [f"{path.name}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}; export it again"]
@@ -145,6 +155,24 @@ def _features(path: Path, data: bytes) -> list[Any]:
             ]
         )
     return features
+
+
+def _depth(data: bytes) -> int:
+    """Return in how many brackets JSON lies within each other; strings are looked into only where there are many."""
+    deepest = _brackets(data)
+    return deepest if deepest <= limit("depth") else _brackets(_STRING.sub(b"", data))
+
+
+def _brackets(data: bytes) -> int:
+    """Return the most brackets that are open at once."""
+    steps = np.zeros(256, np.int8)
+    steps[[*b"[{"]], steps[[*b"]}"]] = 1, -1
+    open_before = deepest = 0
+    for start in range(0, len(data), _CHUNK):
+        opened = np.cumsum(steps[np.frombuffer(data, np.uint8, min(_CHUNK, len(data) - start), start)], dtype=np.int32)
+        deepest = max(deepest, open_before + int(opened.max()))
+        open_before += int(opened[-1])
+    return deepest
 
 
 def _foreign(document: Any) -> str:

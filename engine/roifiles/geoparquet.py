@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
-from slideduck.files.tables import Problem
+from slideduck.files.parquet import parquet_schema, read_parquet
+from slideduck.files.tables import Problem, check_columns
 from slideduck.roifiles.options import RoiOptions
 from slideduck.roifiles.outlines import Note, Notes, Parsed, Polygon, RoiOutline, Skipped, with_names, with_points
 from slideduck.roifiles.wkb import polygons_from_wkb
@@ -63,6 +63,7 @@ def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -
     geometries = _geometries(file, table, primary)
     drawn = _geometries(file, table, "outline") if "outline" in table.column_names else [None] * n
     parsed = Parsed(None if names_slides else slide)
+    left: dict[int, bytes] = {}
     # Names tell an outline its geometry, and a hole its parent: a name that came twice would say neither.
     unique = any(drawn)
     first_of: dict[tuple[str, str], int] = {}
@@ -92,33 +93,36 @@ def parse_geoparquet(path: Path, slide: str, data: bytes, options: RoiOptions) -
                 parsed.notes.add(_COLLECTION, place)
             polygons, wrong_rings = _checked(called, polygons, place, parsed.notes)
             wrong += wrong_rings
+        if drawn[row - 1] is not None and (beside := geometries[row - 1]) is not None:
+            try:
+                left[row] = _without_flat_parts(beside)
+            except ValueError as error:
+                wrong.append(f"the geometry beside the outline of {called} is broken: {error}; write the file again")
         if wrong:
             parsed.problems.extend((row, f"{place}: {what}") for what in wrong)
         else:
             parsed.outlines.append(RoiOutline(of_slide, name, label or None, polygons, bool(parent), row))
     parsed.outlines[:] = with_names(parsed.outlines, [f"ROI_{o.row}" for o in parsed.outlines], parsed.notes)
     if not parsed.problems:
-        parsed.problems.extend(_edited(file, parsed.outlines, geometries, drawn))
+        parsed.problems.extend(_edited(file, parsed.outlines, left))
     return parsed
 
 
 def _read(file: str, data: bytes) -> tuple[pa.Table, str]:
     """Return the table of a file, and the name of its primary geometry."""
+    schema = parquet_schema(file, data)
+    check_columns(schema.names, (), (), file)
+    metadata = (schema.metadata or {}).get(b"geo")
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
-        metadata = (table.schema.metadata or {}).get(b"geo")
-        # Damaged bytes are not always noticed in reading.
-        table.validate(full=True)
         geo = None if metadata is None else json.loads(metadata)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        what = str(error).partition("\n")[0].rstrip(".")
-        raise InputError([f"{file}: broken Parquet: {what}; write it again"]) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError([f"{file}: the metadata 'geo' is no JSON: {error}; write it again"]) from error
     if geo is None:
         raise InputError([f"{file}: Parquet, but not GeoParquet: no metadata 'geo'; write it with GeoPandas"])
     primary = geo.get("primary_column") if isinstance(geo, dict) else None
     columns = geo.get("columns") if isinstance(geo, dict) else None
     column = columns.get(primary) if isinstance(columns, dict) else None
-    if not isinstance(primary, str) or primary not in table.column_names or not isinstance(column, dict):
+    if not isinstance(primary, str) or primary not in schema.names or not isinstance(column, dict):
         raise InputError([f"{file}: the metadata 'geo' names no geometry column of the file; write it again"])
     if column.get("encoding") != "WKB":
         raise InputError(
@@ -131,7 +135,8 @@ def _read(file: str, data: bytes) -> tuple[pa.Table, str]:
                 "none: take it off with set_crs(None, allow_override=True)"
             ]
         )
-    return table, primary
+    wanted = {primary, "outline", *_TEXTS}
+    return read_parquet(file, data, [name for name in schema.names if name in wanted]), primary
 
 
 def _text(file: str, table: pa.Table, name: str) -> list[str]:
@@ -173,17 +178,24 @@ def _checked(
     return (polygons, wrong) if wrong else with_points(polygons, lambda part: f"the {part} of {called}", place, notes)
 
 
-def _edited(
-    file: str, outlines: Sequence[RoiOutline], geometries: Sequence[bytes | None], drawn: Sequence[bytes | None]
-) -> list[Problem]:
-    """Return the rows whose geometry and outline contradict each other: nothing says which of them is meant."""
-    if not any(drawn) or not outlines:
+def _without_flat_parts(geometry: bytes) -> bytes:
+    """Return the areas of a geometry, as the database can read them."""
+    _, polygons = polygons_from_wkb(geometry)
+    if not all(np.isfinite(ring).all() for polygon in polygons for ring in polygon):
+        raise ValueError("a point that is not finite")
+    kept, _ = with_points(polygons, str, "", Notes())
+    return RoiOutline("", "", None, kept, False, 0).wkb()
+
+
+def _edited(file: str, outlines: Sequence[RoiOutline], left: Mapping[int, bytes]) -> list[Problem]:
+    """Return the rows whose geometry and outline contradict each other: nothing says which of them is meant.
+
+    `left` has the geometry of each row that has both.
+    """
+    if not left or not outlines:
         return []
     shapes = [("drawn", one, one.marked_hole, one.wkb()) for one in outlines]
-    for one in outlines:
-        left = geometries[one.row - 1]
-        if drawn[one.row - 1] and left is not None:
-            shapes.append(("left", one, False, left))
+    shapes += [("left", one, False, left[one.row]) for one in outlines if one.row in left]
     sets, rois, marked, wkb = zip(*shapes, strict=True)
     n = len(shapes)
     staged = pa.table(

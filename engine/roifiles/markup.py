@@ -12,6 +12,7 @@ import numpy as np
 from slideduck.errors import InputError
 from slideduck.files.find import quoted
 from slideduck.files.tables import Problem, parse_numbers
+from slideduck.limit import beyond, limit
 from slideduck.roifiles.options import LABEL_FROM, RoiOptions
 from slideduck.roifiles.outlines import (
     Note,
@@ -28,6 +29,9 @@ __all__ = ["AREAS", "Shape", "XmlReader", "first_element", "note_other_classes",
 
 #: Kinds of shapes that have an area.
 AREAS = ("polygon", "rectangle", "ellipse")
+
+#: Elements that are a point each, in all formats.
+_POINTS = frozenset({"Vertex", "V", "Coordinate", "point"})
 
 
 @dataclass
@@ -91,8 +95,11 @@ class XmlReader:
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
-        self._parser.StartElementHandler = self.start
-        self._parser.EndElementHandler = self.end
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._depth = 0
+        self._points = 0
+        self._most = {name: limit(name) for name in ("depth", "vertices")}
 
     @property
     def line(self) -> int:
@@ -119,6 +126,20 @@ class XmlReader:
     def read_text(self) -> None:
         """Call `text` from now on."""
         self._parser.CharacterDataHandler = self.text
+
+    def _start(self, element: str, attributes: dict[str, str]) -> None:
+        """Count an element, and take its beginning."""
+        self._depth += 1
+        self._points += element in _POINTS
+        for name, found in (("depth", self._depth), ("vertices", self._points)):
+            if found > self._most[name]:
+                raise InputError([f"{self.name}:{self.line}: {beyond(name, found)}"])
+        self.start(element, attributes)
+
+    def _end(self, element: str) -> None:
+        """Take the end of an element."""
+        self._depth -= 1
+        self.end(element)
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
         """Take the beginning of an element."""

@@ -81,7 +81,7 @@ class _Reader(XmlReader):
         super().__init__(name)
         self.shapes: list[tuple[Shape, str]] = []
         self._path: list[str] = []
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, list[str]] = {}
         self._id = ""
         self._open: Shape | None = None
         self.read_text()
@@ -99,7 +99,7 @@ class _Reader(XmlReader):
     def text(self, text: str) -> None:
         """Take text between elements."""
         where = "/".join(self._path[2:])
-        self._texts[where] = self._texts.get(where, "") + text
+        self._texts.setdefault(where, []).append(text)
 
     def end(self, element: str) -> None:
         """Take the end of an element."""
@@ -113,7 +113,7 @@ class _Reader(XmlReader):
 
     def _taken(self, where: str) -> str:
         """Return the text of an element, which is not that of the next."""
-        return self._texts.pop(where, "").strip()
+        return "".join(self._texts.pop(where, ())).strip()
 
     def _close(self, shape: Shape) -> None:
         """Keep the shape that is open, with the texts of its view state."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from slideduck.errors import InputError
 from slideduck.files.find import Paths, absolute, below_folders, find_files, read_input, unpacked
+from slideduck.files.tables import Problem
+from slideduck.limit import beyond
 from slideduck.names import is_missing, nfc
 from slideduck.roifiles.asap import parse_asap
 from slideduck.roifiles.csv import parse_csv
@@ -35,6 +39,9 @@ __all__ = [
     "parse_roi_file",
     "slide_of",
 ]
+
+#: Greatest coordinate, either way. Areas are counted in units of 2^-32 base pixels, of which 64 bits hold 2^31 pixels.
+FARTHEST = 1_000_000_000
 
 _PACKED = (".gz", ".zip")
 
@@ -143,8 +150,12 @@ def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -
     data = unpacked(path.name, stored)
     form = _tell_form(path, data)
     parsed = _PARSERS[form](path, slide_of(path), data, options)
+    parsed.problems.extend(_too_far(path.name, form, parsed.outlines))
     if parsed.problems:
         raise InputError([message for _, message in sorted(parsed.problems, key=lambda problem: problem[0])])
+    points = sum(len(ring) for outline in parsed.outlines for polygon in outline.polygons for ring in polygon)
+    if problem := beyond("rois", len(parsed.outlines)) or beyond("vertices", points):
+        raise InputError([f"{path.name}: {problem}"])
     outlines = list(_labelled(parsed.outlines, parsed.notes))
     labels = {nfc(label): new for label, new in options.labels.items()}
     nested = form == "csv" if options.holes == "auto" else options.holes == "nested"
@@ -160,6 +171,21 @@ def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -
         notes=parsed.notes,
         unit="nm" if form == "ndpa" else "px",
     )
+
+
+def _too_far(name: str, form: RoiFormat, outlines: Iterable[RoiOutline]) -> Iterator[Problem]:
+    """Yield a message for each ROI with a point that is on no slide, and with which nothing can be computed exactly."""
+    place = "feature " if form == "geojson" else ""
+    unit = "nanometres" if form == "ndpa" else "base pixels"
+    for outline in outlines:
+        rings = [ring for polygon in outline.polygons for ring in polygon]
+        far = max((float(np.abs(ring).max()) for ring in rings if len(ring)), default=0)
+        if far > FARTHEST:
+            yield (
+                outline.row,
+                f"{name}:{place}{outline.row}: ROI {outline.roi_name!r} has a point {far:.6g} {unit} from the corner; "
+                f"coordinates lie within {FARTHEST:,} of it: draw it again or remove it",
+            )
 
 
 def _labelled(outlines: Iterable[RoiOutline], notes: Notes) -> Iterable[RoiOutline]:

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 
+from slideduck.limit import beyond
 from slideduck.roifiles.outlines import Polygon, Ring, ring_from_points
 
 __all__ = ["polygons_from_wkb"]
@@ -47,9 +48,13 @@ def polygons_from_wkb(data: bytes) -> tuple[str, tuple[Polygon, ...]]:
     """
     reader = _Reader(data)
     try:
-        return reader.geometry()
+        found = reader.geometry()
+        reader.end()
+        return found
     except struct.error as error:
         raise ValueError(f"cut short after {len(data)} bytes") from error
+    except RecursionError as error:
+        raise ValueError("collections in more collections than can be read") from error
 
 
 class _Reader:
@@ -59,8 +64,16 @@ class _Reader:
         self._data = data
         self._at = 0
 
-    def geometry(self) -> tuple[str, tuple[Polygon, ...]]:
-        """Return the kind and the polygons of the geometry that begins here."""
+    def end(self) -> None:
+        """Raise ValueError if the bytes end elsewhere than the geometry."""
+        left = len(self._data) - self._at
+        if left:
+            raise ValueError(f"cut short after {len(self._data)} bytes" if left < 0 else f"{left} bytes too many")
+
+    def geometry(self, depth: int = 1) -> tuple[str, tuple[Polygon, ...]]:
+        """Return the kind and the polygons of the geometry that begins here, within so many others."""
+        if problem := beyond("depth", depth):
+            raise ValueError(problem)
         order, kind, dimensions = self._header()
         if kind == "Polygon":
             polygon = self._polygon(order, dimensions)
@@ -74,11 +87,11 @@ class _Reader:
                 parts.append(self._polygon(part_order, part_dimensions))
             return kind, tuple(part for part in parts if part)
         if kind == "GeometryCollection":
-            return kind, tuple(polygon for _ in range(self._number(order)) for polygon in self.geometry()[1])
-        self._pass_over(kind, order, dimensions)
+            return kind, tuple(polygon for _ in range(self._number(order)) for polygon in self.geometry(depth + 1)[1])
+        self._pass_over(kind, order, dimensions, depth)
         return kind, ()
 
-    def _pass_over(self, kind: str, order: str, dimensions: int) -> None:
+    def _pass_over(self, kind: str, order: str, dimensions: int, depth: int) -> None:
         """Go to the end of a geometry of points or lines."""
         if kind == "Point":
             self._at += 8 * dimensions
@@ -86,7 +99,7 @@ class _Reader:
             self._ring(order, dimensions)
         else:
             for _ in range(self._number(order)):
-                self.geometry()
+                self.geometry(depth + 1)
 
     def _header(self) -> tuple[str, str, int]:
         """Return the byte order as struct writes it, the kind, and the numbers of a point."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import find_files
+from slideduck.limit import beyond
 from slideduck.names import nfc, suggestion
 from slideduck.progress import track
 from slideduck.roifiles.options import RoiOptions
@@ -37,6 +38,9 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
 #: Stands for a pixel that is transparent; no integer of 32 bits, and no colour.
 _TRANSPARENT = -(1 << 40)
+
+#: Values without a label after which no more are looked for: an image of noise has as many as pixels.
+_MOST_UNNAMED = 1 << 16
 
 #: Points of outlines that are gathered before they are put into the study.
 _POINTS_AT_ONCE = 4_000_000
@@ -225,6 +229,9 @@ def _open(path: Path, slides: Mapping[str, tuple[SlideFrame, str | None]], optio
     slide, error = _slide_of(path, slides, options.slide_suffix)
     if error is not None:
         raise InputError([f"{path.name}: slide {slide.slide!r} cannot be used: {error}"])
+    pixels = image.width * image.height
+    if pixels > slide.width * slide.height and (problem := beyond("pixels", pixels)):
+        raise InputError([f"{path.name}: {problem}"])
     frame, scale = _fit(image, slide, options)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -354,9 +361,13 @@ def _read(mask: _Mask, options: MaskOptions) -> tuple[RoiFile, Counter[str]]:
     for values in _values(mask.image, colours=options.colours):
         indexed, others = _indexed(values, {0: 0, _TRANSPARENT: 0} | index)
         unnamed += others
+        if len(unnamed) > _MOST_UNNAMED:
+            break
         numbers.update(dict(enumerate(np.bincount(indexed.ravel(), minlength=len(labels) + 1).tolist())))
         if not unnamed:
             tracer.add(indexed)
+            if problem := beyond("vertices", tracer.corners):
+                raise InputError([f"{path.name}: {problem}"])
     if unnamed:
         raise InputError([_unnamed(path, unnamed, options)])
     outlines = []

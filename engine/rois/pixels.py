@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL.Image import Image
 
 from slideduck.errors import InputError
 from slideduck.files.find import reason
+from slideduck.limit import beyond
 
 __all__ = ["MaskImage", "open_mask"]
 
@@ -88,7 +87,9 @@ def open_mask(path: Path, *, colours: bool = False) -> MaskImage:
             return _open_tiff(path, colours=colours)
     except OSError as error:
         raise InputError([f"{path}: cannot be read: {reason(error)}"]) from error
-    except (tifffile.TiffFileError, SyntaxError, IndexError, struct.error) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow and tifffile raise whatever a damaged part leads them to
         raise _broken(path, error) from error
     if head.startswith(_JPEG):
         raise InputError([f"{path.name}: a JPEG, {_LOSSY}"])
@@ -105,6 +106,10 @@ def _open_png(path: Path, *, bit_depth: int, colour_type: int, colours: bool) ->
     # Pillow's own way to open a file would refuse an image of 180 million pixels as an attack.
     with path.open("rb") as file:
         width, height = PngImagePlugin.PngImageFile(file).size
+    if not width or not height:
+        raise ValueError(f"{width} x {height} pixels")
+    if problem := beyond("pixels", width * height):
+        raise InputError([f"{path.name}: {problem}"])
 
     def bands() -> Iterator[Pixels]:
         try:
@@ -112,12 +117,13 @@ def _open_png(path: Path, *, bit_depth: int, colour_type: int, colours: bool) ->
                 image: Image = PngImagePlugin.PngImageFile(file)
                 if colour_type == _PNG_PALETTE and colours:
                     image = image.convert("RGBA")
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, zlib.error) as error:
+                image.load()
+        except Exception as error:  # see open_mask
             raise _broken(path, error) from error
         rows = max(1, _BAND_PIXELS // width)
         for top in range(0, height, rows):
-            band = pixels[top : top + rows]
+            # Of all at once there would be a second copy.
+            band = np.asarray(image.crop((0, top, width, min(top + rows, height))))
             if colour_type == _PNG_GREY and bit_depth in _GREY_SCALES and band.dtype != bool:
                 band = band // _GREY_SCALES[bit_depth]
             yield band[..., 0] if image.mode == "LA" else band
@@ -128,8 +134,11 @@ def _open_png(path: Path, *, bit_depth: int, colour_type: int, colours: bool) ->
 def _open_tiff(path: Path, *, colours: bool) -> MaskImage:
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
-        why = _why_no_mask(tiff, page)
         width, height = page.imagewidth, page.imagelength
+        if not width or not height:
+            raise ValueError(f"{width} x {height} pixels")
+        part = page.tilewidth * page.tilelength if page.is_tiled else width * min(page.rowsperstrip, height)
+        why = _why_no_mask(tiff, page) or beyond("pixels", max(part, width * page.tilelength)) or ""
     if why:
         raise InputError([f"{path.name}: {why}"])
 
@@ -142,8 +151,7 @@ def _open_tiff(path: Path, *, colours: bool) -> MaskImage:
                         yield np.moveaxis((page.colormap >> 8).astype(np.uint8)[:, band], 0, 2)
                     else:
                         yield band
-            # Each decoder of imagecodecs has an error of its own, below RuntimeError.
-            except (OSError, ValueError, RuntimeError, zlib.error, tifffile.TiffFileError) as error:
+            except Exception as error:  # see open_mask; each decoder of imagecodecs has an error of its own
                 raise _broken(path, error) from error
 
     return MaskImage(path, width, height, bands)

@@ -48,6 +48,8 @@ class Tracer:
     def __init__(self, width: int) -> None:
         self._above: NDArray[Any] = np.zeros((1, width + 2), np.uint8)
         self._y = 0
+        #: Corners found so far.
+        self.corners = 0
         self._found: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, rows: NDArray[Any]) -> None:
@@ -61,6 +63,7 @@ class Tracer:
         image = np.zeros((len(rows) + 1, rows.shape[1] + 2), rows.dtype)
         image[:1], image[1:, 1:-1] = self._above, rows
         self._found.append(_corners(image, self._y))
+        self.corners += len(self._found[-1][0])
         self._above, self._y = image[-1:].copy(), self._y + len(rows)
 
     def polygons(
