@@ -127,8 +127,8 @@ KINDS: dict[str, tuple[Kind, int]] = {
 }  # fmt: skip
 
 
-def timed(folder: Path, command: list[str]) -> tuple[float, float]:
-    """Run a command in a process of its own; return its seconds and its peak memory, MB."""
+def timed(folder: Path, command: list[str]) -> tuple[float, float, float]:
+    """Run a command in a process of its own; return its seconds, those of the CPU, and its peak memory, MB."""
     start = time.perf_counter()
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(
@@ -139,7 +139,7 @@ def timed(folder: Path, command: list[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {(folder / 'said.txt').read_text()}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -148,15 +148,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
     parser.add_argument("--only", choices=KINDS, action="append")
     options = parser.parse_args()
-    table = Table("kind", "size", "command", "seconds", "peak, MB")
+    table = Table("kind", "size", "command", "seconds", "CPU, s", "peak, MB")
     for name in options.only or KINDS:
         make, n = KINDS[name]
         n = n // 10 if options.quick else n
         with tempfile.TemporaryDirectory() as place:
             for command in make(Path(place), n):
-                seconds, peak = timed(Path(place), command)
-                table.add_row(name, f"{n:,}", command[0], f"{seconds:.1f}", f"{peak:,.0f}")
-                print(f"{name} {n} {command[0]} {seconds:.1f} s {peak:.0f} MB", file=sys.stderr, flush=True)
+                seconds, cpu, peak = timed(Path(place), command)
+                table.add_row(name, f"{n:,}", command[0], f"{seconds:.1f}", f"{cpu:.1f}", f"{peak:,.0f}")
+                print(
+                    f"{name} {n} {command[0]} {seconds:.1f} s, {cpu:.1f} s of the CPU, {peak:.0f} MB",
+                    file=sys.stderr,
+                    flush=True,
+                )
     Console(width=100).print(table)
 
 
