@@ -3,8 +3,8 @@
     python tests/bench/size.py [--quick] [--only KIND]
 
 Each command is a process of its own. Kinds: `many`, 100,000 ROIs side by side; `spot`, as many on top of each other;
-`rings`, 10,000 in each other; `vertices`, one ROI of 1,000,000; `names`, 100,000 of one name; `tiles`, a slide of 200,000
-px a side in tiles of 64 px; `slides`, 2,000 slides with an ROI file each. With `--quick` a tenth of each.
+`rings`, 10,000 in each other; `vertices`, one ROI of 1,000,000; `names`, 100,000 of one name; `tiles`, a slide of
+200,000 px a side in tiles of 64 px; `slides`, 2,000 slides with an ROI file each. With `--quick` a tenth of each.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ KINDS: dict[str, tuple[Kind, int]] = {
 }  # fmt: skip
 
 
-def timed(folder: Path, command: list[str]) -> tuple[float, float]:
-    """Run a command in a process of its own; return its seconds and its peak memory, MB."""
+def timed(folder: Path, command: list[str]) -> tuple[float, float, float]:
+    """Run a command in a process of its own; return its seconds, those of the CPU, and its peak memory, MB."""
     start = time.perf_counter()
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(
@@ -139,7 +139,7 @@ def timed(folder: Path, command: list[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {(folder / 'said.txt').read_text()}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -148,15 +148,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
     parser.add_argument("--only", choices=KINDS, action="append")
     options = parser.parse_args()
-    table = Table("kind", "size", "command", "seconds", "peak, MB")
+    table = Table("kind", "size", "command", "seconds", "CPU, s", "peak, MB")
     for name in options.only or KINDS:
         make, n = KINDS[name]
         n = n // 10 if options.quick else n
         with tempfile.TemporaryDirectory() as place:
             for command in make(Path(place), n):
-                seconds, peak = timed(Path(place), command)
-                table.add_row(name, f"{n:,}", command[0], f"{seconds:.1f}", f"{peak:,.0f}")
-                print(f"{name} {n} {command[0]} {seconds:.1f} s {peak:.0f} MB", file=sys.stderr, flush=True)
+                seconds, cpu, peak = timed(Path(place), command)
+                table.add_row(name, f"{n:,}", command[0], f"{seconds:.1f}", f"{cpu:.1f}", f"{peak:,.0f}")
+                print(
+                    f"{name} {n} {command[0]} {seconds:.1f} s, {cpu:.1f} s of the CPU, {peak:.0f} MB",
+                    file=sys.stderr,
+                    flush=True,
+                )
     Console(width=100).print(table)
 
 

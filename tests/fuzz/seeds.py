@@ -79,12 +79,12 @@ def _geoparquet(*, outline: bool) -> bytes:
         "slide": ["s", "s"],
         "roi_name": ["a", "h"],
         "label": ["t", "t"],
-        "parent": [None, "a"],
+        "parent": pa.array([None, "a" if outline else None], pa.string()),
         "geometry": pa.array(shapely.to_wkb([drawn.difference(hole), hole]).tolist(), pa.binary()),
     }
     if outline:
         columns["outline"] = pa.array([shapely.to_wkb(drawn), None], pa.binary())
-    column = {"encoding": "WKB", "geometry_types": [], "crs": None}
+    column: dict[str, object] = {"encoding": "WKB", "geometry_types": [], "crs": None}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     file = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata({"geo": json.dumps(geo)}), file, compression="none")
@@ -92,7 +92,7 @@ def _geoparquet(*, outline: bool) -> bytes:
 
 
 def _masks() -> list[bytes]:
-    pixels = np.zeros((48, 64), np.uint8)
+    pixels = np.zeros((60, 64), np.uint8)
     pixels[5:30, 10:40] = 1
     files = []
     for form, options in (("PNG", {}), ("TIFF", {"compression": "tiff_lzw"})):

@@ -62,11 +62,11 @@ def no_longer_than(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def reader(name: str, study: sd.Study) -> Callable[[Path], Any]:
+def reader(name: str, study: sd.Study, roi_set: str) -> Callable[[Path], Any]:
     """Return what takes a file of a kind."""
     match name:
         case "label masks":
-            return lambda path: study.add_masks(path, {1: "a", 0: None}, roi_set=name)
+            return lambda path: study.add_masks(path, {1: "a", 0: None}, roi_set=roi_set)
         case "table of labels":
             return read_label_table
         case "table of MPP":
@@ -76,14 +76,14 @@ def reader(name: str, study: sd.Study) -> Callable[[Path], Any]:
         case _ if name.startswith("patients"):
             return study.add_patients
         case _:
-            return lambda path: study.add_rois(path, roi_set=name)
+            return lambda path: study.add_rois(path, roi_set=roi_set)
 
 
 def test_every_file_is_read_before_it_is_mutated(study: sd.Study, tmp_path: Path) -> None:
     for name, (file, originals) in SEEDS.items():
         for data in originals:
             (tmp_path / file).write_bytes(data)
-            reader(name, study)(tmp_path / file)
+            reader(name, study, f"{name} as it was")(tmp_path / file)
 
 
 def held(study: sd.Study) -> str:
@@ -101,7 +101,7 @@ def held(study: sd.Study) -> str:
 )
 def test_mutated_files_are_read_or_refused(name: str, study: sd.Study, tmp_path: Path) -> None:
     file, originals = SEEDS[name]
-    read = reader(name, study)
+    read = reader(name, study, name)
     found: Counter[str] = Counter()
     slowest = 0.0
     before = held(study)

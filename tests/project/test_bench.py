@@ -98,3 +98,10 @@ def test_the_bench_of_masks_prints_a_line_for_each_kind() -> None:
     assert [line.partition(":")[0] for line in lines] == ["tissue", "rough", "specks"]
     assert all(re.search(r"0\.2 Mpx, [\d,]+ parts; outlines .*; add-masks .* s, label .* s$", line) for line in lines)
     assert memory.startswith("peak memory ")
+
+
+def test_the_bench_of_size_prints_seconds_and_memory_of_each_command() -> None:
+    lines = run("size.py", "--quick", "--only", "rings")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [row[:3] for row in rows] == [["rings", "1,000", command] for command in ("add-rois", "tile", "label")]
+    assert all(float(row[3]) > 0 and float(row[5].replace(",", "")) > 50 for row in rows)

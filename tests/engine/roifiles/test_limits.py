@@ -62,7 +62,7 @@ def write_geoparquet(path: Path, geometry: bytes, outline: bytes | None = None) 
     columns = {"roi_name": ["a"], "geometry": pa.array([geometry], pa.binary())}
     if outline is not None:
         columns["outline"] = pa.array([outline], pa.binary())
-    column = {"encoding": "WKB", "geometry_types": [], "crs": None}
+    column: dict[str, object] = {"encoding": "WKB", "geometry_types": [], "crs": None}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     pq.write_table(pa.table(columns).replace_schema_metadata({"geo": json.dumps(geo)}), path)
     return path
