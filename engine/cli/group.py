@@ -131,6 +131,10 @@ class _Commands(click.Group):
                 # The reader, such as `head`, has what it wanted.
                 sys.stderr.close()
                 ctx.exit(0)
+            except OSError as error:
+                # A disk that fails, or too many open files: no step has an answer to these.
+                message(f"error: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
+                ctx.exit(1)
 
 
 @contextmanager
