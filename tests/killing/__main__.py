@@ -33,7 +33,7 @@ def main() -> int:
     if not is_loaded():
         _start_again(parsed.folder)
     jobs = [job for job in JOBS if not parsed.job or job.name in parsed.job]
-    faults = [fault for fault in FAULTS if not parsed.fault or fault.name in parsed.fault]
+    faults = [fault for fault in FAULTS if (fault.name in parsed.fault if parsed.fault else fault.usual)]
     import_all(ENGINE + (RUNNER if any(job.runner for job in jobs) else ()))
     become_reaper()
     results = parsed.results or parsed.folder / f"seed-{parsed.seed}.jsonl"

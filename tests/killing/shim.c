@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COUNT, KILL, TEAR, FULL, FULL_ONCE, READ_ERROR, READ_ONLY, INTERRUPT, CLOCK };
+enum { COUNT, KILL, TEAR, FULL, FULL_ONCE, READ_ERROR, READ_ONLY, INTERRUPT, CLOCK, TEAR_PLACE };
 
 /* Laid out as `Plan` in shim.py. */
 struct plan {
@@ -110,7 +110,8 @@ static int change(int needs) {
         pause();
         return 0;
     case TEAR:
-        if (!(needs & (SPACE | PLACE)) || (needs & NAME)) {
+    case TEAR_PLACE:
+        if (!(needs & (plan->kind == TEAR ? SPACE : PLACE)) || (needs & NAME)) {
             if (number == plan->at)
                 plan->at++;  /* nothing to tear: the next one */
             return 0;
@@ -145,7 +146,7 @@ static int change(int needs) {
 }
 
 static void end_torn(void) {
-    if (plan->kind == TEAR) {
+    if (plan->kind == TEAR || plan->kind == TEAR_PLACE) {
         __sync_add_and_fetch(&plan->struck, 1);
         kill(-plan->group, SIGKILL);
         pause();
