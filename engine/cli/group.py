@@ -113,6 +113,8 @@ class _Commands(click.Group):
             if args is None:
                 # The command of this process, of which all is undone by now. A library whose import was interrupted may
                 # be half made, and crash when Python takes it down; what it asked to do at exit is done.
+                # A second interrupt does not strike that.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 atexit._run_exitfuncs()
                 sys.stdout.flush()
                 os._exit(130)
