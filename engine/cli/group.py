@@ -117,6 +117,8 @@ class _Commands(click.Group):
             if args is None:
                 # The command of this process, of which all is undone by now. A library whose import was interrupted may
                 # be half made, and crash when Python takes it down; what it asked to do at exit is done.
+                # A second interrupt does not strike that.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 atexit._run_exitfuncs()
                 sys.stdout.flush()
                 os._exit(130)
@@ -135,6 +137,10 @@ class _Commands(click.Group):
                 # The reader, such as `head`, has what it wanted.
                 sys.stderr.close()
                 ctx.exit(0)
+            except OSError as error:
+                # A disk that fails, or too many open files: no step has an answer to these.
+                message(f"error: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
+                ctx.exit(1)
 
 
 @contextmanager

@@ -33,11 +33,14 @@ def main() -> int:
     if not is_loaded():
         _start_again(parsed.folder)
     jobs = [job for job in JOBS if not parsed.job or job.name in parsed.job]
-    faults = [fault for fault in FAULTS if not parsed.fault or fault.name in parsed.fault]
+    faults = [fault for fault in FAULTS if (fault.name in parsed.fault if parsed.fault else fault.usual)]
     import_all(ENGINE + (RUNNER if any(job.runner for job in jobs) else ()))
     become_reaper()
     results = parsed.results or parsed.folder / f"seed-{parsed.seed}.jsonl"
     done = _read(results)
+    if parsed.again:
+        done = [one for one in done if not one.problems]
+        results.write_text("".join(_line(one) for one in done), encoding="utf-8")
     seen = {(one.job, one.fault, one.number) for one in done}
     campaign = Campaign(parsed.folder / "work", parsed.seed)
     end = time.monotonic() + 60 * parsed.minutes
@@ -50,7 +53,7 @@ def main() -> int:
         one = campaign.strike(job, fault, number, parsed.at)
         done.append(one)
         with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(one)) + "\n")
+            file.write(_line(one))
         if one.problems and not parsed.quiet:
             print(failures([one], parsed.seed), flush=True)
     print(table(done))
@@ -70,6 +73,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1e6, help="no new try after so many")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "campaign", help="where it works")
     parser.add_argument("--results", type=Path, help="the file of results; default seed-N.jsonl in the folder")
+    parser.add_argument("--again", action="store_true", help="first forget the tries that failed, and try these again")
     parser.add_argument("--page", action="store_true", help="put the table into SECURITY.md")
     parser.add_argument("--quiet", action="store_true", help="print the table alone")
     parsed = parser.parse_args()
@@ -92,6 +96,10 @@ def _start_again(folder: Path) -> None:
     library = build_shim(Path(tempfile.mkdtemp(prefix="shim-", dir=folder)))
     os.environ["LD_PRELOAD"] = str(library)
     os.execv(sys.executable, [sys.executable, "-m", "tests.killing", *sys.argv[1:]])
+
+
+def _line(one: Try) -> str:
+    return json.dumps(asdict(one)) + "\n"
 
 
 def _read(results: Path) -> list[Try]:

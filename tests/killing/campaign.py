@@ -118,7 +118,9 @@ class Campaign:
         found, problem = self._contents()
         problems += problem
         whole = not problem and not differences(found, quiet.contents, quiet.volatile)
-        if ended.status == 0 and not whole:
+        # Slides that cannot be read are kept with their error, and listed.
+        listed = fault.counts == "reads" and "cannot be used" in ended.output
+        if ended.status == 0 and not whole and not listed:
             problems.append(f"ended with 0, yet {_few(differences(found, quiet.contents, quiet.volatile))}")
         problems += self._again(job, quiet, whole)
         return Try(job.name, fault.name, number, at, ended.status, struck, problems, _end(ended.output, problems))

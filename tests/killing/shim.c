@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COUNT, KILL, TEAR, FULL, FULL_ONCE, READ_ERROR, READ_ONLY, INTERRUPT, CLOCK };
+enum { COUNT, KILL, TEAR, FULL, FULL_ONCE, READ_ERROR, READ_ONLY, INTERRUPT, CLOCK, TEAR_PLACE };
 
 /* Laid out as `Plan` in shim.py. */
 struct plan {
@@ -95,7 +95,8 @@ static int path_within(const char *folder, int at, const char *name) {
     return within(folder, path);
 }
 
-enum { SPACE = 1, NAME = 2, SYNC = 4 };  /* needs room; changes a folder; flushes */
+/* Needs room; changes a folder; flushes; writes where the file has room already, which a full disk lets it. */
+enum { SPACE = 1, NAME = 2, SYNC = 4, PLACE = 8 };
 
 /* Returns the error that a change is to end with, or 0; -1 asks for half of a write. */
 static int change(int needs) {
@@ -109,7 +110,8 @@ static int change(int needs) {
         pause();
         return 0;
     case TEAR:
-        if (!(needs & SPACE) || (needs & NAME)) {
+    case TEAR_PLACE:
+        if (!(needs & (plan->kind == TEAR ? SPACE : PLACE)) || (needs & NAME)) {
             if (number == plan->at)
                 plan->at++;  /* nothing to tear: the next one */
             return 0;
@@ -125,7 +127,7 @@ static int change(int needs) {
             return 0;
         return __sync_add_and_fetch(&plan->struck, 1) == 1 && !(needs & NAME) ? -1 : ENOSPC;
     case READ_ONLY:
-        if (!(needs & (NAME | SPACE)))
+        if (!(needs & (NAME | SPACE | PLACE)))
             return 0;
         __sync_add_and_fetch(&plan->struck, 1);
         return EROFS;
@@ -144,7 +146,7 @@ static int change(int needs) {
 }
 
 static void end_torn(void) {
-    if (plan->kind == TEAR) {
+    if (plan->kind == TEAR || plan->kind == TEAR_PLACE) {
         __sync_add_and_fetch(&plan->struck, 1);
         kill(-plan->group, SIGKILL);
         pause();
@@ -161,12 +163,28 @@ static int bad_read(int fd) {
     return 1;
 }
 
-/* Writes: the half that a full disk still takes, or what a kill leaves. */
-#define WRITES(name, arguments, call, half, size) \
+/* The half that a full disk still takes, or that a kill leaves. Where the file had room already a kill leaves whole
+   pages: the kernel copies each at once. */
+static size_t halved(size_t size, int needs) {
+    return needs & PLACE ? size / 2 & ~(size_t)4095 : size / 2;
+}
+
+/* What a write needs that ends at a place in a file. */
+static int room(int fd, off_t end) {
+    struct stat now;
+    return fstat(fd, &now) || end > now.st_size ? SPACE : PLACE;
+}
+
+static off_t place(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags & O_APPEND ? LLONG_MAX / 2 : lseek(fd, 0, SEEK_CUR);
+}
+
+#define WRITES(name, arguments, call, half, size, end) \
     ssize_t name arguments { \
         REAL(name); \
         if (plan && fd_within(plan->folder, fd)) { \
-            int error = change(SPACE); \
+            int needs = room(fd, end), error = change(needs); \
             if (error == -1) { \
                 ssize_t done = (size) > 1 ? real half : 0; \
                 end_torn(); \
@@ -182,17 +200,22 @@ static int bad_read(int fd) {
         return real call; \
     }
 
-WRITES(write, (int fd, const void *data, size_t size), (fd, data, size), (fd, data, size / 2), size)
-WRITES(pwrite, (int fd, const void *data, size_t size, off_t to), (fd, data, size, to), (fd, data, size / 2, to), size)
-WRITES(pwrite64, (int fd, const void *data, size_t size, off64_t to), (fd, data, size, to), (fd, data, size / 2, to),
-       size)
-WRITES(writev, (int fd, const struct iovec *data, int parts), (fd, data, parts), (fd, data, parts / 2), parts)
+WRITES(write, (int fd, const void *data, size_t size), (fd, data, size), (fd, data, halved(size, needs)), size,
+       place(fd) + (off_t)size)
+WRITES(pwrite, (int fd, const void *data, size_t size, off_t to), (fd, data, size, to),
+       (fd, data, halved(size, needs), to), size, to + (off_t)size)
+WRITES(pwrite64, (int fd, const void *data, size_t size, off64_t to), (fd, data, size, to),
+       (fd, data, halved(size, needs), to), size, to + (off_t)size)
+WRITES(writev, (int fd, const struct iovec *data, int parts), (fd, data, parts), (fd, data, parts / 2), parts,
+       LLONG_MAX / 2)
 WRITES(pwritev, (int fd, const struct iovec *data, int parts, off_t to), (fd, data, parts, to),
-       (fd, data, parts / 2, to), parts)
+       (fd, data, parts / 2, to), parts, LLONG_MAX / 2)
 WRITES(pwritev64, (int fd, const struct iovec *data, int parts, off64_t to), (fd, data, parts, to),
-       (fd, data, parts / 2, to), parts)
-WRITES(sendfile, (int fd, int from, off_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size)
-WRITES(sendfile64, (int fd, int from, off64_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size)
+       (fd, data, parts / 2, to), parts, LLONG_MAX / 2)
+WRITES(sendfile, (int fd, int from, off_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size,
+       LLONG_MAX / 2)
+WRITES(sendfile64, (int fd, int from, off64_t *at, size_t size), (fd, from, at, size), (fd, from, at, size / 2), size,
+       LLONG_MAX / 2)
 
 /* A file that becomes shorter needs no room. */
 static int growing(int fd, off_t size) {

@@ -13,7 +13,7 @@ __all__ = ["KINDS", "Plan", "arm", "build_shim", "is_loaded", "open_plan", "writ
 _SOURCE = Path(__file__).with_name("shim.c")
 
 #: What the library does, in the order of its own list.
-KINDS = ("count", "kill", "tear", "full", "full once", "read error", "read-only", "interrupt", "clock")
+KINDS = ("count", "kill", "tear", "full", "full once", "read error", "read-only", "interrupt", "clock", "tear in place")
 
 
 class Plan(ctypes.Structure):

@@ -417,3 +417,15 @@ def test_a_full_disk_keeps_nothing_of_the_step_and_says_so(project: Path) -> Non
     with sd.open("s.duckdb", read_only=True) as study:
         assert study.sql("SELECT (SELECT count(*) FROM slides), (SELECT count(*) FROM grids)").fetchall() == [(4, 0)]
     assert run(*tile).exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_below_what_is_printed_is_told(empty_study: Path) -> None:
+    # A process of its own, since its output is what is full.
+    words = [sys.executable, "-m", "slideduck", "sql", str(empty_study), "SELECT 1 AS a", "--csv"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: a file cannot be read or written: No space left on device\n",
+    )
