@@ -129,7 +129,9 @@ def _attach(con: duckdb.DuckDBPyConnection, path: Path, seal: Seal) -> None:
     """Attach a study under its file's name, and let its tables be found."""
     name = identifier(path.stem if path.stem not in ("memory", "system", "temp") else f"{path.stem}_")
     try:
-        con.execute(f"ATTACH {literal(str(path))} AS {name} ({'READ_ONLY' if seal.read_only else 'READ_WRITE'}, TYPE duckdb)")
+        con.execute(
+            f"ATTACH {literal(str(path))} AS {name} ({'READ_ONLY' if seal.read_only else 'READ_WRITE'}, TYPE duckdb)"
+        )
     except duckdb.Error as error:
         raise opening_error(path, error) from error
     con.execute(f"USE {name}")

@@ -176,9 +176,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
-                f"{folder}: {holder(lock)} is training in it; wait for it, or give another `run`"
-            ) from None
+            raise RunError(f"{folder}: {holder(lock)} is training in it; wait for it, or give another `run`") from None
         yield
     finally:
         os.close(lock)
