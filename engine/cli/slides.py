@@ -44,7 +44,6 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
 )
 @NEW_STUDY
 @click.argument("paths", nargs=-1, required=True, type=str)
-@limit_option
 @click.option(
     "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
     help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",

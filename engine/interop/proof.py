@@ -17,7 +17,7 @@ from slideduck.labels.rule import LabelRule, rule_in_force
 from slideduck.roifiles.options import RoiOptions
 from slideduck.rois.table import add_rois
 from slideduck.store import schema
-from slideduck.store.db import connect, registered
+from slideduck.store.db import MEMORY, connect, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -55,10 +55,9 @@ class Returned:
 def proving(handle: Handle, slides: Sequence[str]) -> Iterator[RoiProof]:
     """Make a study in memory with some slides of another one, and without ROIs."""
     table = _rows(handle.con, "SELECT * FROM slides WHERE list_contains($slides, slide)", {"slides": list(slides)})
-    memory = Path(":memory:")
-    scratch = Handle(connect(memory), memory)
+    scratch = Handle(connect(MEMORY), MEMORY)
     try:
-        schema.prepare(scratch.con, memory, read_only=False)
+        schema.prepare(scratch.con, MEMORY, read_only=False)
         _insert(scratch.con, "slides", table)
         yield RoiProof(handle, scratch)
     finally:

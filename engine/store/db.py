@@ -17,6 +17,7 @@ from slideduck.names import nearest
 from slideduck.store.causes import cause, does_not_replay, is_interrupt, translation, wal_of
 
 __all__ = [
+    "MEMORY",
     "atomic",
     "close",
     "connect",
@@ -37,6 +38,9 @@ __all__ = [
 
 #: The files of the extension whose signature DuckDB has verified in this process, as they were then.
 _verified: set[tuple[str, int, int]] = set()
+
+#: The path of a study that is in no file.
+MEMORY = Path(":memory:")
 
 #: Less does not hold what DuckDB keeps per thread, bytes.
 _LEAST_MEMORY = 64_000_000
@@ -62,8 +66,9 @@ def connect(path: Path, *, read_only: bool = False, threads: int | None = None) 
     if read_only:
         require_study(path)
     require_folder(path)
-    # DuckDB puts its log beside the name that it is given; through another name it would not be seen.
-    path = path.resolve()
+    if path != MEMORY:
+        # DuckDB puts its log beside the name that it is given; through another name it would not be seen.
+        path = path.resolve()
     config: dict[str, str | bool | int | float | list[str]] = {**_no_downloads(), **spatial_config()}
     if threads is not None:
         config["threads"] = threads
