@@ -111,7 +111,7 @@ def _marks(node: ast.AST, values: dict[str, ast.expr]) -> Iterator[tuple[str, st
     calls = [
         call
         for call in ast.walk(node)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "attack"
+        if isinstance(call, ast.Call) and _is_attack(call.func, values)
     ]
     loops = [loop for each in ast.walk(node) for loop in getattr(each, "generators", ())]
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
@@ -119,6 +119,13 @@ def _marks(node: ast.AST, values: dict[str, ast.expr]) -> Iterator[tuple[str, st
         loop = next((loop for loop in loops if not isinstance(what, ast.Constant) and _uses(what, loop.target)), None)
         for value in _entries(loop.iter, values) if loop else [""]:
             yield _text(kind, value), _text(what, value)
+
+
+def _is_attack(node: ast.AST, values: dict[str, ast.expr]) -> bool:
+    """Return whether this is ``pytest.mark.attack``, or what a module calls it for short."""
+    if isinstance(node, ast.Name) and node.id in values:
+        return _is_attack(values[node.id], {})
+    return isinstance(node, ast.Attribute) and node.attr == "attack"
 
 
 def _uses(node: ast.AST, target: ast.AST) -> bool:
