@@ -15,7 +15,8 @@ WITH RECURSIVE measured AS MATERIALIZED (
         bounded.*,
         row_number() OVER (ORDER BY bounded.roi_set, bounded.slide, bounded.roi_name) AS roi_no,
         dense_rank() OVER (ORDER BY bounded.roi_set, bounded.slide, bounded.label) AS group_no,
-        ceil(log2(greatest(bounded.x_max - bounded.x_min, bounded.y_max - bounded.y_min, 1))) AS own_level,
+        -- A logarithm that is rounded down would make the cell shorter than the ROI.
+        ceil(log2(greatest(bounded.x_max - bounded.x_min, bounded.y_max - bounded.y_min, 1)) + 1e-9) AS own_level,
     FROM (
         SELECT
             staged_roi.*,
