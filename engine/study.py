@@ -454,7 +454,7 @@ class Study:
             If it does not parse, bind or run, or a sealed study does not take it.
         """
         try:
-            with translated():
+            with translated(self.path, of_users_sql=True):
                 if self.seal is not None:
                     check_statement(self.con, query, self.seal, self.path, params)
                 relation = self.con.sql(query, params=params)
@@ -465,7 +465,7 @@ class Study:
     def answer(self, query: str, *, timeout: float | None = None) -> pa.Table:
         """Return the rows of one statement on a sealed study, within a time; see `slideduck.store.sealed.answer`."""
         if self.seal is None:
-            raise QueryError("`timeout` needs a study that is sealed; open it with `sealed=True`, or use sql()")
+            raise QueryError("`timeout` needs a study that was opened with sealed=True; open it so, or use sql()")
         return answer(self.con, query, self.seal, self.path, timeout=timeout)
 
     def labels(self, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:

@@ -58,20 +58,12 @@ def is_interrupt(error: BaseException) -> bool:
     )
 
 
-def translation(error: BaseException, path: Path | None = None) -> BaseException | None:
-    """Return what is to be raised in the place of an error of DuckDB; None where that is a mistake of a program.
-
-    Parameters
-    ----------
-    error : BaseException
-        What DuckDB raised.
-    path : Path, optional
-        The study, where it is known.
-    """
-    return KeyboardInterrupt() if is_interrupt(error) else cause(error, path)
+def translation(error: BaseException, path: Path | None = None, *, of_users_sql: bool = False) -> BaseException | None:
+    """Return what is to be raised in the place of an error of DuckDB, also of Ctrl-C; the rest is that of `cause`."""
+    return KeyboardInterrupt() if is_interrupt(error) else cause(error, path, of_users_sql=of_users_sql)
 
 
-def cause(error: BaseException, path: Path | None = None) -> SlideduckError | None:
+def cause(error: BaseException, path: Path | None = None, *, of_users_sql: bool = False) -> SlideduckError | None:
     """Return an error of ours for one of DuckDB that the machine or the file is the cause of; None for another.
 
     Parameters
@@ -80,6 +72,8 @@ def cause(error: BaseException, path: Path | None = None) -> SlideduckError | No
         What DuckDB raised.
     path : Path, optional
         The study, where it is known.
+    of_users_sql : bool
+        It comes of SQL that the user wrote, which may name other files, and ask for more memory than there is.
     """
     if not isinstance(error, duckdb.Error):
         return None
@@ -104,7 +98,7 @@ def cause(error: BaseException, path: Path | None = None) -> SlideduckError | No
             f"{study} is damaged ({text}): take it from a copy that was kept, or make it anew from its slides and ROI "
             "files, which are as they were"
         )
-    return _of_kind(error, study, text)
+    return None if of_users_sql else _of_kind(error, study, text)
 
 
 def _of_kind(error: duckdb.Error, study: str, text: str) -> SlideduckError | None:
@@ -154,5 +148,7 @@ def _not_replayed(path: Path, text: str) -> str:
 def _first_line(error: BaseException) -> str:
     """Return what DuckDB says, without its class and its stack; of a study that was given up, why it was."""
     text = str(error)
-    original = re.search(r'Original error: "(.*)"', text, re.DOTALL)
-    return re.sub(r"^(?:[\w ]+ Error: )+", "", (original[1] if original else text).splitlines()[0])
+    original = re.search(r'Original error: "(.*)"$', text, re.DOTALL)
+    text = re.sub(r"^(?:[\w ]+ Error: )+", "", (original[1] if original else text).splitlines()[0])
+    # The same failure has another beginning for each way of attaching a study.
+    return re.sub(r"^(?:Failed to create checkpoint because of error|Checkpoint failed .* Original error): ", "", text)

@@ -351,18 +351,15 @@ def registered(con: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> It
 
 
 @contextmanager
-def translated(path: Path | None = None) -> Iterator[None]:
+def translated(path: Path | None = None, *, of_users_sql: bool = False) -> Iterator[None]:
     """Turn DuckDB's errors of an interrupt, the machine or the file into ours, within a block.
 
-    Parameters
-    ----------
-    path : Path, optional
-        The study, for messages; see `slideduck.store.causes.cause`.
+    The parameters are those of `slideduck.store.causes.cause`.
     """
     try:
         yield
     except (duckdb.Error, RuntimeError) as error:
-        told = translation(error, path)
+        told = translation(error, path, of_users_sql=of_users_sql)
         if told is None:
             raise
         raise told from error

@@ -269,7 +269,7 @@ def answer(
         If the seal does not let it through, it does not parse, bind or run, or needs more time or memory.
     """
     try:
-        with translated(), limited_time(con, timeout) as late:
+        with translated(path, of_users_sql=True), limited_time(con, timeout) as late:
             check_statement(con, query, seal, path)
             con.execute(query)
             return _gathered(con, seal.memory, late)

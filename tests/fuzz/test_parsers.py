@@ -105,7 +105,9 @@ def test_mutated_files_are_read_or_refused(name: str, study: sd.Study, tmp_path:
     found: Counter[str] = Counter()
     slowest = 0.0
     before = held(study)
-    for number in range(INPUTS):
+    # A mask takes ten times as long as a text.
+    inputs = INPUTS // 3 if name == "label masks" and not CAMPAIGN else INPUTS
+    for number in range(inputs):
         rng = random.Random(f"{name} {number}")
         path = tmp_path / file
         path.write_bytes(mutated(rng.choice(originals), rng))
@@ -126,7 +128,7 @@ def test_mutated_files_are_read_or_refused(name: str, study: sd.Study, tmp_path:
             found["read"] += 1
             before = held(study)
         slowest = max(slowest, time.monotonic() - start)
-    print(f"{name:20} {INPUTS:6} inputs: {found['read']:6} read, {found['refused']:6} refused; slowest {slowest:.2f} s")
+    print(f"{name:20} {inputs:6} inputs: {found['read']:6} read, {found['refused']:6} refused; slowest {slowest:.2f} s")
     assert not found["refused without a word"]
     assert found["refused"]
     assert found["read"] or not CAMPAIGN

@@ -20,6 +20,9 @@ from tests.old.said import curve_of
 #: Another CPU adds up in another order; on one it is the same to the bit.
 NEARLY = 2e-3
 
+#: The run names code of ours, which is imported for the user's word alone.
+TRUST = ("--trust", "old_network:small")
+
 
 @pytest.fixture(autouse=True)
 def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,10 +86,10 @@ def assert_same_curve(old: Old, name: str, folder: Path) -> None:
 def test_a_run_predicts_what_it_predicted(old: Old, tmp_path: Path) -> None:
     study, first = old.study(tmp_path), copy_run(old, tmp_path, "first")
     order = "WHERE run = 'first' ORDER BY grid, slide, grid_y, grid_x"
-    told = run("predict", first, study)
+    told = run("predict", first, study, *TRUST)
     assert "105 tiles of 3 slides predicted, grid 32px_32um\n" in told
     assert "1 slide predicted before; --overwrite predicts again\n" in told
-    assert "1 slide there before; --overwrite computes again\n" in run("features", first, study)
+    assert "1 slide there before; --overwrite computes again\n" in run("features", first, study, *TRUST)
     with sd.open(study, read_only=True) as opened:
         predictions = opened.sql(f"FROM predictions {order}").to_arrow_table()
         features = opened.sql(f"FROM features_6 {order}").to_arrow_table()
@@ -97,7 +100,7 @@ def test_a_run_predicts_what_it_predicted(old: Old, tmp_path: Path) -> None:
 def test_its_evaluation_is_what_it_was_and_joins_the_study(old: Old, tmp_path: Path) -> None:
     study, first = old.study(tmp_path), copy_run(old, tmp_path, "first")
     out = tmp_path / "all.parquet"
-    run("evaluate", first, old.folder / "tiles.beton", "--out", out, "--by", "site")
+    run("evaluate", first, old.folder / "tiles.beton", "--out", out, "--by", "site", *TRUST)
     said = old.said.evaluation()
     for place in ("run", "beton", "predictions"):
         del said[place]

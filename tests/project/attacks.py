@@ -108,11 +108,7 @@ def _marks(node: ast.AST, values: dict[str, ast.expr]) -> Iterator[tuple[str, st
 
     One in a comprehension over a dictionary or a list of the module is one for each of its entries.
     """
-    calls = [
-        call
-        for call in ast.walk(node)
-        if isinstance(call, ast.Call) and _is_attack(call.func, values)
-    ]
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _is_attack(call.func, values)]
     loops = [loop for each in ast.walk(node) for loop in getattr(each, "generators", ())]
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         kind, what = call.args

@@ -64,7 +64,9 @@ def test_the_bench_of_the_loader_compares_all_that_are_installed() -> None:
     lines = run("loader.py", "--tiles", "256", "--repeat", "1", "--threads", "2")
     assert "Slideflow is not installed here; --slideflow-python names a Python that imports it." in lines[-2]
     names = re.findall(r"(slideduck/[^,]+|uncopied/decode) \d+\.\d\d \(\d+\.\d\d\)", lines[-1])
-    assert names == ["slideduck/decode", "uncopied/decode", "slideduck/torch + PIL", "slideduck/torch + cv2"]
+    assert names == [
+        "slideduck/decode", "slideduck/unchecked", "uncopied/decode", "slideduck/torch + PIL", "slideduck/torch + cv2"
+    ]  # fmt: skip
 
 
 def test_the_bench_of_shapes_says_what_was_wrong_with_them(tmp_path: Path) -> None:

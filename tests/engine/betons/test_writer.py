@@ -334,7 +334,7 @@ def test_a_writer_that_begins_as_another_ends(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fcntl, "flock", publish_and_lock)
     with (
         BetonWriter(path, samples=120, page_size=SMALL_PAGE),
-        pytest.raises(BetonError, match="is being written by another process"),
+        pytest.raises(BetonError, match="is being written by process"),
     ):
         BetonWriter(path, samples=120, page_size=SMALL_PAGE)
     assert contents(path) == SAMPLES

@@ -489,7 +489,6 @@ def test_every_bad_feature_is_reported(tmp_path: Path) -> None:
     [
         ('{"type":\n "FeatureCollection", "features": [', "2: broken JSON at column 36: Expecting value"),
         ('{\n"a" 1}', "2: broken JSON at column 5: Expecting ':' delimiter"),
-        ("[" * 100_000, "1: JSON that cannot be read: maximum recursion depth exceeded"),
         ('{"features": ' + "1" * 5000 + "}", "1: JSON that cannot be read: Exceeds the limit"),
     ],
 )

@@ -287,7 +287,7 @@ def test_a_log_reaches_no_other_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- the closing checkpoint
 
 NOT_WRITTEN = (
-    'the disk is full: Failed to create checkpoint because of error: Could not write file "{path}": File too large; '
+    'the disk is full: Could not write file "{path}": File too large; '
     "what was done is kept in {path}.wal, beside the study, and not in the study's file yet: leave both where they "
     "are, mend the cause, and the next command takes it in, such as: slideduck info {path}"
 )
@@ -410,10 +410,10 @@ class Interrupted:
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
 
-    def execute(self, query: str) -> duckdb.DuckDBPyConnection:
-        if query == "CHECKPOINT":
+    def execute(self, query: str, params: dict[str, str] | None = None) -> duckdb.DuckDBPyConnection:
+        if query.startswith("CHECKPOINT"):
             signal.raise_signal(signal.SIGINT)
-        return self.con.execute(query)
+        return self.con.execute(query, params)
 
     def close(self) -> None:
         self.con.close()

@@ -209,7 +209,7 @@ def test_too_little_memory(study: sd.Study) -> None:
             "FATAL Error: Failed: database has been invalidated because of a previous fatal error. The database must "
             'be restarted prior to being used again.\nOriginal error: "Failed to create checkpoint because of error: '
             'Could not write file "/s.duckdb": Disk quota exceeded"',
-            'the disk is full: Failed to create checkpoint because of error: Could not write file "/s.duckdb": Disk '
+            'the disk is full: Could not write file "/s.duckdb": Disk '
             "quota exceeded; nothing of this step was kept: free some space and run it again",
         ),
         (

@@ -328,7 +328,9 @@ def test_a_sealed_study_says_in_python_what_to_give(unharmed: Path) -> None:
         assert study.sql("FROM 'rois.csv'").fetchall() != []  # not sealed, it is the user's own
         with pytest.raises(QueryError) as caught:
             study.answer("FROM slides", timeout=1)
-        assert str(caught.value) == ("`timeout` needs a study that is sealed; open it with `sealed=True`, or use sql()")
+        assert str(caught.value) == (
+            "`timeout` needs a study that was opened with sealed=True; open it so, or use sql()"
+        )
 
 
 def test_a_sealed_study_changes_nothing_for_another_connection_of_the_process(unharmed: Path) -> None:
