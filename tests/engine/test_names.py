@@ -280,12 +280,15 @@ def test_lines_and_tabs_of_our_own_texts_stay(capsys: pytest.CaptureFixture[str]
     ],
     ids=lambda words: " ".join(words[:1]),
 )
-def test_no_command_lets_a_name_reach_the_terminal_as_a_command(study: Path, words: tuple[str, ...]) -> None:
+def test_no_command_lets_a_name_reach_the_terminal_as_a_command(
+    study: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No cell is folded.
+    monkeypatch.setenv("COLUMNS", "300")
     done = run(words[0], study, *words[1:])
     assert done.exception is None, done.exception
     assert not FORBIDDEN.search(done.stdout + done.stderr)
     if words[0] in ("counts", "sql") and words[-1] != "--json":
-        # rich folds a cell.
         text = re.sub(r"\s|[│┃]", "", done.stdout)
         assert re.sub(r"\s", "", SHOWN) in text
         assert "root:x:0" in text

@@ -360,6 +360,9 @@ print("ready", flush=True)
 cli()
 """
 
+#: Where Ctrl-C comes between the last two lines of that.
+TOO_EARLY = 'Traceback (most recent call last):\n  File "<string>", line 4, in <module>\nKeyboardInterrupt\n'
+
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4])
 @pytest.mark.parametrize("command", ["add-slides", "add-rois", "tile", "label", "split", "export"])
@@ -386,7 +389,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds
     _, stderr = process.communicate(timeout=60)
     # -2: it had done its work, and Python was shutting down.
     assert process.returncode in (0, 130, -2), stderr
-    assert "Traceback" not in stderr
+    assert "Traceback" not in stderr.removesuffix(TOO_EARLY)
     for later in order[order.index(command) :]:
         result = run(later, "s.duckdb", *arguments[later])
         assert result.exit_code == 0, result.output
