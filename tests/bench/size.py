@@ -1,6 +1,6 @@
 """Times commands on studies that are large in one way each, with the memory that they take.
 
-    python tests/bench/size.py [--quick] [--only KIND]
+    python -m tests.bench.size [--quick] [--only KIND]
 
 Each command is a process of its own. Kinds: `many`, 100,000 ROIs side by side; `spot`, as many on top of each other;
 `rings`, 10,000 in each other; `vertices`, one ROI of 1,000,000; `names`, 100,000 of one name; `tiles`, a slide of
