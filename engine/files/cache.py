@@ -5,7 +5,6 @@ A cache that cannot be written, or is damaged, only means that the work is done 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from slideduck.files.holders import hold
 
 __all__ = ["alone", "cache_folder", "remember", "remembered"]
 
@@ -103,24 +104,12 @@ def alone(kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         yield
         return
     try:
-        while not _locked(fd):
+        while not hold(fd):
             waiting()
             time.sleep(_WAIT_SECONDS)
         yield
     finally:
         os.close(fd)
-
-
-def _locked(fd: int) -> bool:
-    """Take a lock, which ends with the process; False while another has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # A file system without locks.
-        pass
-    return True
 
 
 def _folder(kind: str) -> Path:

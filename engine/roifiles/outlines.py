@@ -30,6 +30,7 @@ __all__ = [
     "ellipse_ring",
     "few_points",
     "holds_point",
+    "outline_place",
     "rectangle_ring",
     "ring_area",
     "ring_from_points",
@@ -239,9 +240,14 @@ class RoiFile:
 
     def place(self, outline: RoiOutline) -> str:
         """Return the place of an ROI, with which messages begin: ``rois.csv:17`` or ``a.geojson:feature 3``."""
-        if self.format == "mask":
-            return self.path.name
-        return f"{self.path.name}:{'feature ' if self.format == 'geojson' else ''}{outline.row}"
+        return outline_place(self.path.name, self.format, outline)
+
+
+def outline_place(name: str, form: RoiFormat, outline: RoiOutline) -> str:
+    """Return the place of an ROI in a file of a name; see `RoiFile.place`."""
+    if form == "mask":
+        return name
+    return f"{name}:{'feature ' if form == 'geojson' else ''}{outline.row}"
 
 
 def ring_from_points(points: Ring) -> Ring:

@@ -28,7 +28,7 @@ from slideduck.roifiles.labels import RENAMED, renamed
 from slideduck.roifiles.markup import first_element
 from slideduck.roifiles.ndpa import parse_ndpa
 from slideduck.roifiles.options import RoiOptions
-from slideduck.roifiles.outlines import Note, Notes, Parsed, RoiFile, RoiFormat, RoiOutline, Skipped
+from slideduck.roifiles.outlines import Note, Notes, Parsed, RoiFile, RoiFormat, RoiOutline, Skipped, outline_place
 
 __all__ = [
     "ROI_SUFFIXES",
@@ -176,7 +176,6 @@ def parse_roi_file(path: str | os.PathLike[str], options: RoiOptions = _USUAL) -
 
 def _too_far(name: str, form: RoiFormat, outlines: Iterable[RoiOutline]) -> Iterator[Problem]:
     """Yield a message for each ROI with a point that is on no slide, and with which nothing can be computed exactly."""
-    place = "feature " if form == "geojson" else ""
     unit = "nanometres" if form == "ndpa" else "base pixels"
     for outline in outlines:
         rings = [ring for polygon in outline.polygons for ring in polygon]
@@ -184,8 +183,8 @@ def _too_far(name: str, form: RoiFormat, outlines: Iterable[RoiOutline]) -> Iter
         if far > FARTHEST:
             yield (
                 outline.row,
-                f"{name}:{place}{outline.row}: ROI {outline.roi_name!r} has a point {far:.6g} {unit} from the corner; "
-                f"coordinates lie within {FARTHEST:,} of it: draw it again or remove it",
+                f"{outline_place(name, form, outline)}: ROI {outline.roi_name!r} has a point {far:.6g} {unit} from the "
+                f"corner; coordinates lie within {FARTHEST:,} of it: draw it again or remove it",
             )
 
 
@@ -200,12 +199,11 @@ def _labelled(outlines: Iterable[RoiOutline], notes: Notes) -> Iterable[RoiOutli
 
 def _unkept(path: Path, form: RoiFormat, outlines: Iterable[RoiOutline]) -> list[Problem]:
     """Return a problem for each name or label that no study holds, and so no file."""
-    feature = "feature " if form == "geojson" else ""
     problems = []
     for outline in outlines:
         for what, text in (("name", outline.roi_name), ("label", outline.label), ("slide's name", outline.slide)):
             if text is not None and (problem := text_problem(text)) is not None:
-                place = f"{path.name}:{feature}{outline.row}"
+                place = outline_place(path.name, form, outline)
                 problems.append((outline.row, f"{place}: its {what} {quoted(text)} {problem}; give it another"))
     return problems
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from slideduck.errors import SlideduckError
+from slideduck.files.holders import hold
 from slideduck.files.write import explained, sync_folder
 from slideduck.store import schema
 from slideduck.store.causes import cause
@@ -97,23 +98,9 @@ def _held_folder(beside: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
         with suppress(FileNotFoundError):
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            if _hold(held) and os.fstat(held).st_nlink:
+            if hold(held) and os.fstat(held).st_nlink:
                 return folder, held
             os.close(held)
-
-
-def _hold(folder: int) -> bool:
-    """Lock an open folder, and return whether no other process has it.
-
-    Where the file system has no locks nobody removes a leftover.
-    """
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _remove_leftovers(beside: Path) -> None:
@@ -122,6 +109,7 @@ def _remove_leftovers(beside: Path) -> None:
         with suppress(OSError):
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
+                # Not `hold`: without locks nobody knows whether it is a leftover.
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(folder)
             finally:
