@@ -17,8 +17,8 @@ if __name__ != "slideduck":  # the folder's name is not the package's name
 
 #: The module of each public name, and its name there where that is another.
 _HOMES = {
-    "Study": "slideduck.study",
-    "open": "slideduck.study:open_study",
+    "Study": "slideduck.study.study",
+    "open": "slideduck.study.study:open_study",
     # What a study's methods return.
     "EvaluationAdded": "slideduck.catalog.evaluations",
     "ExportReport": "slideduck.betons.export",

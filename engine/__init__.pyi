@@ -34,8 +34,8 @@ from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
-from slideduck.study import Study
-from slideduck.study import open_study as open
+from slideduck.study.study import Study
+from slideduck.study.study import open_study as open
 
 __version__: str
 
