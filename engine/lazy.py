@@ -1,13 +1,14 @@
-"""Public names of a package, imported when they are first used (PEP 562)."""
+"""What is imported when it is first used: public names of a package (PEP 562), and what other packages register."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-__all__ = ["lazy_names"]
+__all__ = ["lazy_names", "registered"]
 
 
 def lazy_names(
@@ -41,3 +42,11 @@ def lazy_names(
         return sorted({*vars(module), *homes})
 
     return get, listed
+
+
+def registered(group: str) -> dict[str, EntryPoint]:
+    """Return what installed packages register under a group of entry points, such as ``slideduck.commands``, by name.
+
+    So the engine finds commands, pictures and verbs of the runner, and never imports it.
+    """
+    return {point.name: point for point in entry_points(group=group)}

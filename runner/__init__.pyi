@@ -8,8 +8,10 @@ from slideduck.runner.runs.trained import load_run
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.training.crossval import cross_validate
 from slideduck.runner.training.train import train
+from slideduck.runner.verbs.run import Run, open_run
 
 __all__ = [
+    "Run",
     "TrainConfig",
     "cross_validate",
     "evaluate",
@@ -18,6 +20,7 @@ __all__ = [
     "gradcam",
     "heatmap",
     "load_run",
+    "open_run",
     "predict",
     "train",
 ]

@@ -37,6 +37,7 @@ from slideduck.betons.sidecar import (
 from slideduck.errors import BetonError, ConfigError, SlideError
 from slideduck.measure.stain import Normaliser, fit_from_json, stain_from_json
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.identity import SlideFile
 from slideduck.work.ordered import in_order
@@ -71,7 +72,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class BetonReport:
+class BetonReport(Shown):
     """What `verify_beton` found.
 
     Attributes
@@ -108,6 +109,11 @@ class BetonReport:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     seconds: float
+
+    def shown(self) -> Iterator[tuple[str, object]]:
+        """Yield what was checked, and how many problems there are even where there is none."""
+        yield from ((name, value) for name, value in super().shown() if name != "problems")
+        yield "problems", [f"row {one.row}: {one.problem}" for one in self.problems] or 0
 
 
 def verify_beton(

@@ -41,6 +41,7 @@ from slideduck.betons.sidecar import (
 from slideduck.betons.writer import BetonWriter
 from slideduck.errors import BetonError, DiskFullError
 from slideduck.progress import track
+from slideduck.show import Shown
 
 __all__ = ["MergeReport", "merge_betons"]
 
@@ -49,7 +50,7 @@ _ENTRY = ("number", "count", "first_tile", "tiles", "tiles_of_all", "plan")
 
 
 @dataclass(frozen=True)
-class MergeReport:
+class MergeReport(Shown):
     """What `merge_betons` did.
 
     Attributes

@@ -29,6 +29,7 @@ from slideduck.betons.encode import Encoding, TileMaker, TileMaking, page_bytes
 from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
+from slideduck.catalog.chosen import ChosenTiles
 from slideduck.catalog.grids import only_grid
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting, refusing
@@ -144,6 +145,11 @@ class ExportPlan:
             cv2.__version__,
             None if self.stain is None else [stain_to_json(self.stain), [fit.to_json() for fit in self.stain_fits]],
         )
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that decides the bytes of the beton and of its side-car, but for their names."""
+        return digest(self.digest, [vars(slide) for slide in self.slides], self.columns["roi_name"], self.context)
 
     @cached_property
     def normalisers(self) -> list[Normaliser | None]:
@@ -338,7 +344,7 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
         context={
             "label_rule": next(iter(_rows(handle, "SELECT * FROM label_rule")), None),
             "split_rule": next(iter(_rows(handle, "SELECT * FROM split_rule")), None),
-            "query": {"where": settings.where},
+            "query": {"where": None if settings.where is None else str(settings.where)},
             "roi_files": [
                 # What is usual is left out: shards of earlier versions go on to be joined.
                 {name: value for name, value in row.items() if value is not None}
@@ -373,21 +379,25 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, (date, time)) else str(value)
 
 
-def _select(handle: Handle, grid: str, where: str | None) -> pa.Table:
+def _select(handle: Handle, grid: str, where: str | ChosenTiles | None) -> pa.Table:
     """Return the tiles that are kept and meet the condition, in the order of slide, grid_y, grid_x."""
     of_grid = duckdb.ColumnExpression("grid") == duckdb.ConstantExpression(grid)
-    kept = labels(handle).filter(of_grid).filter("kept").set_alias("labels")
+    tiles = labels(handle).filter(of_grid)
+    kept = tiles.filter("kept").set_alias("labels")
 
     def read(tiles: duckdb.DuckDBPyRelation) -> pa.Table:
         return tiles.project(_COLUMNS).order("slide, grid_y, grid_x").to_arrow_table()
 
     if where is None:
         return read(kept)
+    if isinstance(where, ChosenTiles):
+        where.require_known(handle, tiles, grid)
+        return read(where.of(handle, kept))
     with refusing(where, kept.columns):
         return read(meeting(handle, kept, where))
 
 
-def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
+def _why_nothing(handle: Handle, grid: str, where: str | ChosenTiles | None) -> str:
     """Return what could be exported, where a condition leaves nothing."""
     rows = _rows(handle, read_query("count_exportable"), {"grid": grid})
     if not rows:
@@ -401,10 +411,14 @@ def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
         return ", ".join(f"{count:,} {key}" for key, count in counts.items())
 
     return (
-        f"no tile of grid {grid!r} meets the condition {where!r}; "
+        f"no tile of grid {grid!r} {_met(where)}; "
         f"of the tiles that are kept there are, by label: {total('label', 'without a label')}; "
         f"by split: {total('split', 'in no split')}"
     )
+
+
+def _met(where: str | ChosenTiles | None) -> str:
+    return f"is among the {where} that is kept" if isinstance(where, ChosenTiles) else f"meets the condition {where!r}"
 
 
 def _ordered_classes(labels: Sequence[str | None], classes: Sequence[str] | None) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slideduck.catalog.chosen import ChosenTiles
 from slideduck.errors import ConfigError
 from slideduck.measure.stain_fit import check_method
 from slideduck.slides.stored_reader import READERS
@@ -23,8 +24,8 @@ class ExportSettings:
     ----------
     grid : str, optional
         The grid; needed where the study has several.
-    where : str, optional
-        An SQL condition on the columns of the view ``labels``; None for every tile that is kept.
+    where : str or ChosenTiles, optional
+        An SQL condition on the columns of the view ``labels``, or tiles by name; None for every tile that is kept.
     classes : sequence of str, optional
         Labels in the order of their class numbers; default the labels of the tiles, sorted.
     quality : int, default 90
@@ -64,7 +65,7 @@ class ExportSettings:
     """
 
     grid: str | None = None
-    where: str | None = "label IS NOT NULL"
+    where: str | ChosenTiles | None = "label IS NOT NULL"
     classes: Sequence[str] | None = None
     quality: int = 90
     raw: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
@@ -24,6 +24,7 @@ from slideduck.betons.shards import beton_identity
 from slideduck.errors import BetonError, InputError
 from slideduck.files.strictjson import parse_json, read_limited
 from slideduck.files.write import explained, write_whole
+from slideduck.show import Shown
 
 __all__ = [
     "LoadedSidecar",
@@ -95,7 +96,7 @@ class SlideInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class Sidecar:
+class Sidecar(Shown):
     """What the tiles of a beton are; entry *i* of each array is row *i* of the beton.
 
     Attributes
@@ -146,6 +147,12 @@ class Sidecar:
     quality: int | None
     raw: dict[str, Any]
     sha256: str
+
+    def shown(self) -> Iterator[tuple[str, object]]:
+        """Yield what the tiles are; not those themselves."""
+        yield from [(name, getattr(self, name)) for name in ("path", "samples", "tile_px", "image_mode", "quality")]
+        yield "slides", [info.slide for info in self.slides]
+        yield "classes", self.classes
 
     @property
     def samples(self) -> int:

@@ -16,11 +16,15 @@ from slideduck.errors import RunError, StudyError
 from slideduck.files.checked_parquet import read_parquet
 from slideduck.files.find import absolute
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["EvaluationAdded", "PredictionFile", "add_predictions", "prediction_files", "read_prediction_file"]
+__all__ = [
+    "EvaluationAdded", "PredictionFile", "add_missing_predictions", "add_predictions", "prediction_files",
+    "read_prediction_file",
+]  # fmt: skip
 
 #: Name of the evaluation that a run makes of its own validation tiles.
 VALIDATION = "validation"
@@ -70,7 +74,7 @@ class PredictionFile:
 
 
 @dataclass(frozen=True)
-class EvaluationAdded:
+class EvaluationAdded(Shown):
     """What `add_predictions` did with one file.
 
     Attributes
@@ -212,6 +216,25 @@ def add_predictions(
     return tuple(added)
 
 
+def add_missing_predictions(handle: Handle, run: str | os.PathLike[str]) -> tuple[EvaluationAdded, ...]:
+    """Load what a run predicted of labelled tiles, unless the study holds all of it as it is now.
+
+    Raises
+    ------
+    StudyError, RunError
+        See `add_predictions`.
+    """
+    held = set(handle.con.execute("SELECT path, epoch, tiles FROM evaluations").fetchall())
+    files = [read_prediction_file(path) for path in prediction_files(run)]
+    if held.issuperset((str(file.path), _epoch(file.facts), file.table.num_rows) for file in files):
+        return ()
+    return add_predictions(handle, run)
+
+
+def _epoch(facts: dict[str, str]) -> int | None:
+    return int(facts["epoch"]) if facts.get("epoch", "").isdigit() else None
+
+
 def _key(file: PredictionFile) -> tuple[str, str]:
     """Return the names of the run and the evaluation."""
     if not file.facts.get("run") or not file.facts.get("grid"):
@@ -270,7 +293,7 @@ def _add(handle: Handle, file: PredictionFile, run: str, evaluation: str) -> Eva
             str(file.run_path),
             str(file.path),
             facts.get("checkpoint"),
-            int(facts["epoch"]) if facts.get("epoch", "").isdigit() else None,
+            _epoch(facts),
             facts["grid"],
             facts.get("beton") or None,
             facts.get("split") or None,

@@ -11,6 +11,7 @@ import pyarrow as pa
 from slideduck.errors import ResolutionError, StudyError
 from slideduck.limit import beyond
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.store.db import atomic, limited_memory, registered
 from slideduck.store.handle import Handle
@@ -26,7 +27,7 @@ _MEMORY = "512MB"
 
 
 @dataclass(frozen=True)
-class GridReport:
+class GridReport(Shown):
     """What `add_grid` did.
 
     Attributes

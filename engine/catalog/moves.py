@@ -13,6 +13,7 @@ from pathlib import Path
 from slideduck.errors import SlideError, StudyError
 from slideduck.files.find import absolute, reason
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.slides.header import read_header
 from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
@@ -24,7 +25,7 @@ _THREADS = 4
 
 
 @dataclass(frozen=True)
-class FilesMoved:
+class FilesMoved(Shown):
     """What `relocate` changed, or would.
 
     Attributes

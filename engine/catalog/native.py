@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from slideduck.errors import ResolutionError, StudyError
+from slideduck.show import Shown
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.slides.identity import SlideFile
 from slideduck.slides.stored import find_stored_level
@@ -20,7 +21,7 @@ _WHOLE_PX = 1e-6
 
 
 @dataclass(frozen=True)
-class NativeGrid:
+class NativeGrid(Shown):
     """A grid that matches the stored tiles of slides.
 
     Attributes

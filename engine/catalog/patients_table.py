@@ -14,6 +14,7 @@ from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.catalog.split_rule import SplitRule, read_split_rule
 from slideduck.errors import InputError, StudyError
 from slideduck.names import nearest, nfc, suggestion, tcga_patient, without_decoration
+from slideduck.show import Shown
 from slideduck.store.db import atomic, identifier, registered
 from slideduck.store.handle import Handle
 from slideduck.words import counted
@@ -25,7 +26,7 @@ _LOOKED_FOR = 20
 
 
 @dataclass(frozen=True)
-class PatientsReport:
+class PatientsReport(Shown):
     """What `add_patients` did.
 
     Attributes

@@ -16,6 +16,7 @@ from slideduck.catalog.slides import delete_computed, delete_seen
 from slideduck.errors import InputError, SlideError
 from slideduck.names import nfc, path_problem, text_problem
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.slides.content import is_same_fingerprint
 from slideduck.slides.header import SlideHeader, read_header
 from slideduck.slides.kind import no_slide, unlike_a_slide
@@ -65,7 +66,7 @@ _Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class SlidesReport:
+class SlidesReport(Shown):
     """What `add_slides` did.
 
     Attributes

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slideduck.catalog.features import delete_features
 from slideduck.errors import StudyError
+from slideduck.show import Shown
 from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
@@ -52,7 +53,7 @@ class UsableSlide:
 
 
 @dataclass(frozen=True)
-class SlidesRemoved:
+class SlidesRemoved(Shown):
     """What `remove_slides` removed, or would.
 
     Attributes

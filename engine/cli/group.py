@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,7 @@ import slideduck
 from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.options import option_said
 from slideduck.errors import SlideduckError
+from slideduck.lazy import registered
 from slideduck.names import text_problem
 from slideduck.words import arguments_said_as, message
 
@@ -40,6 +40,9 @@ class _Listed(click.Command):
         assert isinstance(command, click.Command)
         return command
 
+
+#: Entry points of commands.
+_COMMANDS = "slideduck.commands"
 
 #: Every command that the help lists, those of other packages too, whether they are there or not.
 _LISTED = {name: _Listed(name, sentence) for members in SECTIONS.values() for name, sentence in members.items()}
@@ -72,7 +75,7 @@ class _Commands(click.Group):
 
     def _grouped(self, ctx: click.Context) -> dict[str, list[str]]:
         """Return the names of the commands by group; those that other packages bring come last."""
-        names = {*super().list_commands(ctx), *_registered()}
+        names = {*super().list_commands(ctx), *registered(_COMMANDS)}
         grouped = {group: [name for name in members if name in names] for group, members in SECTIONS.items()}
         known = {name for members in grouped.values() for name in members}
         grouped["Others"] = sorted(names - known)
@@ -84,8 +87,8 @@ class _Commands(click.Group):
         if isinstance(found, _Listed):
             found = found.imported()
             self.add_command(found, cmd_name)
-        if found is None and cmd_name in (registered := _registered()):
-            found = registered[cmd_name].load()
+        if found is None and cmd_name in (others := registered(_COMMANDS)):
+            found = others[cmd_name].load()
             assert isinstance(found, click.Command)
         return found
 
@@ -194,10 +197,6 @@ def _translated(words: Sequence[str]) -> Iterator[None]:
 
         with translated():
             raise
-
-
-def _registered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="slideduck.commands")}
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,14 @@ import click
 
 import slideduck
 from slideduck.cli.printing import STUDY, example
+from slideduck.lazy import registered
 from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.words import message, print_line
 
 __all__ = ["plot"]
+
+#: Entry points of pictures.
+_PLOTS = "slideduck.plots"
 
 
 class _Plots(click.Group):
@@ -22,20 +25,16 @@ class _Plots(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the pictures, sorted."""
-        return sorted({*super().list_commands(ctx), *_registered()})
+        return sorted({*super().list_commands(ctx), *registered(_PLOTS)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, loading it if another package registers it."""
         found = super().get_command(ctx, cmd_name)
-        if found is None and cmd_name in _registered():
-            loaded = _registered()[cmd_name].load()
+        if found is None and cmd_name in (others := registered(_PLOTS)):
+            loaded = others[cmd_name].load()
             assert isinstance(loaded, click.Command)
             return loaded
         return found
-
-
-def _registered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group="slideduck.plots")}
 
 
 @click.group(cls=_Plots)

@@ -23,6 +23,7 @@ from slideduck.interop.proof import Returned, RoiProof, proving
 from slideduck.palette import label_colours
 from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.rois.frame import out_of_level0, written_offsets
+from slideduck.show import Shown
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -48,7 +49,7 @@ _Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class RoiExportReport:
+class RoiExportReport(Shown):
     """What `export_rois` did.
 
     Attributes

@@ -24,6 +24,7 @@ from slideduck.palette import label_colours
 from slideduck.progress import track
 from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.rois.frame import out_of_level0, written_offsets
+from slideduck.show import Shown
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -38,7 +39,7 @@ _COLUMNS = "slide, tile_id, grid_x, grid_y, base_x, base_y, extract_px, label, [
 
 
 @dataclass(frozen=True)
-class TileExportReport:
+class TileExportReport(Shown):
     """What `export_tiles` did.
 
     Attributes
@@ -61,6 +62,8 @@ class TileExportReport:
     objects: int
     tiles_per_label: dict[str, int]
     without: tuple[str, ...]
+
+    plotted = ("tiles_per_label", "tiles")
 
 
 def export_tiles(

@@ -24,6 +24,7 @@ from slideduck.roifiles.options import RoiOptions
 from slideduck.roifiles.outlines import Polygon, Ring
 from slideduck.roifiles.read import parse_roi_file
 from slideduck.roifiles.wkb import polygons_from_wkb
+from slideduck.show import Shown
 from slideduck.store.handle import Handle
 
 __all__ = ["DrawnReport", "compare_drawn"]
@@ -47,7 +48,7 @@ _Drawn = dict[tuple[str, str], Sequence[Polygon]]
 
 
 @dataclass(frozen=True)
-class DrawnReport:
+class DrawnReport(Shown):
     """How the stored shapes of ROIs compare with their files.
 
     Attributes

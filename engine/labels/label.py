@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from slideduck.errors import StudyError
 from slideduck.labels.known import nearly_alike, roi_labels
 from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.store.db import atomic, limited_memory
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -34,7 +36,7 @@ _ENOUGH = 512_000_000
 
 
 @dataclass(frozen=True)
-class LabelReport:
+class LabelReport(Shown):
     """What `label` did.
 
     Attributes
@@ -72,6 +74,29 @@ class LabelReport:
     kept_now: int
     alike: tuple[tuple[str, str], ...]
     rois_of: dict[str, int]
+
+    plotted = ("tiles_per_label", "tiles")
+
+    @property
+    def tiles_per_label(self) -> dict[str, int]:
+        """Tiles of all grids by label, in sorted order; those without are under the empty text."""
+        tiles: Counter[str] = Counter()
+        for row in self.counts.to_pylist():
+            tiles[row["label"] or ""] += row["tiles"]
+        return dict(sorted(tiles.items()))
+
+    def shown(self) -> Iterator[tuple[str, object]]:
+        """Yield the slides, the rule, and the tiles by label; then what the user should look at."""
+        yield "slides labelled now", self.slides
+        yield from self.rule.settings().items()
+        yield "tiles by label", {name or "no label": tiles for name, tiles in self.tiles_per_label.items()}
+        if self.compared:
+            yield "tiles with another label than before", self.relabelled
+        for name, rows in (("ROIs without a tile", self.empty_rois.num_rows), ("unknown labels", self.unknown_labels)):
+            if rows:
+                yield name, rows
+        if self.alike:
+            yield "labels that look alike", [f"{one} and {other}" for one, other in self.alike]
 
     @property
     def changes(self) -> tuple[str, ...]:

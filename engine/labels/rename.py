@@ -10,13 +10,14 @@ from slideduck.labels.known import require_known, roi_labels
 from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
 from slideduck.names import is_missing, nfc
 from slideduck.rois.table import rename_in_rois
+from slideduck.show import Shown
 from slideduck.store.handle import Handle
 
 __all__ = ["LabelRenamed", "rename_label"]
 
 
 @dataclass(frozen=True)
-class LabelRenamed:
+class LabelRenamed(Shown):
     """What `rename_label` renamed, or would.
 
     Attributes

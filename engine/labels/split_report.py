@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow as pa
 from slideduck.catalog.patients_table import likely_meant
 from slideduck.catalog.split_rule import SplitRule
 from slideduck.names import folded, spelt_alike
+from slideduck.show import Shown
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -18,7 +19,7 @@ __all__ = ["SplitReport", "report_split"]
 
 
 @dataclass(frozen=True)
-class SplitReport:
+class SplitReport(Shown):
     """What `split` did.
 
     Attributes
@@ -62,6 +63,26 @@ class SplitReport:
     joined_sites: dict[str, tuple[str, ...]]
     suspects: tuple[str, ...]
     unknown_sides: tuple[str, ...]
+
+    plotted = ("tiles_per_side", "labelled tiles")
+
+    @property
+    def tiles_per_side(self) -> dict[str, int]:
+        """Labelled tiles of all grids by side, in sorted order."""
+        tiles: Counter[str] = Counter()
+        for row in self.counts.to_pylist():
+            if row["label"] is None:
+                tiles[row["split"]] += row["tiles"]
+        return dict(sorted(tiles.items()))
+
+    def shown(self) -> Iterator[tuple[str, object]]:
+        """Yield the rule and the tiles by side; then what the sides lack and who may be on two."""
+        yield "rule", self.rule.text
+        for name, value in super().shown():
+            if name == "counts":
+                yield "labelled tiles by side", self.tiles_per_side
+            elif name not in ("rule", "before"):
+                yield name, value
 
 
 def report_split(handle: Handle, rule: SplitRule, before: SplitRule | None, changed: int) -> SplitReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from slideduck.errors import StudyError
 from slideduck.labels.drawn import DrawnReport, compare_drawn
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
@@ -23,7 +25,7 @@ _SAMPLED_SLIDES = 50
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Shown):
     """How stored labels compare with a plain spatial join.
 
     Attributes
@@ -45,6 +47,16 @@ class VerifyReport:
     largest_difference: float
     differences: pa.Table
     drawn: DrawnReport
+
+    def shown(self) -> Iterator[tuple[str, object]]:
+        """Yield what was compared and how much of it differs."""
+        yield from [(name, getattr(self, name)) for name in ("slides", "tiles", "pairs")]
+        yield "pairs that differ", self.differences.num_rows
+        yield "largest difference", self.largest_difference
+        yield "ROIs compared with their files", self.drawn.rois
+        yield "ROIs that differ", self.drawn.differences.num_rows
+        if self.drawn.unverified:
+            yield "not compared", self.drawn.unverified
 
 
 def verify(handle: Handle, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
+from slideduck.catalog.chosen import ChosenTiles
 from slideduck.catalog.grids import require_grid
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting
@@ -15,15 +16,17 @@ from slideduck.words import some
 __all__ = ["labels", "require_labels", "stale_slides"]
 
 
-def labels(handle: Handle, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
+def labels(
+    handle: Handle, where: str | ChosenTiles | None = None, *, grid: str | None = None
+) -> duckdb.DuckDBPyRelation:
     """Return the label of each tile, in the order of slide, grid_y, grid_x.
 
     Parameters
     ----------
     handle : Handle
         The study.
-    where : str, optional
-        An SQL condition on the columns of the view ``labels``.
+    where : str or ChosenTiles, optional
+        An SQL condition on the columns of the view ``labels``, or tiles by name.
     grid : str, optional
         Only the tiles of this grid.
 
@@ -35,7 +38,7 @@ def labels(handle: Handle, where: str | None = None, *, grid: str | None = None)
     Raises
     ------
     StudyError
-        If labels are missing or out of date, there is no such grid, or the condition needs what is not
+        If labels are missing or out of date, there is no such grid or tile, or the condition needs what is not
         measured (see `slideduck.measure.qc.qc`).
     QueryError
         If it is no condition on these columns.
@@ -46,7 +49,10 @@ def labels(handle: Handle, where: str | None = None, *, grid: str | None = None)
         require_grid(handle, grid)
         # A relation with parameters would be computed whole before anything more is asked of it.
         relation = relation.filter(ColumnExpression("grid") == ConstantExpression(grid))
-    if where is not None:
+    if isinstance(where, ChosenTiles):
+        where.require_known(handle, relation, grid)
+        relation = where.of(handle, relation)
+    elif where is not None:
         relation = meeting(handle, relation, where)
     return relation.order("grid, slide, grid_y, grid_x")
 

@@ -21,6 +21,7 @@ from slideduck.errors import ConfigError, SlideError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES, settings
 from slideduck.measure.qc_slide import LEVELS, Part, Piece, QcSlide, SlideMeasurement, source
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.slides.grid import SlideGrid
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
@@ -31,7 +32,7 @@ __all__ = ["QcReport", "qc"]
 
 
 @dataclass(frozen=True)
-class QcReport:
+class QcReport(Shown):
     """What `qc` did.
 
     Attributes

@@ -16,6 +16,7 @@ from slideduck.errors import ConfigError, ResolutionError, SlideError, StudyErro
 from slideduck.measure.stain import METHODS, StainTarget, fit_from_json, fit_to_json, reference_target, stain_settings
 from slideduck.measure.stain_slide import SlideFit, StainSlide, fit_slide
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -37,7 +38,7 @@ _MOST_THREADS = 16
 
 
 @dataclass(frozen=True)
-class StainReport:
+class StainReport(Shown):
     """What `fit_stain` did.
 
     Attributes

@@ -27,6 +27,7 @@ from slideduck.rois.mask_options import MaskOptions
 from slideduck.rois.pixels import MaskImage, open_mask
 from slideduck.rois.table import replace_files
 from slideduck.rois.trace import Tracer
+from slideduck.show import Shown
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 from slideduck.words import counted, some
@@ -47,7 +48,7 @@ _POINTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
-class MasksReport:
+class MasksReport(Shown):
     """What `add_masks` did.
 
     Attributes

@@ -29,6 +29,7 @@ from slideduck.rois.held import (
     named_alike,
 )
 from slideduck.rois.outside import OutsideRoi, leave_outside, outside_problems
+from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -41,7 +42,7 @@ _USUAL = RoiOptions()
 
 
 @dataclass(frozen=True)
-class RoisReport:
+class RoisReport(Shown):
     """What `add_rois` did.
 
     Attributes
@@ -157,7 +158,7 @@ def add_rois(
 
 
 @dataclass(frozen=True)
-class RoisRemoved:
+class RoisRemoved(Shown):
     """What `remove_rois` removed, or would.
 
     Attributes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.chosen import chosen_tiles
 from slideduck.catalog.grids import only_grid
 from slideduck.errors import QueryError
 from slideduck.labels import query
@@ -70,9 +71,13 @@ class Asking(OpenStudy):
             raise QueryError("`timeout` needs a study that was opened with sealed=True; open it so, or use sql()")
         return answer(self.con, query, self.seal, self.path, timeout=timeout)
 
-    def labels(self, where: str | None = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
-        """Return the label of each tile, in the order of slide, grid_y, grid_x; see `slideduck.labels.view.labels`."""
-        return labels(self.handle, where, grid=grid)
+    def labels(self, where: Any = None, *, grid: str | None = None) -> duckdb.DuckDBPyRelation:
+        """Return the label of each tile, in the order of slide, grid_y, grid_x; see `slideduck.labels.view.labels`.
+
+        ``where`` is an SQL condition on the columns of ``labels``; or a table of tiles, a relation or a frame of
+        pandas, Polars or Arrow, with tile ids as its index or its column ``tile_id``.
+        """
+        return labels(self.handle, chosen_tiles(where), grid=grid)
 
     def tile_dataframe(self, grid: str | None = None) -> pd.DataFrame:
         """Return Slideflow's data frame of tiles: those that the method keeps, with their labels.

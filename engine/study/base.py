@@ -10,10 +10,13 @@ from typing import Self
 
 import duckdb
 
+from slideduck.show import html_table
 from slideduck.store.causes import translation
 from slideduck.store.db import close, stop
 from slideduck.store.handle import Handle
 from slideduck.store.sealed import Seal
+from slideduck.store.sqlfiles import read_query
+from slideduck.words import printable, some
 
 __all__ = ["OpenStudy"]
 
@@ -68,8 +71,47 @@ class OpenStudy:
         if told is not None:
             raise told from error
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        try:
+            self.con.cursor().close()
+        except duckdb.ConnectionException:
+            return True
+        return False
+
     def __repr__(self) -> str:
-        return f"<Study {str(self.path)!r}>"
+        return "\n  ".join([f"Study {self._called}:", *(f"{name} {text}" for name, text in self._shown())])
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Study {self._called}", self._shown())
+
+    @property
+    def _called(self) -> str:
+        return printable(str(self.path))
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        """Yield what the study holds, as far as it can be asked; at a prompt nothing may fail."""
+        try:
+            # A connection of its own: what was asked of this one may still be fetched.
+            with self.con.cursor() as con:
+                held = con.execute(read_query("describe_study")).fetchall()
+                labels = con.execute(read_query("count_labels")).to_arrow_table().to_pylist()
+                runs = con.execute("SELECT run FROM runs UNION SELECT run FROM evaluations ORDER BY run").fetchall()
+        except duckdb.ConnectionException:
+            yield "closed;", f"open it again: slideduck.open({self._called!r})"
+            return
+        except duckdb.Error as error:
+            yield "cannot be asked now:", printable(str(error).partition("\n")[0])
+            return
+        yield from ((what, printable(f"{count:,} ({detail})")) for what, count, detail in held if count)
+        for row in labels:
+            yield (
+                f"tiles {printable(row['label'] or 'without a label')}",
+                f"{row['tiles']:,} (grid {printable(row['grid'])})",
+            )
+        if runs:
+            yield "runs", some([printable(name) for (name,) in runs])
 
     def close(self) -> None:
         """Write all that was committed into the file, and close it, so that another process may write it.

@@ -14,6 +14,7 @@ from slideduck.store.sealed import Seal, connect_sealed
 from slideduck.study.asking import Asking
 from slideduck.study.labelling import Labelling
 from slideduck.study.loading import Loading
+from slideduck.study.training import Training
 from slideduck.study.writing import Writing
 
 __all__ = ["Study", "open_study"]
@@ -93,7 +94,7 @@ def open_study(
     return Study(Handle(con, file, progress), seal)
 
 
-class Study(Loading, Labelling, Asking, Writing):
+class Study(Loading, Labelling, Asking, Writing, Training):
     """A study that is open; made by `slideduck.open`.
 
     Each group of its methods is a class of its own, in a module beside this one.

@@ -8,6 +8,7 @@ from typing import Any
 
 from slideduck.betons.export import ExportReport, export
 from slideduck.betons.settings import ExportSettings
+from slideduck.catalog.chosen import chosen_tiles
 from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
@@ -26,8 +27,12 @@ class Writing(OpenStudy):
 
         The settings are those of `slideduck.betons.settings.ExportSettings`: ``grid``, ``where``, ``classes``,
         ``quality``, ``raw``, ``jpeg``, ``reader``, ``threads``, ``overwrite``, ``shards``, ``shard``,
-        ``skip_errors``, ``stain`` and ``stain_to``; see `slideduck.betons.export.export` for what is done.
+        ``skip_errors``, ``stain`` and ``stain_to``; see `slideduck.betons.export.export` for what is done. ``where``
+        may also be a table of tiles: a relation or a frame of pandas, Polars or Arrow, with tile ids as its index or
+        its column ``tile_id``.
         """
+        if "where" in settings:
+            settings["where"] = chosen_tiles(settings["where"])
         return export(self.handle, out, ExportSettings(**settings))
 
     def export_rois(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from slideduck.catalog.evaluations import read_prediction_file
 from slideduck.draw.figure import keep_texts, own_style, save_figure
-from slideduck.errors import RunError
 from slideduck.palette import label_colours
 from slideduck.runner.runs.checkpoint import write_whole
-from slideduck.runner.runs.contents import check, config_problems, metrics_problems
-from slideduck.runner.settings.jsonfile import read_object
+from slideduck.runner.runs.history import read_config, read_history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,17 +39,7 @@ def plot_curves(run: Path | str, out: Path | str, *, dpi: int | None = None) -> 
         If the folder has no epoch of a run.
     """
     folder = Path(run).absolute()
-    try:
-        settings = read_object(folder / "config.json")
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        history = [json.loads(line) for line in lines]
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{folder}: no run that can be read ({type(error).__name__}: {error}); train first") from error
-    check(folder / "config.json", config_problems(settings), "the config of a run", "train again with another `run`")
-    problems = metrics_problems(history, len(settings["classes"]))
-    check(folder / "metrics.jsonl", problems, "the metrics of a run", "training again writes it anew")
-    if not history:
-        raise RunError(f"{folder}: no epoch is whole yet; there are no curves")
+    settings, history = read_config(folder), read_history(folder)
     classes, beton = settings["classes"], Path(settings["beton"]["path"]).name
     model = settings["settings"]["model"]
     epoch = read_prediction_file(folder / "predictions.parquet").facts.get("epoch", "")

@@ -19,12 +19,13 @@ from slideduck.runner.runs.predictions import write_predictions
 from slideduck.runner.runs.trained import load_run, warn_of_other_tiles
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
+from slideduck.show import Shown
 
 __all__ = ["BetonPredictReport", "predict_beton"]
 
 
 @dataclass(frozen=True)
-class BetonPredictReport:
+class BetonPredictReport(Shown):
     """What `predict_beton` did.
 
     Attributes

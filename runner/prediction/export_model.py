@@ -26,6 +26,7 @@ from slideduck.runner.runs.checkpoint import write_json, write_whole
 from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import open_beton
+from slideduck.show import Shown
 
 __all__ = ["LAYOUTS", "OPSET", "ModelReport", "export_model"]
 
@@ -43,7 +44,7 @@ _LARGEST_ONNX = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class ModelReport:
+class ModelReport(Shown):
     """The model that was exported.
 
     Attributes

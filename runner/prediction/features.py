@@ -20,6 +20,7 @@ from slideduck.runner.prediction.feature_files import FORMATS, FeatureFiles, fea
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.show import Shown
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
 
@@ -27,7 +28,7 @@ __all__ = ["FeaturesReport", "features"]
 
 
 @dataclass(frozen=True)
-class FeaturesReport:
+class FeaturesReport(Shown):
     """What `features` did.
 
     Attributes

@@ -20,6 +20,7 @@ from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.show import Shown
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
@@ -28,7 +29,7 @@ __all__ = ["PredictReport", "predict"]
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Shown):
     """What `predict` did.
 
     Attributes
