@@ -410,15 +410,14 @@ def _why_nothing(handle: Handle, grid: str, where: str | ChosenTiles | None) -> 
             counts[key] = counts.get(key, 0) + row["tiles"]
         return ", ".join(f"{count:,} {key}" for key, count in counts.items())
 
+    if isinstance(where, ChosenTiles):
+        nothing = f"none of the {where} is kept in grid {grid!r}"
+    else:
+        nothing = f"no tile of grid {grid!r} meets the condition {where!r}"
     return (
-        f"no tile of grid {grid!r} {_met(where)}; "
-        f"of the tiles that are kept there are, by label: {total('label', 'without a label')}; "
+        f"{nothing}; of the tiles that are kept there are, by label: {total('label', 'without a label')}; "
         f"by split: {total('split', 'in no split')}"
     )
-
-
-def _met(where: str | ChosenTiles | None) -> str:
-    return f"is among the {where} that is kept" if isinstance(where, ChosenTiles) else f"meets the condition {where!r}"
 
 
 def _ordered_classes(labels: Sequence[str | None], classes: Sequence[str] | None) -> list[str]:

@@ -150,7 +150,8 @@ class Sidecar(Shown):
 
     def shown(self) -> Iterator[tuple[str, object]]:
         """Yield what the tiles are; not those themselves."""
-        yield from [(name, getattr(self, name)) for name in ("path", "samples", "tile_px", "image_mode", "quality")]
+        for name in ("path", "samples", "tile_px", "image_mode", "quality"):
+            yield name.replace("_", " "), getattr(self, name)
         yield "slides", [info.slide for info in self.slides]
         yield "classes", self.classes
 
