@@ -34,6 +34,10 @@ from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
+
+# Registered by the runner, and so not in `__all__`.
+from slideduck.runner.tiles.dataset import TileDataset as TileDataset
+from slideduck.runner.tiles.own_loop import loader as loader
 from slideduck.study import Study
 from slideduck.study import open_study as open
 

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 #: The module of each public name.
 _HOMES = {
+    "TileDataset": "slideduck.runner.tiles.dataset",
     "TrainConfig": "slideduck.runner.settings.train_config",
     "cross_validate": "slideduck.runner.training.crossval",
     "evaluate": "slideduck.runner.prediction.evaluate",
@@ -30,6 +31,7 @@ _HOMES = {
     "gradcam": "slideduck.runner.maps.gradcam",
     "heatmap": "slideduck.runner.maps.heatmap",
     "load_run": "slideduck.runner.runs.trained",
+    "loader": "slideduck.runner.tiles.own_loop",
     "predict": "slideduck.runner.prediction.study",
     "train": "slideduck.runner.training.train",
 }

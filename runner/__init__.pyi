@@ -6,10 +6,13 @@ from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import load_run
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.dataset import TileDataset
+from slideduck.runner.tiles.own_loop import loader
 from slideduck.runner.training.crossval import cross_validate
 from slideduck.runner.training.train import train
 
 __all__ = [
+    "TileDataset",
     "TrainConfig",
     "cross_validate",
     "evaluate",
@@ -18,6 +21,7 @@ __all__ = [
     "gradcam",
     "heatmap",
     "load_run",
+    "loader",
     "predict",
     "train",
 ]
