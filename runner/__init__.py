@@ -36,11 +36,14 @@ _HOMES = {
     "train": "slideduck.runner.training.train",
 }
 
+#: Names of `slideduck` itself, too: see the entry points ``slideduck.names``.
+_OF_SLIDEDUCK = ("TileDataset", "loader")
+
 
 def _require(name: str) -> None:
     """Raise where the extra `train` is not installed and a name needs it."""
     if name != "TrainConfig":
-        require_train(f"slideduck.runner.{name}")
+        require_train(f"slideduck.{name}" if name in _OF_SLIDEDUCK else f"slideduck.runner.{name}")
 
 
 __all__ = [*_HOMES]

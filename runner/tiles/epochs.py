@@ -176,10 +176,10 @@ class EpochLoader:
         return len(self._cuts())
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Return the batches of the next epoch."""
+        """Yield the batches of the next epoch; an iterator that is asked for nothing, as Lightning's first, counts not."""
         progress = self._progress = _Progress(self.epoch, self._skipped)
         self.epoch, self._skipped = self.epoch + 1, 0
-        return self._batches(progress)
+        yield from self._batches(progress)
 
     def __repr__(self) -> str:
         rank, world_size = self._place()

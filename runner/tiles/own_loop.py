@@ -225,8 +225,8 @@ def _check_columns(columns: Sequence[str] | None, found: FoundTiles) -> None:
     for name in [columns] if isinstance(columns, str) else columns or ():
         if name not in known:
             raise ConfigError(
-                f"{found.beton.info.path}: its side-car has no column {name!r}{suggestion(name, known)}; `columns` is "
-                f"a list of some of {', '.join(known)}"
+                f"{found.beton.info.path}: its side-car has no column {name!r}; `columns` is a list of some "
+                f"of {', '.join(known)}{suggestion(name, known)}"
             )
 
 

@@ -181,8 +181,8 @@ def chosen_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str | I
         there = sorted({name for name in splits if name is not None})
         known = f"splits {', '.join(map(repr, there))}" if there else "no split"
         raise ConfigError(
-            f"{beton}: split is {split!r}, but its tiles are of {known}{suggestion(str(split), there)}; give one of "
-            "them, or `split=None` for all labelled tiles"
+            f"{beton}: split is {split!r}, but its tiles are of {known}; give one of them, or `split=None` for all "
+            f"labelled tiles{suggestion(str(split), there)}"
         )
     if where is None or isinstance(where, str):
         return labelled_rows(sidecar, split, beton, where)

@@ -270,10 +270,10 @@ REFUSED = {
     "roi_name, grid_x, grid_y, loc_x, loc_y, such as label or slide,label; did you mean 'label'?",
     "balance='label', shuffle=False": "`balance` is 'label' and `shuffle` is False, with which each tile comes once "
     "and in order; give `shuffle=True`, or leave out `balance`",
-    "split='trian'": "BETON: split is 'trian', but its tiles are of splits 'train', 'val'; did you mean 'train'?; give "
-    "one of them, or `split=None` for all labelled tiles",
-    "columns=['slid']": "BETON: its side-car has no column 'slid'; did you mean 'slide'?; `columns` is a list of some "
-    "of row, tile_id, slide, patient, site, split, fold, label, class, roi_name, grid_x, grid_y, loc_x, loc_y",
+    "split='trian'": "BETON: split is 'trian', but its tiles are of splits 'train', 'val'; give one of them, or "
+    "`split=None` for all labelled tiles; did you mean 'train'?",
+    "columns=['slid']": "BETON: its side-car has no column 'slid'; `columns` is a list of some of row, tile_id, slide, "
+    "patient, site, split, fold, label, class, roi_name, grid_x, grid_y, loc_x, loc_y; did you mean 'slide'?",
     "augment='d5'": "augment is 'd5': there is no augmentation 'd5'; it must be one of none, d4, standard, strong, or "
     "a list of d4, crop:PART, stain:STRENGTH, colour:STRENGTH, brightness:STRENGTH, contrast:STRENGTH, "
     "saturation:STRENGTH, hue:TURN, blur:PART[:SIGMA], sharpen:PART[:AMOUNT], jpeg:PART[:QUALITY]",
