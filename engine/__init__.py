@@ -64,4 +64,5 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+# What the runner adds is registered, as its commands are: `loader`, `TileDataset`.
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, group="slideduck.names")

@@ -37,6 +37,10 @@ from slideduck.rois.table import RoisRemoved, RoisReport
 from slideduck.study.study import Study
 from slideduck.study.study import open_study as open
 
+# Registered by the runner, and so not in `__all__`.
+from slideduck.runner.tiles.dataset import TileDataset as TileDataset
+from slideduck.runner.tiles.own_loop import loader as loader
+
 __version__: str
 
 __all__ = [

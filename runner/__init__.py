@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 #: The module of each public name.
 _HOMES = {
     "Run": "slideduck.runner.verbs.run",
+    "TileDataset": "slideduck.runner.tiles.dataset",
     "TrainConfig": "slideduck.runner.settings.train_config",
     "cross_validate": "slideduck.runner.training.crossval",
     "evaluate": "slideduck.runner.prediction.evaluate",
@@ -31,16 +32,20 @@ _HOMES = {
     "gradcam": "slideduck.runner.maps.gradcam",
     "heatmap": "slideduck.runner.maps.heatmap",
     "load_run": "slideduck.runner.runs.trained",
+    "loader": "slideduck.runner.tiles.own_loop",
     "open_run": "slideduck.runner.verbs.run",
     "predict": "slideduck.runner.prediction.study",
     "train": "slideduck.runner.training.train",
 }
 
+#: Names of `slideduck` itself, too: see the entry points ``slideduck.names``.
+_OF_SLIDEDUCK = ("TileDataset", "loader")
+
 
 def _require(name: str) -> None:
     """Raise where the extra `train` is not installed and a name needs it."""
     if name != "TrainConfig":
-        require_train(f"slideduck.runner.{name}")
+        require_train(f"slideduck.{name}" if name in _OF_SLIDEDUCK else f"slideduck.runner.{name}")
 
 
 __all__ = [*_HOMES]

@@ -6,12 +6,15 @@ from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import load_run
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.tiles.dataset import TileDataset
+from slideduck.runner.tiles.own_loop import loader
 from slideduck.runner.training.crossval import cross_validate
 from slideduck.runner.training.train import train
 from slideduck.runner.verbs.run import Run, open_run
 
 __all__ = [
     "Run",
+    "TileDataset",
     "TrainConfig",
     "cross_validate",
     "evaluate",
@@ -20,6 +23,7 @@ __all__ = [
     "gradcam",
     "heatmap",
     "load_run",
+    "loader",
     "open_run",
     "predict",
     "train",

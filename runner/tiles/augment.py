@@ -87,7 +87,7 @@ class Augmenter:
         self.recipe, self.seed, self.device = recipe, seed, device
 
     def epoch(self, epoch: int, batch_size: int, steps: int, rank: int, world_size: int) -> None:
-        """Set the epoch that `apply` is in, and how it is cut; see `slideduck.runner.tiles.loader.epoch_rows`."""
+        """Set the epoch that `apply` is in, and how it is cut; see `slideduck.runner.tiles.loader.rank_rows`."""
         self._epoch, self._batch_size, self._rank, self._world_size = epoch, batch_size, rank, world_size
         if self.recipe.d4:
             positions = epoch_positions(self.seed, epoch, batch_size, steps, rank, world_size)

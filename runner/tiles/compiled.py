@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -20,6 +22,10 @@ __all__ = ["CHANGED", "decoder"]
 
 #: The verdict on a tile whose bytes are not those that were compared with the checksums; FFCV's are 0 and 1.
 CHANGED = 2
+
+#: Two epochs may be read at once. Numba aborts the process where two threads call parallel code and it has neither TBB
+#: nor OpenMP; each batch keeps all threads busy anyhow.
+_ONE_AT_A_TIME = threading.Lock()
 
 Bytes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
@@ -106,6 +112,7 @@ def decoder(parallel: bool) -> Callable[..., None]:
         # Tiles are not equally fast, nor are cores: each thread takes the largest that is left once it is done
         # with one. Equal shares leave a quarter of 16 threads idle, with batches of 64.
         order, taken = np.argsort(sizes)[::-1], np.zeros(1, np.int64)
-        compiled(data, starts, sizes, sums, keys, order, taken, is_jpeg, images, verdicts)
+        with _ONE_AT_A_TIME if parallel else nullcontext():
+            compiled(data, starts, sizes, sums, keys, order, taken, is_jpeg, images, verdicts)
 
     return decode_batch

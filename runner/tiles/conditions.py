@@ -19,10 +19,15 @@ from slideduck.labels.permitted import unfit
 from slideduck.runner.settings.train_config import SAMPLE_COLUMNS
 from slideduck.runner.tiles.targets import as_exported
 
-__all__ = ["COLUMNS", "tile_table", "tiles_where"]
+__all__ = ["COLUMNS", "table_columns", "tile_table", "tiles_where"]
 
 #: What a condition may name: what tiles can be balanced by, and what tells one from all others.
 COLUMNS = ("row", "tile_id", *SAMPLE_COLUMNS)
+
+
+def table_columns(sidecar: Sidecar) -> list[str]:
+    """Return the names of the columns of `tile_table`."""
+    return [*COLUMNS, *(name for name in sidecar.patient_columns if name.lower() not in COLUMNS)]
 
 
 def tile_table(sidecar: Sidecar) -> pa.Table:
@@ -52,11 +57,11 @@ def tile_table(sidecar: Sidecar) -> pa.Table:
         "roi_name": pa.array(sidecar.roi_name, pa.string()),
         **{name: pa.array(getattr(sidecar, name)) for name in ("grid_x", "grid_y", "loc_x", "loc_y")},
     }
-    of_patient = [name for name in sidecar.patient_columns if name.lower() not in COLUMNS]
-    for name in of_patient:
+    names = table_columns(sidecar)
+    for name in names[len(COLUMNS) :]:
         values = pa.array([slide.patient_columns.get(name) for slide in sidecar.slides])
         columns[name] = values.take(pa.array(sidecar.slide))
-    return pa.table(columns).select([*COLUMNS, *of_patient])
+    return pa.table(columns).select(names)
 
 
 def tiles_where(sidecar: Sidecar, where: str, beton: Path) -> NDArray[np.bool_]:

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slideduck.betons import Sidecar, check_beton, read_sidecar
+from slideduck.betons import Sidecar
 from slideduck.betons.pages import Sums, proof_key, proven_sums
 from slideduck.errors import BetonError, ConfigError
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.loader import TIMEOUT_S, TileLoader, rank_rows, steps_and_batch
+from slideduck.runner.tiles.own_loop import FoundBeton, find_beton
 from slideduck.runner.tiles.rows import Rows, RunRows, run_rows
 from slideduck.runner.tiles.sampling import Sampler, clipped_rows, make_sampler
 from slideduck.runner.tiles.targets import Targets, read_targets
 
-__all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data"]
+__all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data", "open_tiles"]
 
 #: Tiles whose mean and deviation stand for those of all.
 _TILES_FOR_STATISTICS = 2048
@@ -112,20 +113,37 @@ def open_beton(
     BetonError
         If either is damaged or was changed, or they do not belong together.
     """
-    info = check_beton(beton)
-    sidecar = read_sidecar(beton, info)
-    key = proof_key(beton, sidecar)
+    found = find_beton(beton)
+    return found.sidecar, open_tiles(found, threads, timeout_s=timeout_s, place=place, progress=progress)
+
+
+def open_tiles(
+    found: FoundBeton,
+    threads: int,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    place: Place | None = None,
+    progress: bool = True,
+) -> TileLoader:
+    """Return a loader of the tiles of a beton that was found to be whole; parameters as of `open_beton`.
+
+    Raises
+    ------
+    BetonError
+        If its tiles are not as they were written, or it was replaced meanwhile.
+    """
+    beton, sidecar = found.info.path, found.sidecar
 
     def check(going_on: Callable[[], None]) -> Sums | None:
         return proven_sums(beton, sidecar, threads=threads, show=progress, going_on=going_on)
 
     sums = check(lambda: None) if place is None else dist.in_step(check, place)
-    loader = TileLoader(beton, threads, info=info, timeout_s=timeout_s, sums=sums)
+    loader = TileLoader(beton, threads, info=found.info, timeout_s=timeout_s, sums=sums)
     if not np.array_equal(loader.labels, sidecar.class_number):
         raise BetonError(f"{beton}: its side-car is of another beton: labels differ; export the beton again")
-    if proof_key(beton, sidecar) != key:
+    if proof_key(beton, sidecar) != found.key:
         raise BetonError(f"{beton} was replaced while it was opened; start again")
-    return sidecar, loader
+    return loader
 
 
 def open_data(beton: Path, config: TrainConfig, place: Place, *, progress: bool = True) -> TrainingData:
@@ -203,19 +221,22 @@ def input_statistics(
             f"normalise is 'model', but nothing says on what mean and deviation {config.model!r} was trained "
             "(a preprocessor_config.json beside its weights would); use auto or tiles"
         )
-    return image_statistics(data, config.seed) if config.normalise == "tiles" or pixels is None else pixels
+    return (
+        image_statistics(data.loader, data.rows.train, config.seed)
+        if config.normalise == "tiles" or pixels is None
+        else pixels
+    )
 
 
-def image_statistics(data: TrainingData, seed: int) -> dict[str, list[float]]:
-    """Return ``mean`` and ``std`` of the training tiles, one number a channel, on the scale of 0 to 255.
+def image_statistics(loader: TileLoader, rows: Rows, seed: int) -> dict[str, list[float]]:
+    """Return ``mean`` and ``std`` of some tiles, one number a channel, on the scale of 0 to 255.
 
     They are exact for the tiles looked at, which are at most 2,048, chosen by the seed.
     """
-    rows = data.rows.train
     if len(rows) > _TILES_FOR_STATISTICS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _TILES_FOR_STATISTICS, replace=False))
     counts = np.zeros((3, 256), np.int64)
-    with data.loader.epoch(rows, 64) as batches:
+    with loader.epoch(rows, 64) as batches:
         for images, _labels, _rows in batches:
             for channel in range(3):
                 counts[channel] += np.bincount(images[..., channel].reshape(-1), minlength=256)

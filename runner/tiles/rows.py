@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
+from slideduck.names import suggestion
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tiles_where
+from slideduck.words import counted, some
 
-__all__ = ["Rows", "RunRows", "class_weights", "folds_of", "labelled_rows", "run_rows"]
+__all__ = ["Rows", "RunRows", "as_rows", "chosen_rows", "class_weights", "folds_of", "labelled_rows", "run_rows"]
 
 Rows = NDArray[np.int64]
+
+#: No beton has so many rows: what is greater stands for it.
+_FAR = 2**62
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,129 @@ def folds_of(sidecar: Sidecar, where: str | None, beton: Path) -> list[int]:
             "split the study into folds (slideduck split STUDY --folds 5, --preserve-site for sites) and export again"
         )
     return folds
+
+
+def chosen_rows(sidecar: Sidecar, split: str | None, beton: Path, where: str | Iterable[Any] | None = None) -> Rows:
+    """Return the labelled rows that somebody's own loop reads.
+
+    Parameters
+    ----------
+    split : str or None
+        As in `labelled_rows`.
+    where : str or sequence, optional
+        A condition, as in `labelled_rows`; or the tiles themselves, by row or by id, all of them in the split and each
+        once.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending; or in the order in which the tiles were given.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or if a tile that was given is not in the beton, not in the split, without a label, or given
+        twice.
+    QueryError
+        If the condition cannot be used.
+    """
+    splits = sidecar.tile_split.astype(object)
+    if split is not None and split not in splits:
+        there = sorted({name for name in splits if name is not None})
+        known = f"splits {', '.join(map(repr, there))}" if there else "no split"
+        raise ConfigError(
+            f"{beton}: split is {split!r}, but its tiles are of {known}; give one of them, or `split=None` for all "
+            f"labelled tiles{suggestion(str(split), there)}"
+        )
+    if where is None or isinstance(where, str):
+        return labelled_rows(sidecar, split, beton, where)
+    rows = _given_rows(sidecar, where, beton)
+    wrong = {
+        "without a label": sidecar.class_number[rows] < 0,
+        f"not in split {split!r}": np.zeros(len(rows), bool) if split is None else splits[rows] != split,
+    }
+    for what, bad in wrong.items():
+        if bad.any():
+            names = some([f"row {row} ({sidecar.tile_id[row]})" for row in rows[bad].tolist()], 3)
+            remedy = "leave them out" + ("" if what.startswith("without") else ", or give `split=None`")
+            raise ConfigError(f"{beton}: {_share(bad, 'tile')} {what}: {names}; {remedy}")
+    return rows
+
+
+def _given_rows(sidecar: Sidecar, where: Iterable[Any], beton: Path) -> Rows:
+    """Return the rows of tiles that were given by row or by id, in their order."""
+    values = _array(where, "where")
+    if values.dtype.kind in "UT" or (values.dtype.kind == "O" and all(isinstance(value, str) for value in values)):
+        row_of = {name: row for row, name in enumerate(sidecar.tile_id.tolist())}
+        strange = np.array([name not in row_of for name in values.tolist()], bool)
+        if strange.any():
+            names = some([repr(str(name)) for name in values[strange].tolist()], 3)
+            raise ConfigError(
+                f"{beton}: {_share(strange, 'tile id')} not in the beton: {names}; its first is "
+                f"{sidecar.tile_id[0]!r} (a condition is one text, not a list)"
+            )
+        values = np.array([row_of[name] for name in values.tolist()], np.int64)
+    rows = as_rows(values, "where")
+    if len(rows) == 0:
+        raise ConfigError(f"{beton}: `where` names no tile; give one or more, or leave it out")
+    outside = (rows < 0) | (rows >= sidecar.samples)
+    if outside.any():
+        raise ConfigError(f"{beton}: `where` has row {rows[outside][0]}; its rows are 0 to {sidecar.samples - 1:,}")
+    seen, counts = np.unique(rows, return_counts=True)
+    if len(seen) < len(rows):
+        row = seen[counts > 1][0]
+        raise ConfigError(
+            f"{beton}: `where` has row {row} ({sidecar.tile_id[row]}) {counts[counts > 1][0]} times; give each tile "
+            "once (`balance` with `replacement='yes'` draws tiles several times)"
+        )
+    return rows
+
+
+def _share(bad: NDArray[np.bool_], noun: str) -> str:
+    """Return the beginning of what is said of some of the tiles that were given."""
+    number = int(np.count_nonzero(bad))
+    return f"{number:,} of {counted(len(bad), noun)} in `where` {'is' if number == 1 else 'are'}"
+
+
+def as_rows(values: Iterable[Any], name: str) -> Rows:
+    """Return row numbers as an array, whatever sequence of whole numbers they come in.
+
+    Parameters
+    ----------
+    values : sequence of int
+        A list, a range, an array or a tensor of any type of integers and on any device, a column of a data frame.
+    name : str
+        The argument, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If they are not a sequence of integers: booleans and floats are refused, whole ones too.
+    """
+    array = _array(values, name)
+    if len(array) == 0:
+        return np.zeros(0, np.int64)
+    if array.dtype.kind == "O" and not any(isinstance(value, bool | np.bool_) for value in array):
+        # Nullable columns, and whole numbers of Python that no type holds.
+        numbers = [value for value in array.tolist() if isinstance(value, int | np.integer)]
+        array = np.array([max(-1, min(number, _FAR)) for number in numbers]) if len(numbers) == len(array) else array
+    if array.dtype.kind == "b":
+        raise ConfigError(f"`{name}` holds booleans; give row numbers: numpy.flatnonzero({name})")
+    if array.dtype.kind not in "iu":
+        kind = type(array.tolist()[0]).__name__
+        raise ConfigError(f"`{name}` holds {array.tolist()[0]!r}, a {kind}; give row numbers, which are integers")
+    return np.ascontiguousarray(np.minimum(array, _FAR) if array.dtype == np.uint64 else array, np.int64)
+
+
+def _array(values: Iterable[Any], name: str) -> NDArray[Any]:
+    """Return a sequence as an array of one dimension."""
+    if hasattr(values, "detach"):  # a tensor, perhaps on a GPU
+        values = values.detach().cpu()
+    array = np.asarray(list(values) if isinstance(values, range) else values)
+    if array.ndim != 1:
+        what = f"a {type(values).__name__}" if array.ndim == 0 else f"of {array.ndim} dimensions"
+        raise ConfigError(f"`{name}` is {what}; give a sequence of row numbers, such as a list or an array")
+    return array
 
 
 def class_weights(

@@ -161,7 +161,7 @@ class Sampler:
         return mixed[np.argsort(self.groups.of_tile[mixed], kind="stable")]
 
 
-def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path) -> Sampler:
+def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path, argument: str = "sample") -> Sampler:
     """Return the sampler, which chooses the tiles of each epoch among the training rows.
 
     Parameters
@@ -170,6 +170,8 @@ def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path)
         The training rows, in any order.
     config : TrainConfig
         Of it ``sample``, ``replacement``, ``epoch_tiles`` and ``seed``.
+    argument : str
+        What messages call ``sample``.
 
     Raises
     ------
@@ -181,7 +183,7 @@ def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path)
     with_replacement = config.replacement == "yes"
     if not columns and not with_replacement and config.epoch_tiles is None:
         return Sampler(rows, config.seed, len(rows))
-    groups = group_tiles(sidecar, rows, columns, beton)
+    groups = group_tiles(sidecar, rows, columns, beton, argument)
     most = len(rows) if with_replacement else groups.most
     tiles = most if config.epoch_tiles is None else config.epoch_tiles
     if tiles > most and not with_replacement:
@@ -195,7 +197,7 @@ def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path)
     return Sampler(rows, config.seed, tiles, groups, with_replacement)
 
 
-def group_tiles(sidecar: Sidecar, rows: Rows, columns: Sequence[str], beton: Path) -> Groups:
+def group_tiles(sidecar: Sidecar, rows: Rows, columns: Sequence[str], beton: Path, argument: str = "sample") -> Groups:
     """Return the groups of some tiles by columns of the side-car; tiles without a value are a group too.
 
     Parameters
@@ -204,6 +206,8 @@ def group_tiles(sidecar: Sidecar, rows: Rows, columns: Sequence[str], beton: Pat
         At least one.
     columns : sequence of str
         From the outermost; none makes one group of all.
+    argument : str
+        What messages call them.
 
     Raises
     ------
@@ -215,7 +219,7 @@ def group_tiles(sidecar: Sidecar, rows: Rows, columns: Sequence[str], beton: Pat
     for level, column in enumerate(columns):
         values = table[column].combine_chunks()
         if values.null_count == len(values):
-            raise ConfigError(f"{beton}: sample is {','.join(columns)!r} but no training tile has a {column}")
+            raise ConfigError(f"{beton}: {argument} is {','.join(columns)!r} but no training tile has a {column}")
         # Groups come in the order of their values, those without one last, whatever the order of slides or rows.
         codes[:, level] = pc.rank(values, "ascending", tiebreaker="dense").to_numpy()
     leaves, first, of_tile = np.unique(codes, axis=0, return_index=True, return_inverse=True)

@@ -69,6 +69,12 @@ def test_the_bench_of_the_loader_compares_all_that_are_installed() -> None:
     ]  # fmt: skip
 
 
+def test_the_bench_of_own_loops_compares_them_with_the_trainers() -> None:
+    lines = run("own_loop.py", "--tiles", "128", "--tile-px", "32", "--repeat", "1", "--threads", "2")
+    names = re.findall(r"(\w+: [\w.]+) \d+\.\d\d \(\d+\.\d\d\)", lines[-1])
+    assert names == ["read: sd.loader", "train: PyTorch", "train: Lightning", "train: Accelerate"]
+
+
 def test_the_bench_of_shapes_says_what_was_wrong_with_them(tmp_path: Path) -> None:
     wheel = tmp_path / "histolytics-0.3.0-py3-none-any.whl"
     shapes = [f"POLYGON (({x} 0, {x + 90} 0, {x + 90} 90, {x} 90, {x} 0))" for x in range(0, 900, 100)]

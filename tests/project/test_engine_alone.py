@@ -159,11 +159,21 @@ def test_a_function_of_the_runner_says_what_to_install(alone: tuple[Path, Path],
         "        try: getattr(runner, name)\n"
         "        except sd.MissingPackageError as error: print(error)\n"
         "try: from slideduck.runner import train\n"
-        "except ImportError as error: print(error.name)"
+        "except ImportError as error: print(error.name)\n"
+        "for name in ('TileDataset', 'loader'):\n"
+        "    try: getattr(sd, name)\n"
+        "    except sd.MissingPackageError as error: print(error)\n"
+        "print('loader' in dir(sd), hasattr(sd, 'no_such_name'))"
     )
-    names = ["cross_validate", "evaluate", "export_model", "features", "gradcam", "heatmap", "load_run", "predict"]
+    names = ["cross_validate", "evaluate", "export_model", "features", "gradcam", "heatmap", "load_run"]
+    of_slideduck = [f"slideduck.{name} {REMEDY}" for name in ("TileDataset", "loader")]
     assert python(alone, code, cwd=tmp_path).splitlines() == [
         "3",
-        *(f"slideduck.runner.{name} {REMEDY}" for name in (*names, "train")),
+        of_slideduck[0],
+        *(f"slideduck.runner.{name} {REMEDY}" for name in names),
+        of_slideduck[1],
+        *(f"slideduck.runner.{name} {REMEDY}" for name in ("predict", "train")),
         "torch",
+        *of_slideduck,
+        "True False",
     ]
