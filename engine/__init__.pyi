@@ -24,6 +24,8 @@ from slideduck.errors import (
     StudyError,
 )
 from slideduck.interop.rois import RoiExportReport
+from slideduck.interop.slideflow_export import SlideflowExport
+from slideduck.interop.slideflow_import import SlideflowImport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
@@ -34,7 +36,7 @@ from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
-from slideduck.study import Study
+from slideduck.study import Study, import_slideflow
 from slideduck.study import open_study as open
 
 __version__: str
@@ -66,6 +68,8 @@ __all__ = [
     "Sidecar",
     "SlideError",
     "SlideduckError",
+    "SlideflowExport",
+    "SlideflowImport",
     "SlidesRemoved",
     "SlidesReport",
     "SplitError",
@@ -76,6 +80,7 @@ __all__ = [
     "TileExportReport",
     "VerifyReport",
     "__version__",
+    "import_slideflow",
     "limits",
     "merge_betons",
     "open",

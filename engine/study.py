@@ -23,8 +23,12 @@ from slideduck.catalog.slides import SlidesRemoved, remove_slides
 from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
-from slideduck.errors import QueryError
+from slideduck.errors import QueryError, SlideduckError
 from slideduck.interop.rois import RoiExportReport, export_rois
+from slideduck.interop.slideflow import read_project
+from slideduck.interop.slideflow_export import SlideflowExport, export_slideflow
+from slideduck.interop.slideflow_import import SlideflowImport
+from slideduck.interop.slideflow_import import import_slideflow as import_project
 from slideduck.interop.tiles import TileExportReport, export_tiles
 from slideduck.labels import query
 from slideduck.labels.filters import qc_report
@@ -34,7 +38,7 @@ from slideduck.labels.rule import next_rule
 from slideduck.labels.split import split
 from slideduck.labels.split_report import SplitReport
 from slideduck.labels.verify import VerifyReport, verify
-from slideduck.labels.view import labels, require_labels
+from slideduck.labels.view import labels, require_labels, tile_dataframe
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
 from slideduck.roifiles.options import RoiOptions
@@ -53,10 +57,7 @@ from slideduck.store.sqlfiles import read_query
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Study", "open_study"]
-
-#: The columns of Slideflow's ``get_tile_dataframe``, in its order.
-_SLIDEFLOW_COLUMNS = ("loc_x", "loc_y", "grid_x", "grid_y", "roi_name", "roi_desc", "label", "slide")
+__all__ = ["Study", "import_slideflow", "open_study"]
 
 
 def open_study(
@@ -131,6 +132,63 @@ def open_study(
         con.close()
         raise
     return Study(Handle(con, file, progress), seal)
+
+
+def import_slideflow(
+    project: str | Path,
+    out: str | Path | None = None,
+    *,
+    sources: str | Sequence[str] | None = None,
+    root: Mapping[str, str | Path] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> tuple[Study, SlideflowImport]:
+    """Make a study of a project of Slideflow, labelled and split, or bring one up to date.
+
+    Parameters
+    ----------
+    project : path
+        The folder that holds ``settings.json``.
+    out : path, optional
+        The study; default ``study.duckdb`` in that folder. One that is there is added to.
+    sources : str or sequence of str, optional
+        Names of sources; default those that the project uses.
+    root : mapping of str to path, optional
+        Folders that lie elsewhere now, by the beginning that the project's paths have.
+    progress : bool, default False
+        Show progress on standard error.
+    **options
+        ``tile_px``, ``tile_um``, ``plan``, ``mpp`` and ``mpp_table``; see
+        `slideduck.interop.slideflow_import.import_slideflow`.
+
+    Returns
+    -------
+    study : Study
+        Open.
+    report : SlideflowImport
+
+    Raises
+    ------
+    SlideduckError
+        If the project is refused; a new study is not kept then.
+
+    Examples
+    --------
+    >>> import slideduck as sd
+    >>> study, report = sd.import_slideflow("project")  # doctest: +SKIP
+    """
+    read = read_project(project, sources=sources, root=root)
+    path = Path(read.root / "study.duckdb" if out is None else out).expanduser().absolute()
+    is_new = not path.exists()
+    study = open_study(path, progress=progress)
+    try:
+        return study, import_project(study.handle, read, **options)
+    except BaseException as error:
+        study.__exit__(type(error), error, error.__traceback__)
+        # What Ctrl-C leaves is whole as far as it goes, and the same call goes on from there.
+        if is_new and isinstance(error, SlideduckError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 class Study:
@@ -492,13 +550,7 @@ class Study:
         StudyError
             If labels are missing or out of date, or the grid is not told.
         """
-        rows = self.labels("kept", grid=self.only_grid(grid))
-        frame = rows.project(", ".join(("tile_id", *_SLIDEFLOW_COLUMNS))).df().set_index("tile_id")
-        frame.index.name = None
-        # Slideflow has None where there is no ROI; DuckDB's NULLs arrive as NaN or None by version.
-        for name in ("roi_name", "roi_desc", "label"):
-            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
-        return frame
+        return tile_dataframe(self.handle, self.only_grid(grid))
 
     def only_grid(self, grid: str | None = None) -> str:
         """Return the grid that is meant; see `slideduck.catalog.grids.only_grid`."""
@@ -589,6 +641,23 @@ class Study:
             self.handle, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, frame=frame,
             overwrite=overwrite,
         )  # fmt: skip
+
+    def import_slideflow(
+        self,
+        project: str | Path,
+        *,
+        sources: str | Sequence[str] | None = None,
+        root: Mapping[str, str | Path] | None = None,
+        **options: Any,
+    ) -> SlideflowImport:
+        """Add a project of Slideflow; see `slideduck.import_slideflow`, which makes a study of one."""
+        return import_project(self.handle, read_project(project, sources=sources, root=root), **options)
+
+    def export_slideflow(
+        self, folder: str | Path, *, grid: str | None = None, overwrite: bool = False
+    ) -> SlideflowExport:
+        """Write a project that Slideflow opens; see `slideduck.interop.slideflow_export.export_slideflow`."""
+        return export_slideflow(self.handle, folder, grid=grid, overwrite=overwrite)
 
     def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
         """Load what a run predicted of labelled tiles; see `slideduck.catalog.evaluations.add_predictions`."""
