@@ -311,9 +311,7 @@ def _plan(file: str, number: int, entry: object) -> Plan:
         fold = _FOLD.fullmatch(name)
         side: str | int | None = int(fold[1]) - 1 if fold else _SIDES.get(name)
         if side is None or bool(fold) is not strategy.startswith("k-fold"):
-            raise InputError(
-                [f"{place} ({quoted(strategy)}) has a side {quoted(name)}, which Slideflow does not write"]
-            )
+            raise InputError([f"{place} ({strategy}) has the side {quoted(name)}, which Slideflow does not write"])
         if not isinstance(slides, list) or not all(isinstance(slide, str) for slide in slides):
             raise InputError([f"{place}: {name} is no list of slides; let Slideflow write it"])
         for slide in map(_record_name, slides):

@@ -24,6 +24,7 @@ from slideduck.labels.rule import rule_in_force
 from slideduck.labels.view import tile_dataframe
 from slideduck.store.db import identifier, translated
 from slideduck.store.handle import Handle
+from slideduck.words import counted
 
 __all__ = ["SlideflowExport", "export_slideflow"]
 
@@ -227,10 +228,11 @@ def _sides(handle: Handle, slides: Mapping[str, Path]) -> tuple[dict[str, tuple[
             "Slideflow takes the split by: dataset.split(val_fraction=0.3, splits='splits.json') without labels; the "
             "number is not looked at then"
         )
-    if len(planned) < len(slides):
+    others = len(slides) - len(planned)
+    if others:
         notes.append(
-            f"{len(slides) - len(planned):,} of {len(slides):,} slides are on no side of it; filter the dataset by the "
-            "column split first, since Slideflow takes a plan for all patients of a dataset or none"
+            f"{others:,} of {counted(len(slides), 'slide')} {'is' if others == 1 else 'are'} on no side of it; filter "
+            "the dataset by the column split first, since Slideflow takes a plan for all patients of a dataset or none"
         )
     return sides, rule.text, notes
 
