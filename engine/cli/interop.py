@@ -124,7 +124,7 @@ def export_tiles(
     epilog=example(
         "slideduck import-slideflow project",
         "slideduck import-slideflow project cohort.duckdb --source north --tile-px 256 --tile-um 256",
-        "slideduck import-slideflow project --root /mnt/old=/data/new --plan 2",
+        "slideduck import-slideflow project --root /mnt/old=/data/new",
     )
 )
 @click.argument("project", type=click.Path(path_type=Path))
@@ -175,7 +175,7 @@ def _print_taken(report: slideduck.SlideflowImport, study: Path) -> None:
         print_split(report.split, study)
 
 
-@click.command(epilog=example("slideduck export-slideflow study.duckdb project --grid 256px_256um"))
+@click.command(epilog=example("slideduck export-slideflow study.duckdb to_slideflow --grid 256px_256um"))
 @STUDY
 @_FOLDER
 @click.option("--grid", help="The grid whose tiles are written; needed where the study has several.")
