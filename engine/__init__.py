@@ -19,6 +19,7 @@ if __name__ != "slideduck":  # the folder's name is not the package's name
 _HOMES = {
     "Study": "slideduck.study.study",
     "open": "slideduck.study.study:open_study",
+    "import_slideflow": "slideduck.study.slideflow",
     # What a study's methods return.
     "EvaluationAdded": "slideduck.catalog.evaluations",
     "ExportReport": "slideduck.betons.export",
@@ -33,6 +34,8 @@ _HOMES = {
     "RoiExportReport": "slideduck.interop.rois",
     "RoisRemoved": "slideduck.rois.table",
     "RoisReport": "slideduck.rois.table",
+    "SlideflowExport": "slideduck.interop.slideflow_export",
+    "SlideflowImport": "slideduck.interop.slideflow_import",
     "SlidesRemoved": "slideduck.catalog.slides",
     "SlidesReport": "slideduck.catalog.slidefiles",
     "SplitReport": "slideduck.labels.split_report",

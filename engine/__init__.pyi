@@ -24,6 +24,8 @@ from slideduck.errors import (
     StudyError,
 )
 from slideduck.interop.rois import RoiExportReport
+from slideduck.interop.slideflow_export import SlideflowExport
+from slideduck.interop.slideflow_import import SlideflowImport
 from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
@@ -34,6 +36,7 @@ from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
+from slideduck.study.slideflow import import_slideflow
 from slideduck.study.study import Study
 from slideduck.study.study import open_study as open
 
@@ -70,6 +73,8 @@ __all__ = [
     "Sidecar",
     "SlideError",
     "SlideduckError",
+    "SlideflowExport",
+    "SlideflowImport",
     "SlidesRemoved",
     "SlidesReport",
     "SplitError",
@@ -80,6 +85,7 @@ __all__ = [
     "TileExportReport",
     "VerifyReport",
     "__version__",
+    "import_slideflow",
     "limits",
     "merge_betons",
     "open",

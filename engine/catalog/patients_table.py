@@ -19,7 +19,7 @@ from slideduck.store.db import atomic, identifier, registered
 from slideduck.store.handle import Handle
 from slideduck.words import counted
 
-__all__ = ["PatientsReport", "add_patients", "likely_meant"]
+__all__ = ["PatientsReport", "add_patients", "likely_meant", "put_patients"]
 
 #: Rows that match no slide whose nearest slides are looked for: each of them is compared with every slide.
 _LOOKED_FOR = 20
@@ -102,8 +102,7 @@ def add_patients(
     StudyError
         If the study has no slides.
     """
-    known = [name for (name,) in handle.con.execute("SELECT slide FROM slides ORDER BY slide").fetchall()]
-    if not known:
+    if handle.con.execute("SELECT count(*) FROM slides").fetchone() == (0,):
         raise StudyError(
             f"{handle.name} has no slides that patients could be of; add them first: "
             f"slideduck add-slides {handle.name} FOLDER"
@@ -115,6 +114,18 @@ def add_patients(
         site_column=site_column,
         slide_suffix=slide_suffix,
     )
+    return put_patients(handle, incoming)
+
+
+def put_patients(handle: Handle, incoming: PatientTable) -> PatientsReport:
+    """Put a table of patients that was read into the table ``patients``; see `add_patients`.
+
+    Raises
+    ------
+    InputError
+        If no row names a slide of the study.
+    """
+    known = [name for (name,) in handle.con.execute("SELECT slide FROM slides ORDER BY slide").fetchall()]
     # The study's slides keep the names of their files, whatever form of Unicode these are in.
     spelling = {nfc(name): name for name in known}
     slides = [spelling.get(name, name) for name in incoming.table["slide"].to_pylist()]

@@ -23,7 +23,7 @@ class SplitRule:
     val_fraction : float, optional
         Part that validates, for ``fraction``.
     folds, val_fold : int, optional
-        Number of folds, and the one that validates, for the kinds with folds.
+        Number of folds, and the one that validates, for the kinds with folds, and for a column that has folds.
     column : str, optional
         Column of the patients' table, for ``column``.
     """
@@ -39,7 +39,8 @@ class SplitRule:
     def text(self) -> str:
         """The rule for people, such as ``5 folds, seed 3, fold 0 validates``."""
         if self.kind == "column":
-            return f"by column {self.column!r}"
+            of_folds = "" if self.val_fold is None else f", {self.folds} folds, fold {self.val_fold} validates"
+            return f"by column {self.column!r}{of_folds}"
         if self.kind == "fraction":
             return f"fraction {self.val_fraction:g}, seed {self.seed}"
         sites = " that preserve sites" if self.kind == "site_folds" else ""
@@ -49,7 +50,8 @@ class SplitRule:
     def options(self) -> str:
         """The options of ``slideduck split`` that make it."""
         if self.kind == "column":
-            return f"--column {shlex.quote(self.column or '')}"
+            of_folds = "" if self.val_fold is None else f" --val-fold {self.val_fold}"
+            return f"--column {shlex.quote(self.column or '')}{of_folds}"
         if self.kind == "fraction":
             return f"--val-fraction {self.val_fraction:g} --seed {self.seed}"
         sites = " --preserve-site" if self.kind == "site_folds" else ""

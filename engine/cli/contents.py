@@ -23,6 +23,8 @@ SECTIONS = {
         "themselves stay.",
         "relocate": "Follow slides and ROI files that were moved from one folder to another, as when a disk is mounted "
         "elsewhere.",
+        "import-slideflow": "Make a study of a project of Slideflow: slides, ROIs, annotations, tiles, labels and "
+        "split.",
         "info": "Print what a study holds.",
     },
     "Label its tiles": {
@@ -39,6 +41,8 @@ SECTIONS = {
         "merge": "Make of all SHARDS of an export, in any order, the beton that it makes without --shards.",
         "verify": "Check a beton: its structure, side-car, checksums and JPEGs, and tiles against their slides.",
         "export-rois": "Write ROIs as files that other programs read, a file for each slide, in level-0 pixels.",
+        "export-slideflow": "Write a project that Slideflow opens: sources, annotations, ROIs, the frame of tiles and "
+        "the split.",
         "export-tiles": "Write the labels of tiles, or a run's predictions, as GeoJSON that QuPath shows over the "
         "slide.",
     },
@@ -80,7 +84,9 @@ MODULES = {
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",
     **dict.fromkeys(("export", "merge", "verify"), "slideduck.cli.betons"),
-    **dict.fromkeys(("export-rois", "export-tiles"), "slideduck.cli.interop"),
+    **dict.fromkeys(
+        ("export-rois", "export-slideflow", "export-tiles", "import-slideflow"), "slideduck.cli.interop"
+    ),
     "add-predictions": "slideduck.cli.predictions",
     "plot": "slideduck.cli.plot",
     **dict.fromkeys(

@@ -14,7 +14,10 @@ from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
 from slideduck.words import counted, message, print_line, print_names
 
-__all__ = ["add_patients", "add_rois", "info", "remove_rois", "remove_slides", "tile"]
+__all__ = [
+    "add_patients", "add_rois", "info", "print_grid", "print_patients", "print_rois", "remove_rois", "remove_slides",
+    "tile",
+]  # fmt: skip
 
 _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
 
@@ -75,6 +78,11 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
         if labels is not None:
             given["labels"] = read_label_table(labels)
         report = opened.add_rois(paths, roi_set=roi_set, **given)
+    print_rois(report)
+
+
+def print_rois(report: slideduck.RoisReport) -> None:
+    """Say which ROIs were added, and what of them was repaired or left out."""
     print_line(
         f"{counted(report.rois, 'ROI')} ({counted(report.holes, 'hole')}) on {counted(report.slides, 'slide')} "
         f"from {counted(report.files, 'file')}"
@@ -162,6 +170,11 @@ def add_patients(study: Path, table: Path, **options: Any) -> None:
     """
     with slideduck.open(study) as opened:
         report = opened.add_patients(table, **options)
+    print_patients(report, study)
+
+
+def print_patients(report: slideduck.PatientsReport, study: Path) -> None:
+    """Say what the rows of a table are of, and which of them, or of the slides, match none."""
     print_line(f"{counted(report.patients, 'patient')} in {counted(report.rows, 'row')}")
     if report.left_out:
         message(f"{counted(report.left_out, 'row')} without a slide, left out")
@@ -242,6 +255,11 @@ def tile(
         else:
             assert tile_px is not None
             report = opened.tile(tile_px, tile_um=tile_um, stride_div=stride_div, origin=origin)
+    print_grid(report)
+
+
+def print_grid(report: slideduck.GridReport) -> None:
+    """Say how many tiles a grid has, and which slides have none."""
     if report.slides:
         print_line(f"grid {report.grid}: {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide')}")
     else:

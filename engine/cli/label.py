@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slideduck.labels.rename import LabelRenamed
     from slideduck.labels.split_report import SplitReport
 
-__all__ = ["label", "rename_label", "split"]
+__all__ = ["label", "print_alike", "print_rule", "print_split", "rename_label", "split"]
 
 
 class _Tiles(click.ParamType[int | None]):
@@ -94,7 +94,7 @@ def label(
             **settings,
         )
         verified = opened.verify(verify_tiles) if verify else None
-    _print_rule(report)
+    print_rule(report)
     print_rows(report.counts, output, title="Tiles by label")
     print_names(
         f"{counted(report.empty_rois.num_rows, 'ROI')} without a tile of a grid:",
@@ -108,12 +108,12 @@ def label(
         "--no-artifact-label or another --overlap:",
         report.unknown_labels,
     )
-    _print_alike(study, report)
+    print_alike(study, report)
     if verified is not None:
         _print_verified(verified)
 
 
-def _print_rule(report: LabelReport) -> None:
+def print_rule(report: LabelReport) -> None:
     """Say what became of the rule, and of the labels by that."""
     for change in report.changes:
         message(change)
@@ -129,7 +129,7 @@ def _print_rule(report: LabelReport) -> None:
         message(f"as before: {'; '.join(report.still)} (the defaults: --reset)")
 
 
-def _print_alike(study: Path, report: LabelReport) -> None:
+def print_alike(study: Path, report: LabelReport) -> None:
     """Name the labels that look like one label written in two ways."""
     names = [
         f"{a!r} ({counted(report.rois_of[a], 'ROI')}) and {b!r} ({counted(report.rois_of[b], 'ROI')}): "
@@ -222,7 +222,9 @@ def _print_verified(report: VerifyReport) -> None:
 @click.option("--val-fraction", type=float, help="Part that validates; 0.3 where nothing else says how to split.")
 @click.option("--seed", type=int, help="Another seed gives another split; default 0.")
 @click.option("--folds", type=int, help="Number of folds, in place of a fraction.")
-@click.option("--val-fold", type=int, help="The fold that validates; default 0.")
+@click.option(
+    "--val-fold", type=int, help="The fold that validates; default 0. With --column it says that the column has folds."
+)
 @click.option("--preserve-site", is_flag=True, help="Keep each site within one fold.")
 @click.option("--column", help="Take the split from this column of the patients' table.")
 @output_options
@@ -240,12 +242,11 @@ def split(
             column=column,
         )  # fmt: skip
     print_rows(report.counts, output, title="Split by patient (label –: all labels)")
-    _print_split(report)
-    _print_warnings(report, study)
+    print_split(report, study)
 
 
-def _print_split(report: SplitReport) -> None:
-    """Say how the split was made, and what of an earlier one changed."""
+def print_split(report: SplitReport, study: Path) -> None:
+    """Say how the split was made, what of an earlier one changed, and what is to be known of its sides."""
     was = f"{report.before.text} -> " if report.before not in (None, report.rule) else ""
     again = ", as before" if report.before == report.rule else ""
     message(f"split: {was}{report.rule.text}{again}")
@@ -253,6 +254,7 @@ def _print_split(report: SplitReport) -> None:
         message(
             f"{counted(report.changed, 'patient')} changed sides; betons that were exported before keep the old split"
         )
+    _print_warnings(report, study)
 
 
 def _print_warnings(report: SplitReport, study: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,7 +16,9 @@ from slideduck.errors import SlideduckError
 from slideduck.slides.search import NAMES
 from slideduck.words import counted, print_line, print_names
 
-__all__ = ["add_slides", "relocate"]
+__all__ = ["add_slides", "mpp_options", "print_slides", "refuse_failed", "relocate"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Mpp(click.ParamType[tuple[str | None, float]]):
@@ -35,6 +37,32 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
             self.fail(f"{value!r} is not MPP or NAME=MPP, such as 0.5 or A12=0.5", param, ctx)
 
 
+def _one_or_by_name(
+    ctx: click.Context, param: click.Parameter, mpp: tuple[tuple[str | None, float], ...]
+) -> float | dict[str, float] | None:
+    """Return one number for all slides, or a number for each that is named."""
+    defaults = [number for name, number in mpp if name is None]
+    if len(defaults) > 1:
+        raise click.UsageError("give --mpp without a name only once")
+    named = {name: number for name, number in mpp if name is not None}
+    if defaults and named:
+        raise click.UsageError("give --mpp either for all slides or by name, in two calls")
+    return named or (defaults[0] if defaults else None)
+
+
+def mpp_options(command: F) -> F:
+    """Give a command that adds slides ``--mpp`` and ``--mpp-table``."""
+    table = click.option(
+        "--mpp-table", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
+        help="Microns per pixel of each slide: a table with the columns slide and mpp.",
+    )  # fmt: skip
+    numbers = click.option(
+        "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP", callback=_one_or_by_name,
+        help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
+    )  # fmt: skip
+    return numbers(table(command))
+
+
 @click.command(
     epilog=example(
         "slideduck add-slides study.duckdb slides/",
@@ -44,21 +72,14 @@ class _Mpp(click.ParamType[tuple[str | None, float]]):
 )
 @NEW_STUDY
 @click.argument("paths", nargs=-1, required=True, type=str)
-@click.option(
-    "--mpp", multiple=True, type=_Mpp(), metavar="[NAME=]MPP",
-    help="Microns per pixel of slides whose header has none; NAME=MPP for one slide. May be repeated.",
-)  # fmt: skip
-@click.option(
-    "--mpp-table", metavar="CSV", type=click.Path(dir_okay=False, path_type=Path),
-    help="Microns per pixel of each slide: a table with the columns slide and mpp.",
-)  # fmt: skip
+@mpp_options
 @click.option(
     "--names", type=click.Choice(NAMES), default="stem", show_default=True,
     help="relative: the folders below the one given are part of the slide's name, as in case1/HE.",
 )  # fmt: skip
 @limit_option
 def add_slides(
-    study: Path, paths: tuple[str, ...], mpp: tuple[tuple[str | None, float], ...], mpp_table: Path | None, names: str
+    study: Path, paths: tuple[str, ...], mpp: float | dict[str, float] | None, mpp_table: Path | None, names: str
 ) -> None:
     """Read the headers of slides: files, folders or globs.
 
@@ -66,22 +87,24 @@ def add_slides(
     slides are left out. What is typed again changes only what changed: a slide that was moved keeps its tiles and
     labels, and an MPP that was given stays until another is given.
     """
-    defaults = [number for name, number in mpp if name is None]
-    if len(defaults) > 1:
-        raise click.UsageError("give --mpp without a name only once")
-    named = {name: number for name, number in mpp if name is not None}
-    if defaults and named:
-        raise click.UsageError("give --mpp either for all slides or by name, in two calls")
     with _begun(study), slideduck.open(study, progress=True) as opened:
-        report = opened.add_slides(
-            paths, mpp=named or (defaults[0] if defaults else None), mpp_table=mpp_table, names=names
-        )
+        report = opened.add_slides(paths, mpp=mpp, mpp_table=mpp_table, names=names)
+    print_slides(report, study)
+    refuse_failed(report)
+
+
+def print_slides(report: slideduck.SlidesReport, study: Path) -> None:
+    """Say what became of slides, but for those that cannot be used."""
     print_line(
         f"{counted(report.added, 'slide')} added, {report.updated:,} updated, {report.unchanged:,} unchanged; "
         f"{len(report.failed):,} of them cannot be used"
     )
     print_names("warnings:", report.warnings)
     _print_what_became(report, study)
+
+
+def refuse_failed(report: slideduck.SlidesReport) -> None:
+    """Raise if slides cannot be used, with all of them."""
     if report.failed:
         raise SlideduckError(
             f"{counted(len(report.failed), 'slide')} cannot be used:\n"

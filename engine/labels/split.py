@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ from slideduck.words import counted, some
 __all__ = ["split"]
 
 _VAL_FRACTION = 0.3
+#: A fold in a column; DuckDB writes a whole double with a zero behind the point.
+_WHOLE = re.compile(r"[0-9]{1,9}(\.0)?")
 #: What people call a side in a column of theirs, folded, and what it is here.
 _SIDES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
 
@@ -49,12 +52,14 @@ def split(
     folds : int, optional
         Number of folds, in place of a fraction.
     val_fold : int, default 0
-        The fold that is split ``val``; the others are ``train``.
+        The fold that is split ``val``; the others are ``train``. With ``column`` it says that the column has folds.
     preserve_site : bool, default False
         Keep each site within one fold.
     column : str, optional
         Column of the patients' table to take the split from. Case and outer spaces are no difference, and
-        ``training``, ``validation``, ``valid`` and ``testing`` are ``train``, ``val``, ``val`` and ``test``.
+        ``training``, ``validation``, ``valid`` and ``testing`` are ``train``, ``val``, ``val`` and ``test``. With
+        ``val_fold`` its whole numbers are folds, in their order the folds 0, 1 and so on; other words in it, such as
+        ``test``, are sides beside the folds.
 
     Returns
     -------
@@ -75,6 +80,8 @@ def split(
     require_labels(handle)
     if rule.column is not None:
         sides = _sides_from_column(handle, rule.column)
+        if rule.val_fold is not None:
+            sides, rule = _in_folds(sides, rule)
     elif rule.folds is not None:
         preserve = rule.kind == "site_folds"
         fold_of = _balanced(handle, [1.0 / rule.folds] * rule.folds, rule.seed, preserve_site=preserve)
@@ -117,10 +124,11 @@ def _chosen(
             seed=before.seed if seed is None else seed,
             val_fold=before.val_fold if val_fold is None else val_fold,
         )
-    if rule.folds is None and (preserve_site or val_fold is not None):
+    has_folds = rule.folds is not None or (rule.column is not None and not preserve_site)
+    if not has_folds and (preserve_site or val_fold is not None):
         what = "preserve_site" if preserve_site else "val_fold"
         raise SplitError(f"`{what}` is given without folds; say how many, such as `folds=3`")
-    if rule.folds is not None:
+    if rule.folds is not None and rule.column is None:
         rule = replace(rule, kind="site_folds" if preserve_site else rule.kind, val_fold=rule.val_fold or 0)
     _check_rule(rule)
     return rule
@@ -219,6 +227,26 @@ def _sides_from_column(handle: Handle, column: str) -> dict[str, tuple[str, int 
     if problems:
         raise SplitError("\n".join(problems))
     return {patient: (side, None) for patient, cells in found.items() for side in cells if side is not None}
+
+
+def _in_folds(
+    sides: Mapping[str, tuple[str, int | None]], rule: SplitRule
+) -> tuple[dict[str, tuple[str, int | None]], SplitRule]:
+    """Return the sides of patients of whom a column says the fold, and the rule with the number of folds."""
+    numbers = {side: int(float(side)) for side, _ in sides.values() if _WHOLE.fullmatch(side)}
+    fold_of = {number: fold for fold, number in enumerate(sorted(set(numbers.values())))}
+    if len(fold_of) < 2:
+        raise SplitError(
+            f"column {rule.column!r} has {counted(len(fold_of), 'whole number')}, and `val_fold` needs folds, which "
+            "are whole numbers, two or more; leave it out to take the sides as they are"
+        )
+    rule = replace(rule, folds=len(fold_of))
+    _check_rule(rule)
+    in_folds: dict[str, tuple[str, int | None]] = {}
+    for patient, (side, _) in sides.items():
+        fold = fold_of[numbers[side]] if side in numbers else None
+        in_folds[patient] = (side if fold is None else "val" if fold == rule.val_fold else "train", fold)
+    return in_folds, rule
 
 
 def _check_kinds(val_fraction: float | None, folds: int | None, column: str | None) -> None:

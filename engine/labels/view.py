@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
@@ -13,7 +15,13 @@ from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 from slideduck.words import some
 
-__all__ = ["labels", "require_labels", "stale_slides"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["labels", "require_labels", "stale_slides", "tile_dataframe"]
+
+#: The columns of Slideflow's ``get_tile_dataframe``, in its order.
+_SLIDEFLOW_COLUMNS = ("loc_x", "loc_y", "grid_x", "grid_y", "roi_name", "roi_desc", "label", "slide")
 
 
 def labels(
@@ -55,6 +63,17 @@ def labels(
     elif where is not None:
         relation = meeting(handle, relation, where)
     return relation.order("grid, slide, grid_y, grid_x")
+
+
+def tile_dataframe(handle: Handle, grid: str) -> pd.DataFrame:
+    """Return Slideflow's data frame of the tiles of a grid that the method keeps; see `Study.tile_dataframe`."""
+    rows = labels(handle, "kept", grid=grid)
+    frame = rows.project(", ".join(("tile_id", *_SLIDEFLOW_COLUMNS))).df().set_index("tile_id")
+    frame.index.name = None
+    # Slideflow has None where there is no ROI; DuckDB's NULLs arrive as NaN or None by version.
+    for name in ("roi_name", "roi_desc", "label"):
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
 
 
 def require_labels(handle: Handle) -> None:

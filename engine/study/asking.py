@@ -13,7 +13,7 @@ from slideduck.catalog.grids import only_grid
 from slideduck.errors import QueryError
 from slideduck.labels import query
 from slideduck.labels.filters import qc_report
-from slideduck.labels.view import labels
+from slideduck.labels.view import labels, tile_dataframe
 from slideduck.store.db import translated
 from slideduck.store.sealed import answer, check_statement, refused_query
 from slideduck.store.sqlfiles import read_query
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Asking"]
-
-#: The columns of Slideflow's ``get_tile_dataframe``, in its order.
-_SLIDEFLOW_COLUMNS = ("loc_x", "loc_y", "grid_x", "grid_y", "roi_name", "roi_desc", "label", "slide")
 
 
 class Asking(OpenStudy):
@@ -99,13 +96,7 @@ class Asking(OpenStudy):
         StudyError
             If labels are missing or out of date, or the grid is not told.
         """
-        rows = self.labels("kept", grid=self.only_grid(grid))
-        frame = rows.project(", ".join(("tile_id", *_SLIDEFLOW_COLUMNS))).df().set_index("tile_id")
-        frame.index.name = None
-        # Slideflow has None where there is no ROI; DuckDB's NULLs arrive as NaN or None by version.
-        for name in ("roi_name", "roi_desc", "label"):
-            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
-        return frame
+        return tile_dataframe(self.handle, self.only_grid(grid))
 
     def only_grid(self, grid: str | None = None) -> str:
         """Return the grid that is meant; see `slideduck.catalog.grids.only_grid`."""

@@ -13,6 +13,8 @@ from slideduck.catalog.native import NativeGrid, find_native_grid
 from slideduck.catalog.patients_table import PatientsReport, add_patients
 from slideduck.catalog.slidefiles import SlidesReport, add_slides
 from slideduck.catalog.slides import SlidesRemoved, remove_slides
+from slideduck.interop.slideflow import read_project
+from slideduck.interop.slideflow_import import SlideflowImport, import_slideflow
 from slideduck.measure.qc import QcReport, qc
 from slideduck.measure.stain_fit import StainReport, fit_stain
 from slideduck.roifiles.options import RoiOptions
@@ -83,6 +85,17 @@ class Loading(OpenStudy):
             site_column=site_column,
             slide_suffix=slide_suffix,
         )
+
+    def import_slideflow(
+        self,
+        project: str | Path,
+        *,
+        sources: str | Sequence[str] | None = None,
+        root: Mapping[str, str | Path] | None = None,
+        **options: Any,
+    ) -> SlideflowImport:
+        """Add a project of Slideflow; see `slideduck.import_slideflow`, which makes a study of one."""
+        return import_slideflow(self.handle, read_project(project, sources=sources, root=root), **options)
 
     def add_predictions(self, run: str | Path, *, overwrite: bool = False) -> tuple[EvaluationAdded, ...]:
         """Load what a run predicted of labelled tiles; see `slideduck.catalog.evaluations.add_predictions`."""

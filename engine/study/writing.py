@@ -13,6 +13,7 @@ from slideduck.draw.filters import qc_overlay
 from slideduck.draw.picture import plot_labels
 from slideduck.draw.stain import plot_stain
 from slideduck.interop.rois import RoiExportReport, export_rois
+from slideduck.interop.slideflow_export import SlideflowExport, export_slideflow
 from slideduck.interop.tiles import TileExportReport, export_tiles
 from slideduck.study.base import OpenStudy
 
@@ -67,6 +68,12 @@ class Writing(OpenStudy):
             self.handle, folder, grid=grid, slides=slides, run=run, where=where, merge=merge, frame=frame,
             overwrite=overwrite,
         )  # fmt: skip
+
+    def export_slideflow(
+        self, folder: str | Path, *, grid: str | None = None, overwrite: bool = False
+    ) -> SlideflowExport:
+        """Write a project that Slideflow opens; see `slideduck.interop.slideflow_export.export_slideflow`."""
+        return export_slideflow(self.handle, folder, grid=grid, overwrite=overwrite)
 
     def plot_labels(
         self,

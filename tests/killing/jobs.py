@@ -65,6 +65,9 @@ JOBS = (
     Job("tile", "tile study.duckdb --tile-px 32 --tile-um 32", "add-patients"),
     Job("label", "label study.duckdb", "tile"),
     Job("split", "split study.duckdb --val-fraction 0.5", "label"),
+    Job("import-slideflow", "import-slideflow {inputs}/project study.duckdb --tile-px 32 --tile-um 32", None),
+    Job("import-slideflow (more)", "import-slideflow {inputs}/project study.duckdb --tile-px 32 --tile-um 32", "split"),
+    Job("export-slideflow", "export-slideflow study.duckdb project", "split", remedy="--overwrite"),
     Job("qc", "qc study.duckdb", "split"),
     Job("stain", "stain study.duckdb", "qc"),
     Job("rename-label", "rename-label study.duckdb light pale"),
@@ -156,6 +159,14 @@ def make_inputs(folder: Path) -> None:
         mask[:, 37:] = 2
         cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask)
     (folder / "patients.csv").write_text("slide,patient,site\ns0,P0,A\ns1,P1,B\n")
+    project = folder / "project"
+    project.mkdir()
+    (project / "settings.json").write_text('{"name": "p", "sources": ["a"]}')
+    (project / "datasets.json").write_text('{"a": {"slides": "../slides", "roi": "../rois"}}')
+    (project / "annotations.csv").write_text("patient,slide\nP0,s0\nP1,s1\n")
+    (project / "splits.json").write_text(
+        '[{"strategy": "fixed", "tfrecords": {"training": ["s0"], "validation": ["s1"]}}]'
+    )
 
 
 def make_network(folder: Path) -> None:

@@ -70,6 +70,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mpp.csv").write_text("slide,mpp\no1,0.5\n")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "cohort.csv").write_text("Image file,patient\no1.svs,p4\n")
+    (tmp_path / "project" / "tfrecords" / "256px_256um").mkdir(parents=True)
+    source = {"slides": "../slides", "roi": "../rois", "tfrecords": "./tfrecords"}
+    (tmp_path / "project" / "datasets.json").write_text(json.dumps({"north": source}))
+    (tmp_path / "project" / "settings.json").write_text(json.dumps({"name": "p", "sources": ["north"]}))
+    shutil.copy(tmp_path / "patients.csv", tmp_path / "project" / "annotations.csv")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

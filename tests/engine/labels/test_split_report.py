@@ -62,11 +62,12 @@ def sides() -> dict[str, str | None]:
         ("--folds", "2", "--preserve-site", "--seed", "7"),
         ("--val-fraction", "0.35"),
         ("--column", "my side"),
+        ("--column", "my fold", "--val-fold", "1"),
     ],
 )
 def test_info_says_of_a_split_what_split_says(folder: Path, options: tuple[str, ...]) -> None:
-    rows = (f"{slide},{i},{'XY'[i % 2]},{'train' if i else 'val'}" for i, slide in enumerate(SLIDES))
-    table("slide,patient,site,my side", *rows)
+    rows = (f"{slide},{i},{'XY'[i % 2]},{'train' if i else 'val'},{i % 3}" for i, slide in enumerate(SLIDES))
+    table("slide,patient,site,my side,my fold", *rows)
     rule = next(line for line in said(*options) if line.startswith("split: ")).removeprefix("split: ")
     with sd.open("study.duckdb", read_only=True) as study:
         assert [row["detail"] for row in study.info().to_pylist() if row["what"] == "split"] == [rule.split(" -> ")[-1]]
@@ -108,6 +109,33 @@ def test_a_seed_alone_does_not_undo_a_column(folder: Path) -> None:
             study.split(val_fold=1)
         assert str(caught.value) == "`val_fold` is given without folds; say how many, such as `folds=3`"
         study.split(val_fold=1, folds=3)
+
+
+def test_folds_of_a_column(folder: Path) -> None:
+    numbers = ("1", "1", "5", "3", "test", "3.0", "5")
+    table("slide,patient,part", *(f"{slide},p{i},{numbers[i]}" for i, slide in enumerate(SLIDES)))
+    assert said("--column", "part", "--val-fold", "2")[0] == "split: by column 'part', 3 folds, fold 2 validates"
+    assert list(sides().values()).count("val") == 2
+    with sd.open("study.duckdb") as study:
+        found = study.sql("SELECT DISTINCT patient, split, fold FROM labels ORDER BY patient").fetchall()
+        assert found == [
+            ("p0", "train", 0), ("p1", "train", 0), ("p2", "val", 2), ("p3", "train", 1), ("p4", "test", None),
+            ("p5", "train", 1), ("p6", "val", 2),
+        ]  # fmt: skip
+        # The same again, and another fold of it; sides are taken as they are where none is named.
+        assert study.split(val_fold=0).rule.options == "--column part --val-fold 0"
+        assert study.split(column="part").unknown_sides == ("1", "3", "3.0", "5")
+        for wrong, message in (
+            ({"column": "part", "val_fold": 3}, "`val_fold` is 3; give a fold from 0 to 2"),
+            (
+                {"column": "patient", "val_fold": 0},
+                "column 'patient' has 0 whole numbers, and `val_fold` needs folds, which are whole numbers, two or "
+                "more; leave it out to take the sides as they are",
+            ),
+        ):
+            with pytest.raises(SplitError) as caught:
+                study.split(**wrong)
+            assert str(caught.value) == message
 
 
 def test_sides_of_a_column_are_compared_without_case_and_spaces(folder: Path) -> None:
