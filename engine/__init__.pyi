@@ -28,6 +28,7 @@ from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.split_report import SplitReport
+from slideduck.labels.tables import LabelsAdded, LabelsRemoved
 from slideduck.labels.verify import VerifyReport
 from slideduck.limit import limits
 from slideduck.measure.qc import QcReport
@@ -51,6 +52,8 @@ __all__ = [
     "InputError",
     "LabelRenamed",
     "LabelReport",
+    "LabelsAdded",
+    "LabelsRemoved",
     "MasksReport",
     "MergeReport",
     "MissingPackageError",
