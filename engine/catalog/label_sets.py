@@ -68,7 +68,10 @@ def label_sets(con: duckdb.DuckDBPyConnection, name: str | None = None) -> list[
         "JOIN grids USING (grid_id) WHERE name = coalesce($name, name) ORDER BY name, grid",
         {"name": name},
     ).fetchall()
-    return [LabelSet(*row[:5], tuple(row[5]), *row[6:]) for row in rows]
+    return [
+        LabelSet(number, grid_id, called, grid, kind, tuple(classes), source, sha256, content, options)
+        for number, grid_id, called, grid, kind, classes, source, sha256, content, options in rows
+    ]
 
 
 def fingerprint(handle: Handle, label_set_id: int) -> str:

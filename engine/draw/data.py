@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from slideduck.catalog.grids import only_grid
 from slideduck.catalog.slides import UsableSlide, usable_slide
+from slideduck.labels.known import known_labels
 from slideduck.labels.view import require_labels
 from slideduck.palette import label_colours
 from slideduck.rois.frame import SlideFrame, slide_frames
@@ -180,9 +181,8 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
             read_query("outline_rois"), {"slide": slide}
         ).fetchall()
     )
-    names = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-    colours = label_colours(label for (label,) in names)
-    here = {roi.label for roi in rois}
+    colours = label_colours(known_labels(handle.con))
+    here = {roi.label for roi in rois} | set(_tile_labels(handle, slide) if tiles else ())
     labels = tuple(label for label in colours if label in here)
     return DrawnSlide(
         **vars(found),
@@ -192,6 +192,14 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
         tiles=_read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
         frame=slide_frames(handle, [slide])[slide],
     )
+
+
+def _tile_labels(handle: Handle, slide: str) -> list[str]:
+    """Return the labels that tiles of a slide have, of which ROIs may have none."""
+    rows = handle.con.execute(
+        "SELECT DISTINCT label FROM counts WHERE slide = $slide AND label IS NOT NULL", {"slide": slide}
+    ).fetchall()
+    return [label for (label,) in rows]
 
 
 def _rings(outline: str) -> tuple[npt.NDArray[np.float64], ...]:

@@ -185,12 +185,17 @@ def _pandas_type(series: Any) -> pa.DataType:
 def _of_series(name: str, column: str, series: Any) -> pa.Array:
     """Return a column of pandas in Arrow, without a value where pandas has NaN, None or NA."""
     try:
-        return pa.Array.from_pandas(series)
-    except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
-        kinds = sorted({type(value).__name__ for value in series if value is not None and value == value})
-        raise InputError(
-            [f"{name}: column {quoted(column)} holds values of several kinds: {', '.join(kinds)}; give it one kind"]
-        ) from error
+        values = pa.Array.from_pandas(series)
+        if not pa.types.is_nested(values.type):
+            return values
+    except (pa.ArrowException, TypeError, UnicodeEncodeError):
+        pass
+    kinds = sorted({type(value).__name__ for value in series if value is not None})
+    raise InputError(
+        [
+            f"{name}: column {quoted(column)} holds values of type {', '.join(kinds)}; give it texts alone, or numbers alone"
+        ]
+    )
 
 
 def _types_of(name: str, columns: Sequence[str], types: Sequence[pa.DataType]) -> dict[str, pa.DataType]:

@@ -173,8 +173,6 @@ def add_labels(
     sha256 = table.sha256()
     if held is not None and sha256 is not None and (held.sha256, held.options) == (sha256, options):
         return _unchanged(handle, held)
-    if held is not None and sha256 is not None and not replace:
-        raise _there_already(handle, held)
     extend_grids(handle)
     with limited_memory(handle.con, memory), handle.atomic():
         staged = _stage(handle, table, reading, chosen)
@@ -183,7 +181,12 @@ def add_labels(
             raise _there_already(handle, held)
         if held is not None and not is_same:
             drop_set(handle, held)
-        if not is_same:
+        if held is not None and is_same:
+            handle.con.execute(
+                "UPDATE label_sets SET source = $1, sha256 = $2, options = $3 WHERE label_set_id = $4",
+                [table.source, sha256, options, held.label_set_id],
+            )
+        else:
             _insert(handle, staged, (name, chosen, table.source, sha256, options))
         _unstage(handle)
         return LabelsAdded(
@@ -240,7 +243,8 @@ def remove_labels(handle: Handle, name: str, *, grid: str | None = None, dry_run
 
 def verify_sets(handle: Handle) -> SetsVerified:
     """Compare the sets of labels with what was added: their rows by their fingerprint, and their files, read again."""
-    differences, unverified = [], []
+    differences: list[str] = []
+    unverified: list[str] = []
     sets = label_sets(handle.con)
     with track("Verifying labels", len(sets), "sets", show=handle.progress) as advance:
         for held in sets:
@@ -296,15 +300,14 @@ def _stage(handle: Handle, table: GivenTable, reading: Reading, grid: str) -> _S
     reading = _with_names(reading, renamed, table.name)
     con.execute(read_query("stage_laid_slides"), {"grid": grid, "coordinates": reading.coordinates})
     con.execute(read_query("create_incoming_label"))
-    rows = 0
     with track("Reading labels", table.n_rows, "rows", show=handle.progress) as advance:
         for piece in table.read(reading.columns):
             with registered(con, "given_rows", piece):
                 con.execute(f"CREATE OR REPLACE TEMP VIEW given_piece AS SELECT {reading.select()} FROM given_rows")
                 con.execute(read_query("insert_incoming_labels"))
-            rows += piece.num_rows
             advance(piece.num_rows)
     con.execute("DROP VIEW IF EXISTS given_piece")
+    (rows,) = con.execute("SELECT count(*) FROM incoming_label").fetchone() or (0,)
     if not rows:
         raise InputError([f"{table.name}: no rows; give a row for each tile that has a label"])
     problems = [*_strange_tiles(handle, table.name, grid, rows), *_wrong_values(handle, table.name, reading)]

@@ -1,7 +1,10 @@
 -- 0003_labels_from_elsewhere: labels of tiles that come from tables, and which of the sources labels.
 --
 -- Studies of before take their labels from ROIs, as they did.
-ALTER TABLE label_rule ADD COLUMN labels_from VARCHAR [] DEFAULT ['rois'];
+-- A default that is a list would make DuckDB begin a transaction of its own.
+ALTER TABLE label_rule ADD COLUMN labels_from VARCHAR [];
+UPDATE label_rule
+SET labels_from = ['rois'];
 COMMENT ON COLUMN label_rule.labels_from IS
 'Where labels come from, the first that labels a tile: rois, or names of label_sets.';
 

@@ -1,6 +1,6 @@
 -- insert_incoming_labels: the rows of given_piece with the tiles that they name, from laid_slide.
 --
--- Grain: one row per row of the piece. slide_id is NULL, and slide and called say what it names, where that is no tile.
+-- Grain: one row per row of the piece that says anything. slide_id is NULL, and slide and called say what it names, where that is no tile.
 INSERT INTO incoming_label BY NAME
 WITH located AS (
     SELECT
@@ -39,3 +39,5 @@ SELECT
     judged.is_tied,
     judged.wrong,
 FROM judged
+-- Spreadsheets leave rows of empty cells.
+WHERE coalesce(judged.called, nullif(trim(judged.label), ''), judged.value::VARCHAR, judged.wrong) IS NOT NULL

@@ -341,7 +341,7 @@ BAD: list[tuple[dict[str, list[Any]], str]] = [
     ),
     (
         {"tile_id": ["a-1-8-8"], "label": [[1]]},
-        "pandas DataFrame: column 'label' holds values of several kinds: list; give it one kind",
+        "pandas DataFrame: column 'label' holds values of type list; give it texts alone, or numbers alone",
     ),
 ]
 

@@ -47,7 +47,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         opened.split(column="side")
         tiles = opened.labels().df()[["tile_id", "grid_x", "grid_y", "loc_x"]]
         dark = (tiles.loc_x > 128).to_numpy()
-        hard = tiles[["tile_id"]].assign(label=np.where(tiles.grid_y == 0, None, np.where(dark, "dark", "bright")))
+        named = np.where(dark, "dark", "bright").astype(object)
+        named[tiles.grid_y == 0] = None
+        hard = tiles[["tile_id"]].assign(label=named)
         share = 0.6 + 0.05 * (tiles.grid_y.to_numpy() % 4)
         soft = tiles[["tile_id"]].assign(
             dark=np.where(dark, share, 0.05), grey=0.95 - share, bright=np.where(dark, 0.05, share)
