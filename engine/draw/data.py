@@ -182,22 +182,24 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
         ).fetchall()
     )
     colours = label_colours(known_labels(handle.con))
-    here = {roi.label for roi in rois} | set(_tile_labels(handle, slide) if tiles else ())
+    drawn_grid = only_grid(handle, grid) if tiles else None
+    here = {roi.label for roi in rois} | set(() if drawn_grid is None else _tile_labels(handle, slide, drawn_grid))
     labels = tuple(label for label in colours if label in here)
     return DrawnSlide(
         **vars(found),
         labels=labels,
         colours={label: colours[label] for label in labels},
         rois=rois,
-        tiles=_read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
+        tiles=None if drawn_grid is None else _read_tiles(handle, slide, drawn_grid, labels, rois),
         frame=slide_frames(handle, [slide])[slide],
     )
 
 
-def _tile_labels(handle: Handle, slide: str) -> list[str]:
-    """Return the labels that tiles of a slide have, of which ROIs may have none."""
+def _tile_labels(handle: Handle, slide: str, grid: str) -> list[str]:
+    """Return the labels that tiles of a slide have, of which its ROIs may have none."""
     rows = handle.con.execute(
-        "SELECT DISTINCT label FROM counts WHERE slide = $slide AND label IS NOT NULL", {"slide": slide}
+        "SELECT label FROM counts WHERE slide = $slide AND grid = $grid AND label IS NOT NULL",
+        {"slide": slide, "grid": grid},
     ).fetchall()
     return [label for (label,) in rows]
 

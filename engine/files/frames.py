@@ -193,7 +193,8 @@ def _of_series(name: str, column: str, series: Any) -> pa.Array:
     kinds = sorted({type(value).__name__ for value in series if value is not None})
     raise InputError(
         [
-            f"{name}: column {quoted(column)} holds values of type {', '.join(kinds)}; give it texts alone, or numbers alone"
+            f"{name}: column {quoted(column)} holds values of type {', '.join(kinds)}; give it texts alone, or "
+            "numbers alone"
         ]
     )
 
