@@ -27,6 +27,8 @@ _HOMES = {
     "GridReport": "slideduck.catalog.grids",
     "LabelRenamed": "slideduck.labels.rename",
     "LabelReport": "slideduck.labels.label",
+    "LabelsAdded": "slideduck.labels.tables",
+    "LabelsRemoved": "slideduck.labels.tables",
     "MasksReport": "slideduck.rois.masks",
     "NativeGrid": "slideduck.catalog.native",
     "PatientsReport": "slideduck.catalog.patients_table",

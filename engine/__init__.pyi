@@ -30,19 +30,20 @@ from slideduck.interop.tiles import TileExportReport
 from slideduck.labels.label import LabelReport
 from slideduck.labels.rename import LabelRenamed
 from slideduck.labels.split_report import SplitReport
+from slideduck.labels.tables import LabelsAdded, LabelsRemoved
 from slideduck.labels.verify import VerifyReport
 from slideduck.limit import limits
 from slideduck.measure.qc import QcReport
 from slideduck.measure.stain_fit import StainReport
 from slideduck.rois.masks import MasksReport
 from slideduck.rois.table import RoisRemoved, RoisReport
-from slideduck.study.slideflow import import_slideflow
-from slideduck.study.study import Study
-from slideduck.study.study import open_study as open
 
 # Registered by the runner, and so not in `__all__`.
 from slideduck.runner.tiles.dataset import TileDataset as TileDataset
 from slideduck.runner.tiles.own_loop import loader as loader
+from slideduck.study.slideflow import import_slideflow
+from slideduck.study.study import Study
+from slideduck.study.study import open_study as open
 
 __version__: str
 
@@ -58,6 +59,8 @@ __all__ = [
     "InputError",
     "LabelRenamed",
     "LabelReport",
+    "LabelsAdded",
+    "LabelsRemoved",
     "MasksReport",
     "MergeReport",
     "MissingPackageError",

@@ -102,7 +102,8 @@ CREATE OR REPLACE MACRO neighbours(tile, distance := 1, grid := NULL) AS TABLE
 --     in which its ROIs win the point.
 -- Rule:  overlap = largest compares coverage of a tile, which a point has not: the smallest wins there. gives_label is
 --     true for the ROI whose label is the point's: the one that wins, unless an artifact or the method removes
---     the point, or overlap = exclude and the labels differ. Where no row has it, the point has no label.
+--     the point, overlap = exclude and the labels differ, or the rule takes no labels from ROIs. Where no row has
+--     it, no ROI gives the point a label; label sets label tiles, and not points.
 CREATE OR REPLACE MACRO rois_at(slide, x, y) AS TABLE
     WITH holding AS (
         SELECT
@@ -127,6 +128,7 @@ CREATE OR REPLACE MACRO rois_at(slide, x, y) AS TABLE
         holding.in_force
         AND row_number() OVER in_set = 1
         AND is_kept(label_rule.method, true, bool_or(holding.is_artifact) OVER whole_set, slide_roi_set.has_regions)
+        AND list_contains(label_rule.labels_from, 'rois')
         AND NOT (
             label_rule.overlap = 'exclude'
             AND min(holding.label_number) OVER whole_set <> max(holding.label_number) OVER whole_set

@@ -31,9 +31,11 @@ from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.catalog.chosen import ChosenTiles
 from slideduck.catalog.grids import only_grid
+from slideduck.catalog.label_sets import label_sets
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting, refusing
-from slideduck.labels.known import require_known
+from slideduck.labels.known import known_labels, require_known
+from slideduck.labels.rule import rule_in_force
 from slideduck.labels.view import labels
 from slideduck.measure.stain import Normaliser, StainTarget, stain_to_json
 from slideduck.measure.stain_fit import require_fits, stain_target
@@ -46,7 +48,10 @@ from slideduck.store.sqlfiles import read_query
 __all__ = ["ExportPlan", "make_plan"]
 
 #: Columns of the view that an export takes.
-_COLUMNS = "slide, tile_id, grid_x, grid_y, loc_x, loc_y, base_x, base_y, label, roi_name"
+_COLUMNS = "slide, tile_id, grid_x, grid_y, loc_x, loc_y, base_x, base_y, label, roi_name, value, soft"
+
+#: Columns of tiles that a side-car has where label sets give them.
+_GIVEN = ("value", "soft")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +79,8 @@ class ExportPlan:
     slide, class_number : ndarray of int64, shape (samples,)
         Index of each tile into `slides` and `classes`, in the order of the beton's rows.
     columns : dict
-        Further columns of the tiles by name: lists of str or None, and arrays of integers.
+        Further columns of the tiles by name: lists of str or None, and arrays of integers; where label sets give
+        numbers or soft labels, also ``value`` and ``soft``, lists with None for tiles without.
     context : dict
         Label rule, split rule, query and ROI files, as the side-car has them.
     stain : StainTarget or None
@@ -144,6 +150,7 @@ class ExportPlan:
             self.versions,
             cv2.__version__,
             None if self.stain is None else [stain_to_json(self.stain), [fit.to_json() for fit in self.stain_fits]],
+            *({name: self.columns[name]} for name in _GIVEN if name in self.columns),
         )
 
     @cached_property
@@ -257,6 +264,7 @@ class ExportPlan:
             "query": self.context["query"],
             "slides": slides,
             "roi_files": self.context["roi_files"],
+            **({"label_sets": self.context["label_sets"]} if self.context["label_sets"] else {}),
             "versions": self.versions,
             **({} if shard is None else {"shard": self._shard_entry(shard)}),
             **({"skipped": left_out_to_json(left_out)} if left_out else {}),
@@ -266,6 +274,7 @@ class ExportPlan:
                 **{name: columns[name][rows].tolist() for name in ("grid_x", "grid_y", "loc_x", "loc_y")},
                 "class": self.class_number[rows].tolist(),
                 "roi_name": [columns["roi_name"][row] for row in rows.tolist()],
+                **{name: [columns[name][row] for row in rows.tolist()] for name in _GIVEN if name in columns},
             },
         }
 
@@ -302,7 +311,7 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
         See `slideduck.betons.export.export`.
     """
     name = only_grid(handle, settings.grid)
-    require_known(handle.con, settings.classes or (), "`classes`")
+    require_known(settings.classes or (), "`classes`", known_labels(handle.con))
     tiles = _select(handle, name, settings.where)
     if not tiles.num_rows:
         raise StudyError(_why_nothing(handle, name, settings.where))
@@ -317,8 +326,10 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
     ]
     grids = [SlideGrid(**{field.name: of_slide[n][field.name] for field in fields(SlideGrid)}) for n in names]
     of_tile: list[str | None] = tiles["label"].to_pylist()
-    ordered = _ordered_classes(of_tile, settings.classes)
+    soft = _soft(tiles)
+    ordered = _ordered_classes([*of_tile, *{name for each in soft for name in each or ()}], settings.classes)
     number: dict[str | None, int] = {None: -1, **{label: i for i, label in enumerate(ordered)}}
+    rule = rule_in_force(handle.con)
     target = None if settings.stain is None else stain_target(handle, settings.stain, settings.stain_to)
     fits = {} if settings.stain is None else require_fits(handle, settings.stain, names)
     (spec,) = _rows(handle, "SELECT * EXCLUDE (grid_id) FROM grids WHERE grid = $grid", {"grid": name})
@@ -340,9 +351,10 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
                 column: tiles[column].to_numpy()
                 for column in ("grid_x", "grid_y", "loc_x", "loc_y", "base_x", "base_y")
             },
+            **_given_columns(tiles, soft, ordered),
         },
         context={
-            "label_rule": next(iter(_rows(handle, "SELECT * FROM label_rule")), None),
+            "label_rule": None if rule is None else rule.values(),
             "split_rule": next(iter(_rows(handle, "SELECT * FROM split_rule")), None),
             "query": {"where": None if settings.where is None else str(settings.where)},
             "roi_files": [
@@ -350,10 +362,35 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
                 {name: value for name, value in row.items() if value is not None}
                 for row in _rows(handle, read_query("list_export_roi_files"), {"slides": names})
             ],
+            "label_sets": [
+                {field: getattr(held, field) for field in ("name", "kind", "source", "sha256", "content")}
+                for held in label_sets(handle.con)
+                if rule is not None and held.name in rule.labels_from and held.grid == name
+            ],
         },
         stain=target,
         stain_fits=[fits[n] for n in names] if target else [],
     )
+
+
+def _soft(tiles: pa.Table) -> list[dict[str, float] | None]:
+    """Return the probabilities of each tile by class; None for a tile without; nothing where there are none."""
+    column = tiles["soft"]
+    if column.null_count == len(column):
+        return []
+    return [None if pairs is None else dict(pairs) for pairs in column.to_pylist()]
+
+
+def _given_columns(
+    tiles: pa.Table, soft: Sequence[dict[str, float] | None], classes: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return the numbers and soft labels of tiles, as the side-car has them, where there are any."""
+    found: dict[str, list[Any]] = {}
+    if tiles["value"].null_count < tiles.num_rows:
+        found["value"] = tiles["value"].to_pylist()
+    if soft:
+        found["soft"] = [each and [each.get(name, 0.0) for name in classes] for each in soft]
+    return found
 
 
 def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:

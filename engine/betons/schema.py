@@ -277,8 +277,26 @@ def _check_tiles(
             _integers(found, f"tiles.{name}", column, *numbers[name])
         elif name in ("tile_id", "roi_name"):
             _texts(found, f"tiles.{name}", column, or_null=name == "roi_name")
+        elif name == "value":
+            wrong = [i for i, value in enumerate(column) if value is not None and not _is_number(value)]
+            if wrong:
+                _add_first(found, "tiles.value", column, wrong, "a number, or null")
+        elif name == "soft" and classes is not None:
+            wrong = [i for i, value in enumerate(column) if value is not None and not _is_soft(value, classes)]
+            if wrong:
+                _add_first(found, "tiles.soft", column, wrong, f"{classes:,} probabilities that sum to 1, or null")
     if len(found.texts) == before and slides is not None and samples:
         _check_places(found, raw, slides)
+
+
+def _is_soft(value: Any, classes: int) -> bool:
+    """Return whether a value is a probability of each class."""
+    return (
+        isinstance(value, list)
+        and len(value) == classes
+        and all(_is_number(part) and part >= 0 for part in value)
+        and abs(math.fsum(value) - 1) <= 2e-6
+    )
 
 
 def _texts(found: _Problems, place: str, column: Sequence[Any], *, or_null: bool = False) -> None:

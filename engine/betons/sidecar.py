@@ -129,6 +129,11 @@ class Sidecar(Shown):
         All of the JSON as it was read, without its own checksum.
     sha256 : str
         Digest of the JSON file.
+    value : ndarray of float64, shape (samples,), or None
+        The number that a label set gives each tile, NaN for none; None where there are no numbers.
+    soft : ndarray of float64, shape (samples, classes), or None
+        The probability of each class by soft labels: of a tile with another label 1 for it, of one without 0
+        everywhere. None where no label is soft.
     """
 
     path: Path
@@ -147,6 +152,8 @@ class Sidecar(Shown):
     quality: int | None
     raw: dict[str, Any]
     sha256: str
+    value: npt.NDArray[np.float64] | None = None
+    soft: npt.NDArray[np.float64] | None = None
 
     def shown(self) -> Iterator[tuple[str, object]]:
         """Yield what the tiles are; not those themselves."""
@@ -432,4 +439,16 @@ def _sidecar_from_json(loaded: LoadedSidecar) -> Sidecar:
         quality=raw["beton"]["image"]["quality"],
         raw=raw,
         sha256=loaded.sha256,
+        value=np.array(tiles["value"], np.float64) if "value" in tiles else None,
+        soft=_soft(tiles, len(raw["classes"])) if "soft" in tiles else None,
+    )
+
+
+def _soft(tiles: Mapping[str, Any], classes: int) -> npt.NDArray[np.float64]:
+    """Return the probability of each class for each tile, of JSON that is right."""
+    # The last row of the identity is what tiles without a label have, whose class number is -1.
+    certain = np.vstack([np.eye(classes), np.zeros(classes)])
+    return np.array(
+        [certain[number] if each is None else each for number, each in zip(tiles["class"], tiles["soft"], strict=True)],
+        np.float64,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slideduck.catalog.features import delete_features
+from slideduck.catalog.label_sets import delete_set_rows
 from slideduck.errors import StudyError
 from slideduck.show import Shown
 from slideduck.slides.identity import SlideFile
@@ -149,8 +150,11 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
 
 
 def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
-    """Delete tiles, labels, measures and stains of slides, inside a transaction."""
+    """Delete tiles, labels (of label sets, too), measures and stains of slides, inside a transaction."""
     _delete_rows(handle, slides, (*_TILE_TABLES, *_LABEL_TABLES))
+    ids = _ids_of(handle, slides)
+    if ids:
+        delete_set_rows(handle, ids)
 
 
 def delete_seen(handle: Handle, slides: Sequence[str]) -> None:
@@ -167,14 +171,18 @@ def forget_labels(handle: Handle, slides: Sequence[str]) -> None:
 
 def _delete_rows(handle: Handle, slides: Sequence[str], tables: Sequence[str]) -> None:
     """Delete the rows of slides from tables, inside a transaction."""
-    ids = handle.con.execute(
-        "SELECT slide_id FROM slides WHERE list_contains($s, slide)", {"s": list(slides)}
-    ).fetchall()
+    ids = _ids_of(handle, slides)
     if not ids:
         return
-    values = {"ids": [i for (i,) in ids], "low": min(ids)[0], "high": max(ids)[0]}
+    values = {"ids": ids, "low": min(ids), "high": max(ids)}
     for table in tables:
         # The bounds let DuckDB pass over the blocks of other slides, which the list alone does not.
         handle.con.execute(
             f"DELETE FROM {table} WHERE slide_id BETWEEN $low AND $high AND list_contains($ids, slide_id)", values
         )
+
+
+def _ids_of(handle: Handle, slides: Sequence[str]) -> list[int]:
+    """Return the keys of slides by name."""
+    query = "SELECT slide_id FROM slides WHERE list_contains($s, slide)"
+    return [number for (number,) in handle.con.execute(query, {"s": list(slides)}).fetchall()]

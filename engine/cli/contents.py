@@ -31,6 +31,9 @@ SECTIONS = {
         "tile": "Lay a grid of tiles on every slide.",
         "label": "Label the tiles of every grid, in the view `labels`, and print how many got which label.",
         "rename-label": "Rename a label in all of a study, or merge two: its ROIs, its rule, and files added later.",
+        "add-labels": "Read labels of tiles from a table: Parquet or CSV with tile_id or places, and labels, numbers "
+        "or soft labels.",
+        "remove-labels": "Take labels that add-labels added out of a study; the file that they came from stays.",
         "qc": "Measure tiles, so that any --where can filter them by brightness, white, grey, blur, tissue and pen "
         "marks.",
         "split": "Split the patients into train and validation, balanced over labels; no patient is on both sides.",
@@ -80,7 +83,7 @@ MODULES = {
     **dict.fromkeys(("add-slides", "relocate"), "slideduck.cli.slides"),
     **dict.fromkeys(("add-rois", "add-patients", "remove-rois", "remove-slides", "info", "tile"), "slideduck.cli.fill"),
     "add-masks": "slideduck.cli.masks",
-    **dict.fromkeys(("label", "rename-label", "split"), "slideduck.cli.label"),
+    **dict.fromkeys(("label", "add-labels", "remove-labels", "rename-label", "split"), "slideduck.cli.label"),
     "qc": "slideduck.cli.measure",
     "stain": "slideduck.cli.stain",
     **dict.fromkeys(("export", "merge", "verify"), "slideduck.cli.betons"),

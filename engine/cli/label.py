@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import slideduck
+from slideduck.catalog.given_labels import COORDINATES
+from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from slideduck.labels.label import LabelReport
     from slideduck.labels.rename import LabelRenamed
     from slideduck.labels.split_report import SplitReport
+    from slideduck.labels.tables import LabelsAdded
 
-__all__ = ["label", "print_alike", "print_rule", "print_split", "rename_label", "split"]
+__all__ = ["add_labels", "label", "print_alike", "print_rule", "print_split", "remove_labels", "rename_label", "split"]
 
 
 class _Tiles(click.ParamType[int | None]):
@@ -67,6 +70,11 @@ class _Tiles(click.ParamType[int | None]):
     "--set", "roi_sets", multiple=True,
     help="Set of ROIs; default default. Repeat it: the first that a slide has is the one that labels it.",
 )  # fmt: skip
+@click.option(
+    "--from", "labels_from", multiple=True, metavar="SOURCE",
+    help="Where labels come from: rois (default), or a name of add-labels. Repeat it: the first that labels a tile "
+    "does.",
+)  # fmt: skip
 @click.option("--reset", is_flag=True, help="Take the defaults for all that is not given.")
 @click.option("--memory", metavar="SIZE", help="What DuckDB may use, such as 4GB; default a quarter of the machine's.")
 @click.option("--anew", is_flag=True, help="Compute every slide, also those that are up to date.")
@@ -77,7 +85,8 @@ class _Tiles(click.ParamType[int | None]):
 @output_options
 def label(
     study: Path, priority: tuple[str, ...], artifact_labels: tuple[str, ...], no_artifact_label: bool,
-    roi_sets: tuple[str, ...], verify: bool, verify_tiles: int | None, output: Output, **settings: Any,
+    roi_sets: tuple[str, ...], labels_from: tuple[str, ...], verify: bool, verify_tiles: int | None, output: Output,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Label the tiles of every grid, in the view `labels`, and print how many got which label.
 
@@ -91,6 +100,7 @@ def label(
             priority=priority or None,
             artifact_labels=() if no_artifact_label else artifact_labels or None,
             roi_sets=roi_sets or None,
+            labels_from=labels_from or None,
             **settings,
         )
         verified = opened.verify(verify_tiles) if verify else None
@@ -141,6 +151,76 @@ def print_alike(study: Path, report: LabelReport) -> None:
 
 @click.command(
     epilog=example(
+        "slideduck add-labels study.duckdb labels.parquet --name consensus",
+        "slideduck label study.duckdb --from consensus --from rois",
+    )
+)
+@STUDY
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--name", default="consensus", show_default=True, help="What the set of labels is called.")
+@click.option("--grid", metavar="NAME", help="The grid of the tiles; needed where the study has several.")
+@click.option("--coordinates", type=click.Choice(list(COORDINATES)),
+              help="What columns x and y are: the tile's centre rounded down, its top left corner, or column and row.",
+)  # fmt: skip
+@click.option("--class", "classes", multiple=True, metavar="COLUMN",
+              help="A column of soft labels, where not all further columns are. Repeat it.")  # fmt: skip
+@click.option("--replace", is_flag=True, help="Take the place of the labels of that name.")
+@click.option("--memory", metavar="SIZE", help="What DuckDB may use, such as 4GB; default a quarter of the machine's.")
+@limit_option
+def add_labels(study: Path, table: Path, classes: tuple[str, ...], **options: Any) -> None:
+    """Read labels of tiles from a table: Parquet or CSV with tile_id or places, and labels, numbers or soft labels.
+
+    Places are slide with loc_x and loc_y, base_x and base_y, or grid_x and grid_y; labels are a column label, numbers a
+    column value, soft labels a column for each class. The table is checked whole before any of it is kept.
+    `slideduck label --from NAME` takes labels from it then.
+    """
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.add_labels(table, classes=classes or None, **options)
+    _print_added(study, report)
+
+
+def _print_added(study: Path, report: LabelsAdded) -> None:
+    """Say what was added, and what is to be done then."""
+    called = {"labels": "label", "numbers": "number", "soft": "soft label"}[report.kind]
+    print_line(
+        f"{report.name}: {counted(report.tiles, called)} of grid {report.grid} on {counted(report.slides, 'slide')}"
+        + (f" ({', '.join(report.classes)})" if 0 < len(report.classes) <= 20 else "")
+    )
+    if report.unchanged:
+        message("the study has these labels already; nothing was done")
+        return
+    if report.missing:
+        message(f"{counted(report.missing, 'row')} without a label (empty, NA and the like), left out")
+    if report.repeated:
+        message(f"{counted(report.repeated, 'row')} say again what another row says")
+    if report.tied:
+        message(
+            f"{counted(report.tied, 'tile')} with several classes of the greatest probability: the label is the first "
+            "of them by name"
+        )
+    if report.replaced:
+        message("they took the place of the labels of that name")
+    remedy = "" if report.in_force else f" --from {shlex.quote(report.name)}"
+    message(f"label the tiles by them with: slideduck label {study}{remedy}")
+
+
+@click.command(epilog=example("slideduck remove-labels study.duckdb consensus --dry-run"))
+@STUDY
+@click.argument("name")
+@click.option("--grid", metavar="NAME", help="Only those of this grid.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+def remove_labels(study: Path, name: str, grid: str | None, dry_run: bool) -> None:
+    """Take labels that add-labels added out of a study; the file that they came from stays."""
+    with slideduck.open(study, progress=True) as opened:
+        report = opened.remove_labels(name, grid=grid, dry_run=dry_run)
+    print_line(
+        f"{'would remove' if dry_run else 'removed'} {report.name}: {counted(report.tiles, 'tile')} "
+        f"of {counted(len(report.grids), 'grid')} ({', '.join(report.grids)})"
+    )
+
+
+@click.command(
+    epilog=example(
         "slideduck rename-label study.duckdb stroma connective --dry-run",
         "slideduck rename-label study.duckdb stroma ''",
     )
@@ -169,7 +249,11 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
         f"{'would rename' if dry_run else 'renamed'} {report.old!r} to {called}: {counted(report.rois, 'ROI')} "
         f"on {counted(len(report.slides), 'slide')}"
     )
-    if not report.rois:
+    print_names(
+        f"{counted(len(report.sets), 'set')} of labels that {'has' if len(report.sets) == 1 else 'have'} it:",
+        report.sets,
+    )
+    if not report.rois and not report.sets:
         message(f"no ROI has the label {report.old!r} any more: it was renamed before")
         return
     if report.merged:
@@ -199,6 +283,19 @@ def _print_verified(report: VerifyReport) -> None:
         raise StudyError(
             f"{counted(wrong, 'pair differs', 'pairs differ')} from the spatial join; was the study changed by SQL? "
             "Label it with --anew; if they differ again, this is a mistake of slideduck: please report it"
+        )
+    if report.sets.sets:
+        message(
+            f"compared {counted(report.sets.sets, 'set')} of labels ({counted(report.sets.tiles, 'tile')}) with what "
+            "was added"
+        )
+    print_names("sets of labels that cannot be compared with a file:", report.sets.unverified)
+    if report.sets.differences:
+        print_names("sets of labels that are not as they were added:", report.sets.differences)
+        number = len(report.sets.differences)
+        raise StudyError(
+            f"{counted(number, 'set')} of labels {'differs' if number == 1 else 'differ'} from what was added; was the "
+            "study changed by SQL? Add them again with add-labels --replace, and label"
         )
     message(f"compared {counted(report.drawn.rois, 'ROI')} with what the files draw, along lines")
     print_names("ROI files and ROIs that cannot be compared:", report.drawn.unverified)

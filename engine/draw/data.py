@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from slideduck.catalog.grids import only_grid
 from slideduck.catalog.slides import UsableSlide, usable_slide
+from slideduck.labels.known import known_labels
 from slideduck.labels.view import require_labels
 from slideduck.palette import label_colours
 from slideduck.rois.frame import SlideFrame, slide_frames
@@ -180,18 +181,27 @@ def read_drawn(handle: Handle, slide: str, *, grid: str | None = None, tiles: bo
             read_query("outline_rois"), {"slide": slide}
         ).fetchall()
     )
-    names = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-    colours = label_colours(label for (label,) in names)
-    here = {roi.label for roi in rois}
+    colours = label_colours(known_labels(handle.con))
+    drawn_grid = only_grid(handle, grid) if tiles else None
+    here = {roi.label for roi in rois} | set(() if drawn_grid is None else _tile_labels(handle, slide, drawn_grid))
     labels = tuple(label for label in colours if label in here)
     return DrawnSlide(
         **vars(found),
         labels=labels,
         colours={label: colours[label] for label in labels},
         rois=rois,
-        tiles=_read_tiles(handle, slide, only_grid(handle, grid), labels, rois) if tiles else None,
+        tiles=None if drawn_grid is None else _read_tiles(handle, slide, drawn_grid, labels, rois),
         frame=slide_frames(handle, [slide])[slide],
     )
+
+
+def _tile_labels(handle: Handle, slide: str, grid: str) -> list[str]:
+    """Return the labels that tiles of a slide have, of which its ROIs may have none."""
+    rows = handle.con.execute(
+        "SELECT label FROM counts WHERE slide = $slide AND grid = $grid AND label IS NOT NULL",
+        {"slide": slide, "grid": grid},
+    ).fetchall()
+    return [label for (label,) in rows]
 
 
 def _rings(outline: str) -> tuple[npt.NDArray[np.float64], ...]:

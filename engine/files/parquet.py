@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,7 @@ from slideduck.errors import InputError
 from slideduck.files.find import mebibytes, unpacked_beyond
 from slideduck.limit import beyond
 
-__all__ = ["parquet_schema", "read_parquet"]
+__all__ = ["parquet_batches", "parquet_file_schema", "parquet_schema", "read_parquet"]
 
 #: Bytes of a number in memory.
 _NUMBER_BYTES = 8
@@ -50,7 +51,7 @@ def read_parquet(name: str, data: bytes, columns: Sequence[str] | None = None) -
         If it is broken, or holds more than the limit ``unpacked_mb`` allows.
     """
     try:
-        problem = _beyond(data)
+        problem = _beyond(pa.BufferReader(data), len(data))
         if problem is None:
             table = pq.ParquetFile(pa.BufferReader(data)).read(columns)
             # Damaged bytes are not always noticed in reading.
@@ -61,16 +62,54 @@ def read_parquet(name: str, data: bytes, columns: Sequence[str] | None = None) -
     raise InputError([f"{name}: {problem}"])
 
 
+def parquet_file_schema(path: Path) -> tuple[pa.Schema, int]:
+    """Return the columns of a Parquet file that is not read whole, and how many rows it says that it has.
+
+    Raises
+    ------
+    InputError
+        If it is broken.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        return file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _broken(path.name, error) from error
+
+
+def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file in pieces.
+
+    Raises
+    ------
+    InputError
+        If it is broken, or holds more than the limit ``unpacked_mb`` allows.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            problem = _beyond(source, path.stat().st_size)
+        if problem is None:
+            for batch in pq.ParquetFile(path, memory_map=True).iter_batches(columns=list(columns)):
+                # Damaged bytes are not always noticed in reading.
+                batch.validate(full=True)
+                yield batch
+            return
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _broken(path.name, error) from error
+    raise InputError([f"{path.name}: {problem}"])
+
+
 def _broken(name: str, error: Exception) -> InputError:
     what = str(error).partition("\n")[0].rstrip(".")
     return InputError([f"{name}: broken Parquet: {what}; write it again"])
 
 
-def _beyond(data: bytes) -> str | None:
+def _beyond(source: pa.NativeFile, packed: int) -> str | None:
     """Return what is wrong with a file that would fill the memory: a value that stands once may count many times."""
-    metadata = pq.read_metadata(pa.BufferReader(data))
+    file = pq.ParquetFile(source)
+    metadata = file.metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    problem = unpacked_beyond(len(data), sum(max(group.total_byte_size, 0) for group in groups))
+    problem = unpacked_beyond(packed, sum(max(group.total_byte_size, 0) for group in groups))
     numbers = metadata.num_rows * metadata.num_columns * _NUMBER_BYTES
     problem = problem or beyond("unpacked_mb", mebibytes(max(numbers, 0)))
     if problem:
@@ -83,12 +122,12 @@ def _beyond(data: bytes) -> str | None:
         and "." not in metadata.schema.column(i).path
     ]
     size = 0
-    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+    file = pq.ParquetFile(source, read_dictionary=texts)
     for text in texts:
         for group in range(metadata.num_row_groups):
             column = file.read_row_group(group, [text]).column(0)
             size += sum(map(_text_bytes, column.chunks))
-            if problem := unpacked_beyond(len(data), size):
+            if problem := unpacked_beyond(packed, size):
                 return problem
     return None
 

@@ -22,7 +22,10 @@ from slideduck.errors import InputError
 from slideduck.files.find import quoted, read_input
 from slideduck.words import some
 
-__all__ = ["CODE_PAGE", "Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table"]
+__all__ = [
+    "CODE_PAGE", "Problem", "Table", "check_columns", "decode", "parse_numbers", "read_table", "sep_line",
+    "tell_delimiter",
+]  # fmt: skip
 
 #: A message and the row that it is about, by which messages are put in order.
 Problem = tuple[int, str]
@@ -267,7 +270,7 @@ def read_table(
     header = next((line for line in io.StringIO(text, newline="") if line.strip(" \t,;\r\n")), "")
     if not header:
         raise InputError([f"{name}:1: the file is empty; {_needs(required, optional)}"])
-    delimiter = _tell_delimiter(header, (*required, *optional))
+    delimiter = tell_delimiter(header, (*required, *optional))
     if separator:
         delimiter = separator[1] or separator[2]
     columns: list[str] = []
@@ -315,7 +318,13 @@ def _needs(required: Sequence[str], optional: Sequence[str]) -> str:
     )
 
 
-def _tell_delimiter(header: str, names: Sequence[str]) -> str:
+def sep_line(text: str) -> str | None:
+    """Return the delimiter that a text says in a first line ``sep=;``, or None."""
+    found = _SEP_LINE.match(text)
+    return found and (found[1] or found[2])
+
+
+def tell_delimiter(header: str, names: Sequence[str]) -> str:
     """Return the delimiter under which the header has most of the names, and then most cells."""
 
     def score(delimiter: str) -> tuple[int, int]:

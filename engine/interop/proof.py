@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from slideduck.catalog.label_sets import ROIS
 from slideduck.interop.layout import StudyRoi
 from slideduck.labels.label import label
 from slideduck.labels.rule import LabelRule, rule_in_force
@@ -154,11 +155,11 @@ class RoiProof:
             _insert(self._scratch, table, _rows(self._con, of_slides, chosen))
         self._add_own([roi for roi in rois if roi.slide in set(slides)])
         rule = rule_in_force(self._con) or LabelRule()
-        label(self._memory, replace(rule, roi_sets=(_OWN,)))
+        label(self._memory, replace(rule, roi_sets=(_OWN,), labels_from=(ROIS,)))
         self._scratch.execute(
             "CREATE OR REPLACE TEMP TABLE label_before AS SELECT grid, tile_id, roi_name, label, kept FROM labels"
         )
-        label(self._memory, replace(rule, roi_sets=(_EXPORTED,)))
+        label(self._memory, replace(rule, roi_sets=(_EXPORTED,), labels_from=(ROIS,)))
         (tiles,) = self._scratch.execute("SELECT count(*) FROM label_before").fetchone() or (0,)
         return int(tiles), self._scratch.execute(read_query("find_relabelled_tiles")).fetchall()
 

@@ -20,6 +20,7 @@ from slideduck.interop.formats import csv_text, geojson_text, imagescope_text, u
 from slideduck.interop.geoparquet import geoparquet_table
 from slideduck.interop.layout import Layout, StudyRoi, lay_out
 from slideduck.interop.proof import Returned, RoiProof, proving
+from slideduck.labels.known import known_labels
 from slideduck.palette import label_colours
 from slideduck.roifiles.wkb import polygons_from_wkb
 from slideduck.rois.frame import out_of_level0, written_offsets
@@ -229,8 +230,7 @@ class _RoiExport:
         self._cut: set[_Key] = set()
         #: The content of the file of each slide; nothing for GeoParquet, which has the rows of the study.
         self.layouts: dict[str, Layout] = {}
-        labels = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-        self._colours = label_colours(label for (label,) in labels)
+        self._colours = label_colours(known_labels(handle.con))
         query = "SELECT slide, mpp FROM slides WHERE list_contains($slides, slide)"
         self._mpp = dict(handle.con.execute(query, {"slides": list(self._of_slide)}).fetchall())
 

@@ -19,6 +19,7 @@ from slideduck.files.find import absolute
 from slideduck.files.write import staged
 from slideduck.interop.formats import colour_rgb, compact_json, geometry_json, id_space, json_number, object_id
 from slideduck.labels.conditions import refusing
+from slideduck.labels.known import known_labels
 from slideduck.labels.view import labels
 from slideduck.palette import label_colours
 from slideduck.progress import track
@@ -207,8 +208,7 @@ class _Writer:
     """Writes the objects of slides, all with the same colours and measurements."""
 
     def __init__(self, handle: Handle, grid: str, run: str | None) -> None:
-        labels = handle.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
-        names = [label for (label,) in labels]
+        names = known_labels(handle.con)
         measured = ["coverage"]
         if run is not None:
             ((classes,),) = handle.con.execute("SELECT classes FROM runs WHERE run = $run", {"run": run}).fetchall()

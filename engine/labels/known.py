@@ -28,30 +28,29 @@ def roi_labels(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 def known_labels(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """Return the labels that ROIs have, of whatever set, in their order."""
-    return list(roi_labels(con))
+    """Return the labels that ROIs have, or label sets give, of whatever set, in their order."""
+    given = con.execute("SELECT DISTINCT unnest(classes) FROM label_sets").fetchall()
+    return sorted({*roi_labels(con), *(label for (label,) in given)})
 
 
-def require_known(con: duckdb.DuckDBPyConnection, names: Iterable[str], where: str) -> None:
-    """Refuse labels that no ROI has.
+def require_known(names: Iterable[str], where: str, known: Sequence[str]) -> None:
+    """Refuse labels that are not known.
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        A study's connection.
     names : iterable of str
         Labels that a user names.
     where : str
         What names them, for the message.
+    known : sequence of str
+        Labels that there are.
 
     Raises
     ------
     StudyError
         With every such label and those that it may stand for.
     """
-    asked = list(dict.fromkeys(names))
-    known = known_labels(con) if asked else []
-    unknown = [name for name in asked if name not in known]
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
     if unknown:
         raise StudyError("\n".join(unknown_label(name, known, where) for name in unknown))
 

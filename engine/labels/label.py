@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from slideduck.catalog.grids import extend_grids, runs
+from slideduck.catalog.label_sets import ROIS, label_sets
 from slideduck.errors import StudyError
 from slideduck.labels.known import nearly_alike, roi_labels
 from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
+from slideduck.names import suggestion
 from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.store.db import atomic, limited_memory
@@ -158,11 +161,12 @@ def label(
     Raises
     ------
     StudyError
-        If there is no grid, the rule names sets that do not exist, or a slide needs more memory.
+        If there is no grid, the rule names sets of ROIs or labels that do not exist, or a slide needs more memory.
     """
     if handle.con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
         raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
     _require_sets(handle, rule.roi_sets)
+    _require_sources(handle, rule.labels_from)
     before = rule_in_force(handle.con)
     with limited_memory(handle.con, memory) as limit:
         extend_grids(handle)
@@ -253,6 +257,18 @@ def _require_sets(handle: Handle, roi_sets: Sequence[str]) -> None:
             f"no ROIs are in the set{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
             f"the study has {', '.join(map(repr, sorted(sets)))}; name those that label with `roi_sets`"
         )
+
+
+def _require_sources(handle: Handle, sources: Sequence[str]) -> None:
+    """Refuse sources of labels that the study does not have."""
+    names = list(dict.fromkeys(held.name for held in label_sets(handle.con)))
+    for name in sources:
+        if name != ROIS and name not in names:
+            raise StudyError(
+                f"`labels_from` names {name!r}, and {handle.name} has no such labels; it has "
+                f"{', '.join([ROIS, *names])}{suggestion(name, names)}; others are added with: "
+                f"slideduck add-labels {handle.name} FILE --name {shlex.quote(name)}"
+            )
 
 
 def _delete(handle: Handle, tables: Sequence[str], batch: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from slideduck.catalog.label_sets import rename_in_sets
 from slideduck.errors import StudyError
-from slideduck.labels.known import require_known, roi_labels
+from slideduck.labels.known import known_labels, require_known, roi_labels
 from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
 from slideduck.names import is_missing, nfc
 from slideduck.rois.table import rename_in_rois
@@ -37,6 +38,8 @@ class LabelRenamed(Shown):
         since they lie within such a hole; as ``slide: name``.
     rule : tuple of str
         What it changes in the rule in force, such as ``artifact labels: Pen -> pen``.
+    sets : tuple of str
+        Sets of labels that had it, each with its grid.
     """
 
     old: str
@@ -47,10 +50,11 @@ class LabelRenamed(Shown):
     holes: tuple[str, ...]
     islands: tuple[str, ...]
     rule: tuple[str, ...]
+    sets: tuple[str, ...] = ()
 
 
 def rename_label(handle: Handle, old: str, new: str | None, *, dry_run: bool = False) -> LabelRenamed:
-    """Rename a label of ROIs, of every set; where ROIs have the new one already, the two become one.
+    """Rename a label of ROIs and label sets; where some have the new one already, the two become one.
 
     The holes of the slides concerned are found anew, since an ROI within another of its label is a hole, and the
     labels of their tiles are forgotten. Betons and predictions stay as they are.
@@ -70,12 +74,13 @@ def rename_label(handle: Handle, old: str, new: str | None, *, dry_run: bool = F
     Returns
     -------
     LabelRenamed
-        Without ROIs if the label was renamed so before.
+        Without ROIs and sets if the label was renamed so before.
 
     Raises
     ------
     StudyError
-        If no ROI has the label, or the rule would have no label left to give priority to.
+        If nothing has the label, the rule would have no label left to give priority to, or it is a class of soft
+        labels and is to be no label.
 
     Notes
     -----
@@ -86,10 +91,10 @@ def rename_label(handle: Handle, old: str, new: str | None, *, dry_run: bool = F
     if new is not None and is_missing(new):
         raise StudyError(f"the new label is {new!r}, which stands for a missing one; give '' for no label")
     names: dict[str, str | None] = dict(handle.con.execute("FROM label_names").fetchall())
-    labels = roi_labels(handle.con)
+    labels = {**dict.fromkeys(known_labels(handle.con), 0), **roi_labels(handle.con)}
     if old not in labels and old in names and new in (names[old], old):
         labels[old] = 0
-    require_known(handle.con, [] if old in labels else [old], "`old`")
+    require_known([] if old in labels else [old], "`old`", list(labels))
     if new == old and old not in names:
         raise StudyError(f"the label {old!r} is called so already; give another name for it")
     taken_back = new == old
@@ -98,6 +103,7 @@ def rename_label(handle: Handle, old: str, new: str | None, *, dry_run: bool = F
     after = before and _renamed_rule(handle, before, old, new)
     with handle.atomic():
         slides, holes = rename_in_rois(handle, old, new, dry_run=dry_run) if moved else ([], [])
+        sets = [] if taken_back else rename_in_sets(handle, old, new, dry_run=dry_run)
         renamed = LabelRenamed(
             old=old,
             new=new,
@@ -107,8 +113,9 @@ def rename_label(handle: Handle, old: str, new: str | None, *, dry_run: bool = F
             holes=tuple(f"{slide}: {name}" for slide, name, is_hole in holes if is_hole),
             islands=tuple(f"{slide}: {name}" for slide, name, is_hole in holes if not is_hole),
             rule=() if before is None or after is None else after.changes(before),
+            sets=tuple(f"{held.name} ({held.grid})" for held in sets),
         )
-        if (moved or taken_back) and not dry_run:
+        if (moved or sets or taken_back) and not dry_run:
             _keep_names(handle, names, old, new)
             _keep_rules(handle, old, new)
             _write_journal(handle, renamed)

@@ -10,8 +10,9 @@ from typing import Any
 
 import duckdb
 
+from slideduck.catalog.label_sets import ROIS
 from slideduck.errors import StudyError
-from slideduck.labels.known import require_known
+from slideduck.labels.known import require_known, roi_labels
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
 
@@ -39,6 +40,10 @@ class LabelRule:
         Labels of ROIs whose tiles are removed, whichever method.
     roi_sets : tuple of str
         Sets of ROIs; of those that a slide has the first is used.
+    labels_from : tuple of str
+        Where labels come from: ``rois``, and names of sets that `slideduck.labels.tables.add_labels` added. The first
+        that labels a tile does. The method goes by ROIs, whichever sources label; a tile that a set labels is kept
+        whatever the method, and artifacts remove it nonetheless.
 
     Raises
     ------
@@ -53,6 +58,7 @@ class LabelRule:
     method: str = "auto"
     artifact_labels: tuple[str, ...] = ()
     roi_sets: tuple[str, ...] = field(default=("default",))
+    labels_from: tuple[str, ...] = field(default=(ROIS,))
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -75,10 +81,16 @@ class LabelRule:
             raise StudyError(f"priority names {', '.join(map(repr, twice))} more than once; name each label once")
         if not self.roi_sets:
             raise StudyError("no set of ROIs is given; the default set is called 'default'")
+        if not self.labels_from:
+            raise StudyError("no source of labels is given; give `labels_from='rois'`, or names of sets of labels")
 
     def text(self) -> str:
         """Return the rule as text that is equal for equal rules alone."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.values(), sort_keys=True)
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings by name; ROIs as the only source of labels, the usual one, are not among them."""
+        return {name: value for name, value in asdict(self).items() if name != "labels_from" or value != (ROIS,)}
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> LabelRule:
@@ -97,6 +109,7 @@ class LabelRule:
             "method": self.method,
             "artifact labels": ", ".join(self.artifact_labels) or "none",
             "set": ", ".join(self.roi_sets),
+            "labels from": ", ".join(self.labels_from),
         }
 
     def changes(self, before: LabelRule) -> tuple[str, ...]:
@@ -153,7 +166,7 @@ def next_rule(handle: Handle, given: Mapping[str, Any], *, reset: bool = False) 
             "give `rule='coverage'` too"
         )
     for name in ("priority", "artifact_labels"):
-        require_known(handle.con, named.get(name, ()), f"`{name}`")
+        require_known(named.get(name, ()), f"`{name}`", list(roi_labels(handle.con)))
     return rule
 
 
@@ -170,6 +183,6 @@ def set_rule(con: duckdb.DuckDBPyConnection, rule: LabelRule) -> None:
 
 def _as_tuple(name: str, value: Any) -> Any:
     """Return a setting as the rule has it."""
-    if name not in ("priority", "artifact_labels", "roi_sets"):
+    if name not in ("priority", "artifact_labels", "roi_sets", "labels_from"):
         return value
     return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value)) if name != "priority" else tuple(value)

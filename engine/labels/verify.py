@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from slideduck.errors import StudyError
 from slideduck.labels.drawn import DrawnReport, compare_drawn
+from slideduck.labels.tables import SetsVerified, verify_sets
 from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.store.handle import Handle
@@ -39,6 +40,8 @@ class VerifyReport(Shown):
         ``slide``, ``tile_id``, ``roi_set``, ``roi_name``, and centre and coverage as stored and as joined.
     drawn : DrawnReport
         How the stored shapes of ROIs compare with what their files draw, read again.
+    sets : SetsVerified
+        How the sets of labels compare with what was added.
     """
 
     slides: int
@@ -47,6 +50,7 @@ class VerifyReport(Shown):
     largest_difference: float
     differences: pa.Table
     drawn: DrawnReport
+    sets: SetsVerified
 
     def shown(self) -> Iterator[tuple[str, object]]:
         """Yield what was compared and how much of it differs."""
@@ -117,7 +121,8 @@ def verify(handle: Handle, tiles: int | None = 10_000, *, seed: int = 0) -> Veri
             advance(1)
     handle.con.execute("DROP TABLE verified_tile")
     drawn = compare_drawn(handle, every=tiles is None, rng=rng)
-    return VerifyReport(len(chosen), compared, pairs, largest, pa.concat_tables(differing), drawn)
+    sets = verify_sets(handle)
+    return VerifyReport(len(chosen), compared, pairs, largest, pa.concat_tables(differing), drawn, sets)
 
 
 _NAMES = pa.schema([("grid", pa.string()), ("slide", pa.string())])

@@ -97,4 +97,8 @@ def require_labels(handle: Handle) -> None:
 def stale_slides(handle: Handle) -> list[str]:
     """Return the slides whose labels are missing or out of date in any grid, in order of name."""
     rows = handle.con.execute(read_query("list_unlabelled")).fetchall()
-    return sorted({row[3] for row in rows})
+    # The labels of those that are labelled and uncounted come from sets that are others now.
+    uncounted = handle.con.execute(
+        "SELECT slide FROM labelled JOIN slides USING (slide_id) WHERE counted_by IS NULL"
+    ).fetchall()
+    return sorted({row[3] for row in rows} | {slide for (slide,) in uncounted})

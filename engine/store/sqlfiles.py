@@ -21,6 +21,7 @@ VIEWS = (
     "views/held_roi.sql",
     "views/tile_winner.sql",
     "views/measured_tile.sql",
+    "views/given_label.sql",
     "views/labels.sql",
     "views/grid_on_slide.sql",
     "views/counts.sql",

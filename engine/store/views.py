@@ -19,13 +19,14 @@ _WRITTEN_BY = "1.5.5"
 
 #: The first digits of the SHA-256 of each view's text.
 _DIGESTS = {
-    "conflicts": "4c699d23f05e9230",
+    "conflicts": "169c81b0d0c830fe",
     "counts": "3d192ff74c44f68c",
     "errors": "1a46e89290e23a3b",
+    "given_label": "594587c7132c8ea0",
     "grid_on_slide": "504580eb61857e98",
     "held_roi": "549cb21b00054f25",
     "label_areas": "e7ce0db9246d911f",
-    "labels": "6942a8e21d3ccbbb",
+    "labels": "f049beb185230bb1",
     "looked_at": "905ae15256154b32",
     "measured_tile": "c6081492de0feb43",
     "ranked_roi": "3042ba64976cfadc",

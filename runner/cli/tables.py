@@ -63,6 +63,10 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
     for name in [*names, *(["fraction_error"] if "slide/fraction_error" in metrics else [])]:
         table.add_row(Text(printable(name)), *(_with_interval(metrics, prefix + name) for prefix in levels.values()))
     Console(width=120, highlight=False).print(table)
+    if "soft_loss" in metrics:
+        print_line(
+            "labels are soft: soft_loss and soft_brier are against their probabilities, the rest by the likeliest"
+        )
     if "ci95/resamples" in metrics:
         print_line(
             f"in parentheses: 95 % intervals, {metrics['ci95/resamples']:,} resamples of "

@@ -200,10 +200,21 @@ def _as_the_network_counts(
     predictions: ClassPredictions, number_of_class: NDArray[np.int64], divisor: float | None
 ) -> ClassPredictions:
     """Return predictions whose labels are the network's classes, and whose logits are divided by a temperature."""
-    predictions = replace(predictions, targets=number_of_class[predictions.labels])
+    predictions = replace(predictions, targets=_targets_of_the_network(predictions, number_of_class))
     if divisor is None:
         return predictions
     return replace(predictions, outputs=with_temperature(predictions.log_probabilities, divisor).astype(np.float32))
+
+
+def _targets_of_the_network(predictions: ClassPredictions, number_of_class: NDArray[np.int64]) -> NDArray[Any]:
+    """Return class numbers, or probabilities of classes, in the order of the network's classes."""
+    soft = predictions.soft
+    if soft is None:
+        return np.asarray(number_of_class[predictions.labels])
+    ordered = np.zeros(predictions.outputs.shape, np.float32)
+    known = number_of_class >= 0
+    ordered[:, number_of_class[known]] = soft[:, known]
+    return ordered
 
 
 def _default_path(run: Path, beton: Path, split: str | None, where: str | None, checkpoint: str) -> Path:
@@ -231,6 +242,8 @@ def _facts(trained: TrainedModel, beton: Path, split: str | None) -> dict[str, s
 def _class_numbers(trained: TrainedModel, sidecar: Sidecar, rows: NDArray[np.int64], beton: Path) -> NDArray[np.int64]:
     """Return the network's number of each class of the beton, -1 for one that no chosen tile has."""
     counts = np.bincount(sidecar.class_number[rows], minlength=len(sidecar.classes))
+    if sidecar.soft is not None:
+        counts = np.count_nonzero(sidecar.soft[rows], axis=0)
     unknown = [
         f"{name!r} ({count:,} tiles)"
         for name, count in zip(sidecar.classes, counts, strict=True)

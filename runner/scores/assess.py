@@ -91,8 +91,16 @@ def read_predictions(path: Path | str) -> PredictedTiles:
     tile_id, slide, patient = (
         np.asarray(file.table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
     )
-    predictions = ClassPredictions(np.arange(len(labels)), labels, logs)
+    predictions = ClassPredictions(np.arange(len(labels)), _soft_or(labels, file.table, file.classes), logs)
     return PredictedTiles(predictions, tile_id, slide, patient, file.classes, file.facts, file.path)
+
+
+def _soft_or(labels: Ints, table: pa.Table, classes: Sequence[str]) -> NDArray[Any]:
+    """Return the probabilities that tiles are labelled with, where the table has them, and else the class numbers."""
+    names = [f"soft_{name}" for name in classes]
+    if not set(names) <= set(table.column_names):
+        return labels
+    return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float32)
 
 
 def assess(

@@ -87,12 +87,15 @@ def compute_metrics(
         number), ``tiles``; the same, but for the loss, under ``slide/``, with ``slide/slides`` for their
         number and ``slide/fraction_error``: the mean, over slides and classes, of the difference between the part of
         a slide's tiles that is predicted to be of a class and the part that is; and alike under ``patient/``,
-        with ``patient/patients``.
+        with ``patient/patients``. With soft labels the true class of a tile is the likeliest, and there are
+        ``soft_loss`` (mean cross-entropy against the labels' probabilities, nats) and ``soft_brier`` (mean of the
+        summed squared differences from them).
     """
     labels = predictions.labels
     of_label = predictions.log_probabilities[np.arange(len(labels)), labels].astype(np.float64)
     tiles = units_of(predictions, None)
-    metrics = {"loss": -float(of_label.mean()), **_scores(tiles, classes), "tiles": len(labels)}
+    metrics = {"loss": -float(of_label.mean()), **_soft_scores(predictions), **_scores(tiles, classes)}
+    metrics["tiles"] = len(labels)
     for level, groups in (("slides", slides), ("patients", patients)):
         if groups is None:
             continue
@@ -104,6 +107,18 @@ def compute_metrics(
         }
         metrics |= {LEVELS[level] + name: value for name, value in of_units.items()}
     return metrics
+
+
+def _soft_scores(predictions: ClassPredictions) -> dict[str, float]:
+    """Return how far predictions are from soft labels; nothing where labels are certain."""
+    soft = predictions.soft
+    if soft is None:
+        return {}
+    logs = predictions.log_probabilities.astype(np.float64)
+    # A class that is impossible by the label costs nothing, however impossible the network takes it for.
+    costs = np.where(soft > 0, soft * logs, 0.0).sum(axis=1)
+    apart = ((predictions.probabilities - soft) ** 2).sum(axis=1)
+    return {"soft_loss": -float(costs.mean()), "soft_brier": float(apart.mean())}
 
 
 def units_of(predictions: ClassPredictions, groups: Ints | None) -> Units:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slideduck.errors import RunError
 
-__all__ = ["ClassPredictions", "LabelPredictions", "NumberPredictions", "Predictions", "collect"]
+__all__ = ["ClassPredictions", "LabelPredictions", "NumberPredictions", "Predictions", "class_numbers", "collect"]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -41,12 +41,20 @@ class Predictions:
 
 
 class ClassPredictions(Predictions):
-    """Predictions of the class of tiles: targets are class numbers, outputs logarithms of probabilities."""
+    """Predictions of the class of tiles: targets are class numbers, outputs logarithms of probabilities.
+
+    With soft labels targets are probabilities, and the likeliest class is the true one.
+    """
 
     @property
     def labels(self) -> Ints:
         """True class numbers, (n,)."""
-        return self.targets
+        return class_numbers(self.targets)
+
+    @property
+    def soft(self) -> NDArray[np.float64] | None:
+        """Probability of each class by soft labels, (n, classes); None where labels are certain."""
+        return self.targets.astype(np.float64) if self.targets.ndim > 1 else None
 
     @property
     def log_probabilities(self) -> Floats:
@@ -63,6 +71,11 @@ class ClassPredictions(Predictions):
     def predicted(self) -> Ints:
         """Class number of the greatest probability; the lesser number where two are equal."""
         return np.asarray(self.log_probabilities.argmax(axis=1), np.int64)
+
+
+def class_numbers(targets: NDArray[Any]) -> Ints:
+    """Return the class numbers of targets: their own, or of soft labels the likeliest class."""
+    return np.asarray(targets.argmax(axis=1), np.int64) if targets.ndim > 1 else targets
 
 
 class LabelPredictions(Predictions):

@@ -131,7 +131,8 @@ class TrainConfig:
     target: str = _setting(
         "label",
         "target",
-        "label is the tile's; patient:COLUMN the value of its slide in the patients' table (weak supervision); "
+        "label is the tile's, soft or not; value its number; patient:COLUMN the value of its slide in the patients' "
+        "table (weak supervision); "
         "several labels are one column such as 'a;b' or columns of 0 and 1: patient:a,b.",
     )
     loss: str = _setting(
@@ -296,8 +297,14 @@ class TrainConfig:
         """Refuse targets and losses that do not suit the task."""
         kind, colon, columns = self.target.partition(":")
         names = columns.split(",")
-        if self.target != "label" and not (kind == "patient" and colon and all(names)):
-            raise ConfigError(f"target is {self.target!r}; it must be label, or patient:COLUMN, such as patient:stage")
+        if self.target not in ("label", "value") and not (kind == "patient" and colon and all(names)):
+            raise ConfigError(
+                f"target is {self.target!r}; it must be label, value, or patient:COLUMN, such as patient:stage"
+            )
+        if self.target == "value" and self.task != "regression":
+            raise ConfigError(
+                f"target is 'value', numbers of tiles, and task is {self.task!r}; give `task='regression'`"
+            )
         if len(names) > 1 and (self.task == "classification" or len(set(names)) < len(names)):
             what = "classification takes one column" if self.task == "classification" else "it names a column twice"
             raise ConfigError(f"target is {self.target!r}; {what}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from slideduck.betons import Sidecar
 from slideduck.runner.scores.assess import assess_file
 from slideduck.runner.scores.metrics import compute_metrics
-from slideduck.runner.scores.predictions import ClassPredictions
+from slideduck.runner.scores.predictions import ClassPredictions, class_numbers
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.losses import class_loss
 from slideduck.runner.tasks.task import Ints, Task, TileFacts
@@ -25,7 +25,7 @@ __all__ = ["Classification"]
 
 
 class Classification(Task[ClassPredictions]):
-    """Each tile is of one class; targets are class numbers. See `Task`."""
+    """Each tile is of one class; targets are class numbers, or the probability of each class. See `Task`."""
 
     name = "classification"
     nouns = "classes"
@@ -38,19 +38,19 @@ class Classification(Task[ClassPredictions]):
     ) -> TileFacts:
         """Return the weights of classes."""
         nothing = TileFacts.none(len(names))
-        weights = class_weights(targets, len(names), config.balance, shares).tolist()
+        weights = class_weights(class_numbers(targets), len(names), config.balance, shares).tolist()
         return TileFacts(weights, nothing.mean, nothing.std)
 
     @classmethod
     def absent(cls, names: Sequence[str], targets: NDArray[Any]) -> list[str]:
-        """Return the classes that no tile has."""
-        counts = np.bincount(targets, minlength=len(names))
+        """Return the classes that no tile has, nor may have by soft labels."""
+        counts = targets.sum(axis=0) if targets.ndim > 1 else np.bincount(targets, minlength=len(names))
         return [name for name, count in zip(names, counts, strict=True) if count == 0]
 
     @classmethod
     def describe(cls, names: Sequence[str], target: Any) -> str:
-        """Return the name of the class."""
-        return names[int(target)]
+        """Return the name of the class; for soft labels, of the likeliest."""
+        return names[int(target) if np.ndim(target) == 0 else int(np.argmax(target))]
 
     @classmethod
     def purpose(cls, names: Sequence[str]) -> str:
@@ -66,7 +66,7 @@ class Classification(Task[ClassPredictions]):
         )
 
     def tile_losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the cross-entropy, or focal loss, of each tile, (batch,)."""
+        """Return the cross-entropy (for soft labels against probabilities), or focal loss, of each tile, (batch,)."""
         return class_loss(outputs, targets, self.weights, smoothing=self.config.label_smoothing, gamma=self.focal_gamma)
 
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,14 @@ class Classification(Task[ClassPredictions]):
                 f"prob_{name}": pa.array(probabilities[:, number], pa.float64())
                 for number, name in enumerate(self.names)
             },
+            **self._soft_columns(predictions),
         }
+
+    def _soft_columns(self, predictions: ClassPredictions) -> dict[str, pa.Array]:
+        """Return ``soft_CLASS`` for each class, the probabilities that the tiles are labelled with, if they are."""
+        if predictions.soft is None:
+            return {}
+        return {f"soft_{name}": pa.array(predictions.soft[:, i], pa.float64()) for i, name in enumerate(self.names)}
 
     def table(self, predictions: ClassPredictions, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
         """Return predictions as a table; a study takes it by the grid's name and the side-car's digest."""

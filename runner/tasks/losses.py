@@ -17,10 +17,10 @@ def class_loss(
     ----------
     logits : torch.Tensor, (batch, classes)
         Outputs of the network.
-    labels : torch.Tensor of int64, (batch,)
-        Class numbers.
+    labels : torch.Tensor of int64, (batch,), or float32, (batch, classes)
+        Class numbers, or the probability of each class.
     weights : torch.Tensor of float32, (classes,)
-        Weight of a tile by its class.
+        Weight of a tile by its class; of soft labels, by the likeliest.
     smoothing : float
         Part of each target that is spread over all classes (Szegedy et al. 2016, section 7).
     gamma : float
@@ -29,9 +29,11 @@ def class_loss(
     """
     each = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
     if gamma:
-        of_label = torch.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
-        each = each * (1 - of_label.exp()) ** gamma
-    return each * weights[labels]
+        said = torch.log_softmax(logits.float(), dim=1).exp()
+        # Of soft labels, the probability that two draws agree.
+        of_label = (said * labels).sum(dim=1) if labels.ndim > 1 else said.gather(1, labels[:, None])[:, 0]
+        each = each * (1 - of_label) ** gamma
+    return each * weights[labels.argmax(dim=1) if labels.ndim > 1 else labels]
 
 
 def binary_loss(

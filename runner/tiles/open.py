@@ -167,7 +167,7 @@ def open_data(beton: Path, config: TrainConfig, place: Place, *, progress: bool 
     sidecar, loader = open_beton(beton, place.threads, timeout_s=timeout_s, place=place, progress=progress)
     targets = read_targets(sidecar, config, beton)
     _refuse_one_class(targets, config, beton)
-    if targets.sidecar is not sidecar:
+    if targets.sidecar is not sidecar or targets.are_soft:
         loader.targets = targets.values
     sidecar = targets.sidecar
     rows = run_rows(sidecar, config, beton)

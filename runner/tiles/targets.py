@@ -30,11 +30,15 @@ class Targets:
         The beton's, with the names of the outputs as its classes. A tile without a target has class number -1;
         the others have the number of their class, or 0 where the task has none.
     values : ndarray, (samples,) of int64 or (samples, outputs) of float32
-        Class numbers; or 0 and 1 for each label; or numbers. Without meaning where there is no target.
+        Class numbers; or 0 and 1 for each label; or numbers; or, for soft labels, the probability of each class, of
+        which that of the tile's class is the greatest. Without meaning where there is no target.
+    are_soft : bool
+        True if they are probabilities of classes.
     """
 
     sidecar: Sidecar
     values: NDArray[Any]
+    are_soft: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -43,8 +47,8 @@ class Targets:
 
     @property
     def are_classes(self) -> bool:
-        """True if each tile is of one class."""
-        return self.values.ndim == 1
+        """True if each tile is of one class, for certain or most likely."""
+        return self.values.ndim == 1 or self.are_soft
 
 
 def as_exported(sidecar: Sidecar) -> Sidecar:
@@ -80,8 +84,12 @@ def read_targets(sidecar: Sidecar, config: TrainConfig, beton: Path, known: Sequ
         If a label is not among the `known`.
     """
     if config.task == "classification" and config.target == "label":
+        if sidecar.soft is not None:
+            return Targets(sidecar, _soft(sidecar.soft, sidecar.class_number), are_soft=True)
         return Targets(sidecar, sidecar.class_number)
-    if config.target == "label":
+    if config.target == "value":
+        columns = [("value", _values(sidecar, beton))]
+    elif config.target == "label":
         names, number = list(sidecar.classes), sidecar.class_number
         cells = np.array([*names, None], object)[number]
         columns = [("label", cells)]
@@ -101,6 +109,27 @@ def read_targets(sidecar: Sidecar, config: TrainConfig, beton: Path, known: Sequ
     if config.task == "regression":
         return _numbers(sidecar, columns, beton)
     return _labels(sidecar, columns, beton, known)
+
+
+def _soft(soft: NDArray[np.float64], class_number: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return probabilities in single precision, in which that of a tile's class is greater than any other."""
+    values = soft.astype(np.float32)
+    rows = np.flatnonzero((class_number >= 0) & (values.argmax(axis=1) != class_number))
+    values[rows, class_number[rows]] = np.nextafter(values[rows].max(axis=1), np.float32(2))
+    return values
+
+
+def _values(sidecar: Sidecar, beton: Path) -> NDArray[np.object_]:
+    """Return the numbers that label sets give the tiles, None for none."""
+    if sidecar.value is None:
+        raise ConfigError(
+            f"{beton}: target is 'value', but no tile has a number: add them (slideduck add-labels STUDY TABLE --name "
+            "NAME, a table with a column value), label with --from NAME, and export again with --where "
+            "'value IS NOT NULL'"
+        )
+    cells = sidecar.value.astype(object)
+    cells[np.isnan(sidecar.value)] = None
+    return cells
 
 
 def _text(value: object) -> str:

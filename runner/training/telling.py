@@ -66,6 +66,8 @@ class Teller:
             f"{self.place.world_size} x {self.place.device.type}, "
             f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
         )
+        if self.config.task == "classification" and data.targets.ndim > 1:
+            self.tell("labels are soft: the loss is against probabilities, and a tile counts for its likeliest class")
         if data.rows.unlabelled:
             what = "label" if self.config.target == "label" else f"value of {self.config.target}"
             self.tell(f"{data.rows.unlabelled:,} tiles without a {what} are left out")

@@ -63,9 +63,25 @@ HAVING count(*) > 0
 UNION ALL
 SELECT
     'labels' AS what,
-    count(DISTINCT rois.label) AS count,
-    coalesce(string_agg(DISTINCT rois.label, ', ' ORDER BY rois.label), 'none') AS detail,
-FROM rois
+    count(DISTINCT known.label) AS count,
+    coalesce(string_agg(DISTINCT known.label, ', ' ORDER BY known.label), 'none') AS detail,
+FROM (
+    SELECT rois.label FROM rois
+    UNION ALL
+    SELECT unnest(label_sets.classes) AS label FROM label_sets
+) AS known
+UNION ALL
+SELECT
+    'sets of labels' AS what,
+    count(*) AS count,
+    string_agg(concat(
+        label_sets.name, ': ',
+        CASE label_sets.kind WHEN 'soft' THEN 'soft labels' ELSE label_sets.kind END,
+        ' of ', split_part(label_sets.content, ':', 1), ' tiles of ', grids.grid, ', from ', label_sets.source
+    ), '; ' ORDER BY label_sets.name, grids.grid) AS detail,
+FROM label_sets
+INNER JOIN grids ON label_sets.grid_id = grids.grid_id
+HAVING count(*) > 0
 UNION ALL
 SELECT
     'grids' AS what,
@@ -94,7 +110,8 @@ SELECT
         CASE WHEN label_rule.overlap = 'priority' THEN ' (' || array_to_string(label_rule.priority, ', ') || ')' END,
         ', method: ', label_rule.method,
         ', artifacts: ' || nullif(array_to_string(label_rule.artifact_labels, ', '), ''),
-        ', sets: ' || nullif(array_to_string(label_rule.roi_sets, ', '), 'default')
+        ', sets: ' || nullif(array_to_string(label_rule.roi_sets, ', '), 'default'),
+        ', labels from: ' || nullif(array_to_string(label_rule.labels_from, ', '), 'rois')
     )), 'none') AS detail,
 FROM label_rule
 UNION ALL

@@ -44,9 +44,18 @@ SELECT
     grid_on_slide.grid,
     CASE
         WHEN
-            is_kept(label_rule.method, true, overlapped.in_artifact, slide_roi_set.has_regions)
-            AND NOT (overlapped.overlap = 'exclude' AND overlapped.labels_differ)
+            roi_labels_tile(
+                CASE
+                    WHEN
+                        is_kept(label_rule.method, true, overlapped.in_artifact, slide_roi_set.has_regions)
+                        AND NOT (overlapped.overlap = 'exclude' AND overlapped.labels_differ)
+                        THEN overlapped.holders[1].label
+                END,
+                label_rule.labels_from,
+                given_label.place
+            )
             THEN overlapped.holders[1].label
+        WHEN NOT overlapped.in_artifact THEN given_label.label
     END AS label,
     overlapped.labels_differ,
     list_transform(overlapped.holders, LAMBDA held: held['roi_name']) AS roi_names,
@@ -56,7 +65,14 @@ FROM overlapped
 INNER JOIN grid_on_slide
     ON overlapped.grid_id = grid_on_slide.grid_id AND overlapped.slide_id = grid_on_slide.slide_id
 INNER JOIN slide_roi_set ON overlapped.slide = slide_roi_set.slide
-CROSS JOIN label_rule;
+CROSS JOIN label_rule
+LEFT JOIN given_label
+    ON
+        overlapped.grid_id = given_label.grid_id
+        AND overlapped.slide_id = given_label.slide_id
+        AND overlapped.slide = given_label.slide
+        AND overlapped.grid_x = given_label.grid_x
+        AND overlapped.grid_y = given_label.grid_y;
 COMMENT ON VIEW conflicts IS 'The tiles that lie in several ROIs of the set in force, and in which.';
 COMMENT ON COLUMN conflicts.tile_id IS 'The tile, as in the view labels.';
 COMMENT ON COLUMN conflicts.slide IS 'Name of the slide.';

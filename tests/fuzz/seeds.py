@@ -107,6 +107,21 @@ def _masks() -> list[bytes]:
 PATIENTS = "slide,patient,site,age\ns,p1,A,50\nt,p2,B,6.5\nu,007,NA,\n"
 
 
+TILE_LABELS = "tile_id,label\ns-128-128,Tumor\ns-384-128,\nt-128-128,NA\nu-128-384,Stroma\n"
+
+
+def _soft_labels() -> list[bytes]:
+    """Return Parquet of soft labels by place, and of labels by id with a dictionary."""
+    texts = pa.array(["s-128-128", "t-128-128"]).dictionary_encode()
+    places = {"slide": ["s", "t"], "grid_x": [0, 1], "grid_y": [0, 2], "a": [0.25, 1.0], "b": [0.75, 0.0]}
+    files = []
+    for table in (pa.table(places), pa.table({"tile_id": texts, "label": texts})):
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        files.append(file.getvalue())
+    return files
+
+
 def _workbook() -> bytes:
     book = openpyxl.Workbook()
     for line in PATIENTS.splitlines():
@@ -159,5 +174,7 @@ def seeds(shared: Path) -> Mapping[str, tuple[str, list[bytes]]]:
         "patients CSV": ("p.csv", [PATIENTS.encode(), PATIENTS.replace(",", "\t").encode("utf-16")]),
         "patients Excel": ("p.xlsx", [_workbook()]),
         "patients Parquet": ("p.parquet", [_patients_parquet()]),
+        "tile labels CSV": ("l.csv", [TILE_LABELS.encode(), TILE_LABELS.replace(",", ";").encode("utf-16")]),
+        "tile labels Parquet": ("l.parquet", _soft_labels()),
         "table of MPP": ("mpp.csv", [b"slide,mpp\ns,0.25\nt,0.5\n"]),
     }

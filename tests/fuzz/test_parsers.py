@@ -43,6 +43,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sd.Study]:
             "SELECT slide, slide, 3200, 3000, 0.5, [1] FROM (SELECT unnest($1) AS slide)",
             [["s", "t", "u", "CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"]],
         )
+        opened.tile(256, tile_um=128)
         yield opened
 
 
@@ -73,6 +74,8 @@ def reader(name: str, study: sd.Study, roi_set: str) -> Callable[[Path], Any]:
             return read_mpp_table
         case "NDPA":  # a study takes it on slides that say where their centre is
             return parse_roi_file
+        case _ if name.startswith("tile labels"):
+            return lambda path: study.add_labels(path, "given", replace=True)
         case _ if name.startswith("patients"):
             return study.add_patients
         case _:
@@ -89,6 +92,7 @@ def test_every_file_is_read_before_it_is_mutated(study: sd.Study, tmp_path: Path
 def held(study: sd.Study) -> str:
     rows = study.con.execute("SELECT count(*) FROM roi_files").fetchall()
     rows += study.con.execute("SELECT slide, roi_name, label, ST_AsWKB(geom)::BLOB FROM rois ORDER BY ALL").fetchall()
+    rows += study.con.execute("FROM tile_labels ORDER BY ALL").fetchall()
     return repr(rows + study.con.execute("FROM patients ORDER BY slide").fetchall())
 
 

@@ -64,6 +64,10 @@ JOBS = (
     Job("add-patients", "add-patients study.duckdb {inputs}/patients.csv", "add-masks"),
     Job("tile", "tile study.duckdb --tile-px 32 --tile-um 32", "add-patients"),
     Job("label", "label study.duckdb", "tile"),
+    Job("add-labels", "add-labels study.duckdb {inputs}/labels.csv", "label"),
+    Job("label --from", "label study.duckdb --from consensus --from rois", "add-labels"),
+    Job("add-labels --replace", "add-labels study.duckdb {inputs}/soft.csv --replace", "label --from"),
+    Job("remove-labels", "remove-labels study.duckdb consensus", "add-labels"),
     Job("split", "split study.duckdb --val-fraction 0.5", "label"),
     Job("import-slideflow", "import-slideflow {inputs}/project study.duckdb --tile-px 32 --tile-um 32", None),
     Job("import-slideflow (more)", "import-slideflow {inputs}/project study.duckdb --tile-px 32 --tile-um 32", "split"),
@@ -167,6 +171,11 @@ def make_inputs(folder: Path) -> None:
     (project / "splits.json").write_text(
         '[{"strategy": "fixed", "tfrecords": {"training": ["s0"], "validation": ["s1"]}}]'
     )
+    places = [(slide, x, y) for slide in ("s0", "s1") for y in range(16, 240, 32) for x in range(16, 304, 32)]
+    labels = [f"{slide}-{x}-{y},{'pale' if x < 100 else 'none' if x < 200 else 'dark'}" for slide, x, y in places]
+    (folder / "labels.csv").write_text("\n".join(["tile_id,label", *labels]) + "\n")
+    soft = [f"{slide},{x},{y},{x / 400},{1 - x / 400}" for slide, x, y in places]
+    (folder / "soft.csv").write_text("\n".join(["slide,loc_x,loc_y,pale,dark", *soft]) + "\n")
 
 
 def make_network(folder: Path) -> None:

@@ -113,3 +113,14 @@ def test_the_bench_of_size_prints_seconds_and_memory_of_each_command() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert [row[:3] for row in rows] == [["rings", "1,000", command] for command in ("add-rois", "tile", "label")]
     assert all(float(row[3]) > 0 and float(row[5].replace(",", "")) > 50 for row in rows)
+
+
+def test_the_bench_of_labels_from_tables_adds_each_of_them() -> None:
+    lines = run("given_labels.py", "--quick")
+    assert [line.partition(":")[0] for line in lines] == [
+        "labels.parquet",
+        "soft.parquet",
+        "labels.csv",
+        "label --from",
+    ]
+    assert all(": 20,000 tiles in " in line for line in lines[:3])
