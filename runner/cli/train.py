@@ -132,6 +132,9 @@ def train(
     validation tile once.
     """
     config = TrainConfig(**settings)
+    from slideduck.runner.cli.first import check_training
+
+    check_training(beton, run, config, several=folds or seeds is not None)
     from slideduck.runner.ranks.launch import Launch
 
     how = Launch(nnodes, node_rank, rendezvous, restarts, timeout_minutes)

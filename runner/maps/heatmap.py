@@ -111,7 +111,7 @@ def heatmap(
         raise ConfigError(f"window is {window!r}; it must be one of {', '.join(WINDOWS)}")
     with ExitStack() as stack:
         if not isinstance(study, Study):
-            study = stack.enter_context(slideduck.open(study))
+            study = stack.enter_context(slideduck.open(study, sealed=True))
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
         passes = held_passes(study, Path(run).absolute().name)

@@ -149,7 +149,7 @@ def evaluate(
         result["applied_temperature"] = divisor
     checkpoints.write_sealed(target.with_suffix(".json"), result)
     if study is not None:
-        with slideduck.open(study) as opened:
+        with slideduck.open(study, sealed=True) as opened:
             opened.add_predictions(target)
     return result
 

@@ -144,7 +144,7 @@ def features(
         raise ConfigError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
-            source = stack.enter_context(slideduck.open(source))
+            source = stack.enter_context(slideduck.open(source, sealed=True))
         trained = load_run(run, checkpoint, any_task=True, trust=trust)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink

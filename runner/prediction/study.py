@@ -111,7 +111,7 @@ def predict(
     passes = Passes(tta, mc_dropout, mc_seed)
     with ExitStack() as stack:
         if not isinstance(study, Study):
-            study = stack.enter_context(slideduck.open(study))
+            study = stack.enter_context(slideduck.open(study, sealed=True))
         trained = load_run(run, checkpoint, trust=trust)
         passes.check(trained)
         tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
