@@ -37,7 +37,7 @@ SECTIONS = {
     "Export them": {
         "export": "Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.",
         "merge": "Make of all SHARDS of an export, in any order, the beton that it makes without --shards.",
-        "verify": "Check a beton: its structure, side-car, checksums and JPEGs, and tiles against their slides.",
+        "verify": "Check the labels of a study, or a beton: all that can be proved of it.",
         "export-rois": "Write ROIs as files that other programs read, a file for each slide, in level-0 pixels.",
         "export-tiles": "Write the labels of tiles, or a run's predictions, as GeoJSON that QuPath shows over the "
         "slide.",

@@ -53,7 +53,7 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     help="Table of labels to rename, with the columns from and to; an empty to is no label.",
 )  # fmt: skip
 @click.option(
-    "--slide-suffix", multiple=True, metavar="TEXT",
+    "--slide-suffix", multiple=True, metavar="SUFFIX",
     help="What file names have behind the slide's name. May be repeated.",
 )  # fmt: skip
 @click.option(
@@ -152,7 +152,7 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--slide-column", metavar="NAME", help="Column of the slides' names, where it is not slide.")
 @click.option("--patient-column", metavar="NAME", help="Column of the patients' names, where it is not patient.")
 @click.option("--site-column", metavar="NAME", help="Column of the sites, where it is not site.")
-@click.option("--slide-suffix", default="", metavar="TEXT", help="What the table's slide names have behind the name.")
+@click.option("--slide-suffix", default="", metavar="SUFFIX", help="What the table's slide names have behind the name.")
 @limit_option
 def add_patients(study: Path, table: Path, **options: Any) -> None:
     """Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and further columns.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slideduck.labels.rename import LabelRenamed
     from slideduck.labels.split_report import SplitReport
 
-__all__ = ["label", "rename_label", "split"]
+__all__ = ["label", "print_verified", "rename_label", "split"]
 
 
 class _Tiles(click.ParamType[int | None]):
@@ -110,7 +110,7 @@ def label(
     )
     _print_alike(study, report)
     if verified is not None:
-        _print_verified(verified)
+        print_verified(verified)
 
 
 def _print_rule(report: LabelReport) -> None:
@@ -186,7 +186,7 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
         message(f"label the slides anew with: slideduck label {study}")
 
 
-def _print_verified(report: VerifyReport) -> None:
+def print_verified(report: VerifyReport) -> None:
     """Say whether labels are those of the spatial join."""
     message(
         f"verified {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide and grid', 'slides and grids')} "

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import Commands, finished
 from slideduck.cli.printing import STUDY, example
 from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.words import message, print_line
@@ -17,7 +18,7 @@ from slideduck.words import message, print_line
 __all__ = ["plot"]
 
 
-class _Plots(click.Group):
+class _Plots(Commands):
     """The pictures of the engine, and those that other packages register as ``slideduck.plots``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -28,10 +29,9 @@ class _Plots(click.Group):
         """Return a command, loading it if another package registers it."""
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in _registered():
-            loaded = _registered()[cmd_name].load()
-            assert isinstance(loaded, click.Command)
-            return loaded
-        return found
+            found = _registered()[cmd_name].load()
+            assert isinstance(found, click.Command)
+        return None if found is None else finished(found)
 
 
 def _registered() -> dict[str, EntryPoint]:

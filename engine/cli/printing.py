@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEW_STUDY",
+    "SOURCE",
     "STUDY",
     "Output",
     "example",
@@ -46,6 +47,15 @@ _STUDY_FILE: click.Path[Path] = click.Path(dir_okay=False, path_type=Path)
 #: The first argument of every command, and of the one that begins a study.
 STUDY = click.argument("study", type=_STUDY_FILE, callback=existing_study)
 NEW_STUDY = click.argument("study", type=_STUDY_FILE)
+
+
+def _existing_source(ctx: click.Context, param: click.Parameter, path: Path) -> Path | None:
+    """Refuse a study that is not there; reading a beton says so by itself."""
+    return path if path.suffix == ".beton" else existing_study(ctx, param, path)
+
+
+#: A study, or a beton, which its suffix tells.
+SOURCE = click.argument("source", metavar="STUDY|BETON", type=_STUDY_FILE, callback=_existing_source)
 
 #: Beginnings of texts that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from slideduck.cli.printing import STUDY, example, existing_study, print_json
+from slideduck.cli.printing import SOURCE, STUDY, example, existing_study, print_json
 from slideduck.runner.cli.command import runner_command
-from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS, TRUST
+from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, THREADS, TRUST
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.words import counted, message, print_line
 

@@ -78,7 +78,7 @@ def examples(command: str) -> list[str]:
     """Return the example lines at the end of a command's help."""
     text = run(command, "--help").output
     assert "Example:" in text, command
-    lines = text.split("Example:")[1].replace("\\\n", " ").splitlines()
+    lines = text.split("Example:")[1].partition("\n\n")[0].replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -346,11 +346,27 @@ def test_the_help_lists_what_each_command_says_of_itself() -> None:
                 assert click.Command(name, help=sentence).get_short_help_str(limit) == command.get_short_help_str(limit)
 
 
-def test_a_command_that_is_not_there_is_refused_with_one_that_is_alike() -> None:
-    result = run("lable", "s.duckdb")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("lable s.duckdb", "no command 'lable'; did you mean 'label'?"),
+        ("trian", "no command 'trian'; did you mean 'train'?"),
+        ("add_slides", "no command 'add_slides'; did you mean 'add-slides'?"),
+        ("Predict", "no command 'Predict'; did you mean 'predict'?"),
+        ("plot label s.duckdb", "no command 'label'; did you mean 'labels'?"),
+        ("plot relability", "no command 'relability'; did you mean 'reliability'?"),
+        ("plot xyz", "no command 'xyz'; there are confusion, curves, labels, pr, reliability, roc, stain and worst"),
+        ("xyz", "no command 'xyz'; see them with: slideduck --help"),
+    ],
+)
+def test_a_command_that_is_not_there_is_refused_with_one_that_is_alike(words: str, message: str) -> None:
+    result = CliRunner().invoke(cli, words.split(), prog_name="slideduck")
     assert result.exit_code == 2
-    assert "No such command 'lable'." in result.output
-    assert "label" in result.output.split("'lable'.")[1]
+    assert result.output.splitlines()[-1] == f"Error: {message}"
+    near = re.search("did you mean '(.*)'", message)
+    if near:
+        typed = [*words.split()[:1], near[1]] if words.startswith("plot") else [near[1]]
+        assert run(*typed, "--help").exit_code == 0
 
 
 SLOW = """
