@@ -31,6 +31,7 @@ from slideduck.measure.stain import REFERENCE
 from slideduck.progress import track
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
+from slideduck.words import counted
 
 __all__ = ["ExportReport", "export"]
 
@@ -309,7 +310,9 @@ class _Job:
         """Say that no tile could be read: a shard has a side-car then, which a merge asks for, and no beton."""
         writer.discard()
         if self.shard is None:
-            raise SlideError(f"none of the {len(self.rows):,} tiles can be read; the first: {left_out[0].reason}")
+            raise SlideError(
+                f"none of the {counted(len(self.rows), 'tile')} can be read; the first: {left_out[0].reason}"
+            )
         self.path.unlink(missing_ok=True)
         write_sidecar(self.path, with_written(content, None))
         notes = [*notes, f"no tile of {self.path} can be read; only its side-car was written, for slideduck merge"]

@@ -12,7 +12,7 @@ from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
-from slideduck.words import counted, message, print_line, print_names
+from slideduck.words import counted, message, print_counted, print_line, print_names
 
 __all__ = ["add_patients", "add_rois", "info", "remove_rois", "remove_slides", "tile"]
 
@@ -81,22 +81,26 @@ def add_rois(study: Path, paths: tuple[str, ...], roi_set: str, labels: Path | N
         + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
     )
     print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
-    print_names(
-        f"{counted(len(report.repairs), 'ROI')} repaired, having crossed or touched themselves (largest change first):",
+    print_counted(
+        "ROI repaired, having crossed or touched itself",
+        "ROIs repaired, having crossed or touched themselves (largest change first)",
         report.repairs,
     )
     print_names(
         f"{counted(len(report.flat), 'ROI')} with parts or holes without an area, which are left out:", report.flat
     )
-    print_names(
-        f"{counted(len(report.outside), 'ROI')} wholly outside their slide, which are left out:", report.outside
+    print_counted(
+        "ROI wholly outside its slide, which is left out",
+        "ROIs wholly outside their slide, which are left out",
+        report.outside,
     )
-    print_names(
-        f"{counted(len(report.covered), 'ROI')} of which holes leave nothing, so that no tile is labelled by them:",
+    print_counted(
+        "ROI of which holes leave nothing, so that no tile is labelled by it",
+        "ROIs of which holes leave nothing, so that no tile is labelled by them",
         report.covered,
     )
-    print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
-    print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    print_counted("ROI leaves its slide, and is kept", "ROIs leave their slide, and are kept", report.leaving)
+    print_counted("object left out, being no area", "objects left out, being no areas", report.skipped)
     print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)
     print_names(f"{counted(len(report.replaced), 'slide')} with ROIs in the place of others:", report.replaced)
     print_names(f"{counted(len(report.kept), 'file')} read as before, since nothing else is said:", report.kept)
@@ -176,8 +180,9 @@ def add_patients(study: Path, table: Path, **options: Any) -> None:
             for name in report.unknown_slides
         ],
     )
-    print_names(
-        f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
+    print_counted(
+        "slide without a patient, counted as its own patient",
+        "slides without a patient, each counted as its own patient",
         report.slides_without,
     )
     if report.meant:

@@ -12,7 +12,7 @@ import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
-from slideduck.words import counted, message, print_line, print_names
+from slideduck.words import counted, message, print_counted, print_line, print_names
 
 if TYPE_CHECKING:
     from slideduck.labels.label import LabelReport
@@ -177,8 +177,14 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
             f"{counted(report.merged, 'ROI')} had the label {called} already: the two are one, and no other renaming "
             "tells them apart again"
         )
-    print_names(f"{counted(len(report.holes), 'ROI')} within others of that label, now holes of them:", report.holes)
-    print_names(f"{counted(len(report.islands), 'ROI')} within such holes, now holes no more:", report.islands)
+    print_counted(
+        "ROI within another of that label, now a hole of it",
+        "ROIs within others of that label, now holes of them",
+        report.holes,
+    )
+    print_counted(
+        "ROI within such a hole, now a hole no more", "ROIs within such holes, now holes no more", report.islands
+    )
     for change in report.rule:
         message(change)
     message("files that are added later are renamed, too; betons and predictions keep the labels that they have")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from slideduck.files.write import check_folder, write_whole
-from slideduck.words import json_printable, message, print_line, printable
+from slideduck.words import counted, json_printable, message, print_line, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,7 +144,7 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             assert output.path is not None
             check_folder(output.path)
             write_whole(output.path, lambda file: pq.write_table(table, file))
-            message(f"wrote {table.num_rows:,} rows to {output.path}")
+            message(f"wrote {counted(table.num_rows, 'row')} to {output.path}")
         case _:
             _print_table(table, title)
 

@@ -18,7 +18,7 @@ from slideduck.names import folded, is_missing, suggestion
 from slideduck.store.db import registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import counted, some
+from slideduck.words import agreeing, counted, part, some
 
 __all__ = ["split"]
 
@@ -168,7 +168,8 @@ def _balanced(handle: Handle, fractions: Sequence[float], seed: int, *, preserve
     homeless = [patient for patient in patients if not sites[patient]]
     if homeless:
         raise SplitError(
-            f"{len(homeless)} of {len(patients)} patients have no site ({some(homeless)}); "
+            f"{part(len(homeless), len(patients), 'patient')} {agreeing(len(homeless), 'has', 'have')} no site "
+            f"({some(homeless)}); "
             "add a table with a column site by add-patients, or split without preserving sites"
         )
     group_of = merge_by_site(patients, [sites[patient] for patient in patients])

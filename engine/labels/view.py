@@ -10,7 +10,7 @@ from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import some
+from slideduck.words import counted, some
 
 __all__ = ["labels", "require_labels", "stale_slides"]
 
@@ -64,7 +64,7 @@ def require_labels(handle: Handle) -> None:
     stale = stale_slides(handle)
     if stale:
         raise StudyError(
-            f"the labels of {len(stale)} slide{'s are' if len(stale) > 1 else ' is'} out of date "
+            f"the labels of {counted(len(stale), 'slide')} are out of date "
             f"({some(stale)}); bring them up to date with: slideduck label {handle.name}"
         )
 

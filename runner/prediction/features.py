@@ -22,6 +22,7 @@ from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open
 from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
+from slideduck.words import agreeing, part
 
 __all__ = ["FeaturesReport", "features"]
 
@@ -189,7 +190,8 @@ def _compute(trained: TrainedModel, todo: Sequence[TilesOfSlide], sink: _Sink, b
                 sink.write(one, rows, np.concatenate(parts))
     if failed:
         raise SlideError(
-            f"{len(failed)} of {len(todo)} slides have no features:\n" + "\n".join(f"  {text}" for text in failed)
+            f"{part(len(failed), len(todo), 'slide')} {agreeing(len(failed), 'has', 'have')} no features:\n"
+            + "\n".join(f"  {text}" for text in failed)
         )
 
 

@@ -23,6 +23,7 @@ from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
+from slideduck.words import agreeing, part
 
 __all__ = ["PredictReport", "predict"]
 
@@ -148,7 +149,8 @@ def _predict_slides(
             done.append(one)
     if failed:
         raise SlideError(
-            f"{len(failed)} of {len(todo)} slides were not predicted:\n" + "\n".join(f"  {text}" for text in failed)
+            f"{part(len(failed), len(todo), 'slide')} {agreeing(len(failed), 'was', 'were')} not predicted:\n"
+            + "\n".join(f"  {text}" for text in failed)
         )
     return done
 

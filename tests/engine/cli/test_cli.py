@@ -206,7 +206,7 @@ def test_what_add_slides_says_when_it_is_typed_again(project: Path) -> None:
         f"  {project}/archive/x_mask.tif: named as what lies beside a slide (_mask); "
         "give it alone to add it as a slide\n"
         "1 slide moved, with all that is known of them:\n  o1\n"
-        "1 slide given as a copy, which keep their file:\n  s0\n"
+        "1 slide given as a copy, which keeps its file:\n  s0\n"
         "1 slide with the MPP that was given before:\n  o1: 0.5\n"
         "1 slide of the table not among the files:\n  S2; did you mean 's2'?\n"
         "1 slide lost tiles, labels and measures, since the file or its MPP is another; "
