@@ -19,6 +19,7 @@ __all__ = [
     "MISSING",
     "folded",
     "is_missing",
+    "name_of",
     "nearest",
     "nfc",
     "path_problem",
@@ -49,6 +50,8 @@ _UNKEPT = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 #: Roots, drives and the folder above, where the folder may be on a drive that Windows reads too.
 _OUT = re.compile(r"[/\\]|[A-Za-z]:[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
+#: Whole numbers from here on are written with an exponent; integers of columns are below.
+_WHOLE = 2.0**64
 #: Bytes of the name of a file or folder, on every file system of Linux and macOS.
 _PART_BYTES = 255
 
@@ -106,6 +109,24 @@ def spelt_alike(names: Iterable[str]) -> list[list[str]]:
 def is_missing(text: str | None) -> bool:
     """Return whether a text stands for no name: empty, or ``NA``, ``NaN``, ``None`` and so on in any case."""
     return text is None or folded(text) in MISSING
+
+
+def name_of(value: object) -> str:
+    """Return a value of a table as a name: of a class, a side, a patient.
+
+    A number has one name, whatever type its column has: whole ones are named as integers, others by the fewest digits
+    that are this number alone. Text is its own name, in NFC.
+
+    Parameters
+    ----------
+    value : bool, int, float or str
+        What a cell holds.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < _WHOLE else repr(value)
+    return nfc(str(value))
 
 
 def tcga_patient(name: str) -> str | None:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 __all__ = [
-    "Said", "arguments_said_as", "counted", "json_printable", "listed", "message", "print_line", "print_names",
-    "printable", "some",
+    "Said", "agreeing", "arguments_said_as", "counted", "json_printable", "listed", "message", "part",
+    "print_counted", "print_line", "print_names", "printable", "some",
 ]  # fmt: skip
 
 #: Takes the name of an argument, and its value or None; returns what is said for both, such as ``--jpeg auto``, or
@@ -41,6 +41,16 @@ _said_as: list[Said] = []
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 tile`` or ``1,204 tiles``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def part(number: int, whole: int, noun: str) -> str:
+    """Return a number of some with their noun, such as ``1 of 7 patients``; the verb goes by the number."""
+    return f"{number:,} of {counted(whole, noun)}"
+
+
+def agreeing(number: int, one: str, several: str) -> str:
+    """Return the verb, or another word, that goes with a number."""
+    return one if number == 1 else several
 
 
 def listed(names: Sequence[str]) -> str:
@@ -99,6 +109,11 @@ def message(text: str) -> None:
 def print_line(text: object) -> None:
     """Write a line to standard output."""
     print(printable(str(text), lines=True), flush=True)
+
+
+def print_counted(one: str, several: str, names: Sequence[str]) -> None:
+    """Write names under their number and what they are, which goes by the number; nothing without names."""
+    print_names(f"{counted(len(names), one, several)}:", names)
 
 
 def print_names(title: str, names: Sequence[str], most: int = 20) -> None:

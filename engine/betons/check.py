@@ -40,6 +40,7 @@ from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.slides.grid import SlideGrid, tile_origin
 from slideduck.slides.identity import SlideFile
+from slideduck.words import counted
 from slideduck.work.ordered import in_order
 
 __all__ = ["BetonReport", "Problem", "verify_beton"]
@@ -357,7 +358,11 @@ class _Check:
                 if not path.is_file():
                     missing[info.slide] += len(of_slide)
                     if sample is None:
-                        self._add(None, f"there is no file {path} to compare {len(of_slide):,} tiles with", info.slide)
+                        self._add(
+                            None,
+                            f"there is no file {path} to compare {counted(len(of_slide), 'tile')} with",
+                            info.slide,
+                        )
                 elif (changed := _changed(info, path)) is not None:
                     self._add(None, changed, info.slide)
                 else:

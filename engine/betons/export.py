@@ -377,7 +377,9 @@ class _Job:
         """Say that no tile could be read: a shard has a side-car then, which a merge asks for, and no beton."""
         writer.discard()
         if self.shard is None:
-            raise SlideError(f"none of the {len(self.rows):,} tiles can be read; the first: {left_out[0].reason}")
+            raise SlideError(
+                f"none of the {counted(len(self.rows), 'tile')} can be read; the first: {left_out[0].reason}"
+            )
         self.path.unlink(missing_ok=True)
         write_sidecar(self.path, with_written(content, None))
         notes = [*notes, f"no tile of {self.path} can be read; only its side-car was written, for slideduck merge"]

@@ -42,6 +42,7 @@ from slideduck.betons.writer import BetonWriter
 from slideduck.errors import BetonError, DiskFullError
 from slideduck.progress import track
 from slideduck.show import Shown
+from slideduck.words import agreeing, part
 
 __all__ = ["MergeReport", "merge_betons"]
 
@@ -226,7 +227,8 @@ def _in_order(sources: Sequence[_Source]) -> list[_Source]:
     if missing:
         named = ", ".join(str(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise BetonError(
-            f"{len(missing)} of {count} shards are missing: {named}; give them too, or write them with: "
+            f"{part(len(missing), count, 'shard')} {agreeing(len(missing), 'is', 'are')} missing: {named}; give "
+            f"{agreeing(len(missing), 'it', 'them')} too, or write {agreeing(len(missing), 'it', 'them')} with: "
             f"slideduck export STUDY OUT.beton --shards {count} --shard {missing[0]}"
         )
     ordered = [by_number[number] for number in range(count)]
@@ -234,7 +236,7 @@ def _in_order(sources: Sequence[_Source]) -> list[_Source]:
         rows = Shard(source.entry["number"], count).rows(first.entry["tiles_of_all"])
         there = len(source.raw["tiles"]["tile_id"]) + len(left_out_from_json(source.raw.get("skipped", [])))
         if (source.entry["first_tile"], source.entry["tiles"], there) != (rows.start, len(rows), len(rows)):
-            raise BetonError(f"{source.path} has {there:,} of {len(rows):,} tiles; {AGAIN}")
+            raise BetonError(f"{source.path} has {part(there, len(rows), 'tile')}; {AGAIN}")
         for name in SHARED:
             if source.raw[name] != first.raw[name]:
                 raise BetonError(_differ(first, source, name))

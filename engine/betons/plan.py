@@ -6,11 +6,8 @@ files were added, on internal numbers, or on the time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date, time
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from slideduck.betons.encode import Encoding, TileMaker, TileMaking, page_bytes
 from slideduck.betons.settings import ExportSettings
 from slideduck.betons.shards import LeftOut, Shard, digest, left_out_to_json
 from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
+from slideduck.catalog.cells import plain
 from slideduck.catalog.chosen import ChosenTiles
 from slideduck.catalog.grids import only_grid
 from slideduck.catalog.label_sets import label_sets
@@ -401,19 +399,10 @@ def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> l
 
 def _patient_columns(handle: Handle) -> dict[str, dict[str, Any]]:
     """Return the further columns of the patients' table by slide, as JSON takes their values."""
-    rows = _rows(handle, "SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide")
-    return {row.pop("slide"): {name: _plain(value) for name, value in row.items()} for row in rows}
-
-
-def _plain(value: object) -> object:
-    """Return a value of a table as JSON has it: dates and the like as text, numbers that are none as None."""
-    if isinstance(value, Decimal):
-        value = float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return value.isoformat() if isinstance(value, (date, time)) else str(value)
+    table = handle.con.execute("SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide").to_arrow_table()
+    columns = {name: plain(table[name]) for name in table.column_names}
+    slides = columns.pop("slide")
+    return {slide: {name: values[n] for name, values in columns.items()} for n, slide in enumerate(slides)}
 
 
 def _select(handle: Handle, grid: str, where: str | ChosenTiles | None) -> pa.Table:

@@ -12,6 +12,7 @@ import numpy as np
 from slideduck.betons.format import PAGE_SIZE
 from slideduck.betons.plan import ExportPlan
 from slideduck.errors import DiskFullError, SlideError, StudyError
+from slideduck.words import agreeing, part
 
 __all__ = ["check_passthrough", "check_space", "unusable_slides"]
 
@@ -90,7 +91,8 @@ def check_passthrough(
             ]
     if others:
         raise StudyError(
-            f"{len(others):,} of {len(rows):,} tiles are not stored as JPEG in their slides (the first is "
+            f"{part(len(others), len(rows), 'tile')} {agreeing(len(others), 'is', 'are')} not stored as JPEG in "
+            f"{agreeing(len(others), 'its slide', 'their slides')} (the first is "
             f"{others[0]}); lay a grid that matches with: slideduck tile STUDY --native, or use `jpeg='auto'`"
         )
     return unusable

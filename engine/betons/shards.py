@@ -12,6 +12,7 @@ from typing import Any
 
 from slideduck.betons.writer import WrittenBeton
 from slideduck.errors import ConfigError
+from slideduck.words import counted
 
 __all__ = [
     "LeftOut",
@@ -63,7 +64,7 @@ def chosen_shards(shards: int, shard: int | None, samples: int) -> list[Shard]:
     if shard is not None and not 0 <= shard < shards:
         raise ConfigError(f"shard is {shard}; of {shards} shards give one from 0 to {shards - 1}")
     if shards > samples:
-        raise ConfigError(f"{samples:,} tiles cannot fill {shards:,} shards; give at most {samples:,}")
+        raise ConfigError(f"{counted(samples, 'tile')} cannot fill {shards:,} shards; give at most {samples:,}")
     return [Shard(number, shards) for number in (range(shards) if shard is None else (shard,))]
 
 

@@ -192,8 +192,16 @@ class Sidecar(Shown):
         """Names of the further columns of the patients' table, in its order."""
         return tuple(dict.fromkeys(name for info in self.slides for name in info.patient_columns))
 
+    @cached_property
+    def target_columns(self) -> tuple[str, ...]:
+        """Names of the columns of the patients' table that a network can learn: ``site``, and the further ones."""
+        has_site = any(info.site is not None for info in self.slides)
+        return (*(["site"] if has_site else []), *self.patient_columns)
+
     def tile_patient_column(self, name: str) -> npt.NDArray[np.object_]:
-        """Value of a column of `patient_columns` for each tile's slide: a number, text or None; shape (samples,)."""
+        """Value of one of `target_columns` for each tile's slide: a number, text or None; shape (samples,)."""
+        if name == "site":
+            return self._per_tile("site")
         values = np.array([info.patient_columns.get(name) for info in self.slides] + [None], dtype=np.object_)
         return values[self.slide]
 

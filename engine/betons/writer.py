@@ -33,6 +33,7 @@ from slideduck.betons.journal import PageRecord, checksum, journal_head, read_re
 from slideduck.errors import BetonError
 from slideduck.files.holders import holder
 from slideduck.files.write import explained, open_own, sync_folder
+from slideduck.words import agreeing, part
 
 __all__ = ["BetonWriter", "WrittenBeton"]
 
@@ -358,7 +359,8 @@ class BetonWriter:
             self.path,
             kind=BetonError,
             full=lambda: (
-                f": {self._recorded[0]:,} of {self.samples:,} tiles are kept in {self.part}; free some space "
+                f": {part(self._recorded[0], self.samples, 'tile')} {agreeing(self._recorded[0], 'is', 'are')} kept in "
+                f"{self.part}; free some space "
                 "and export again with the same settings: it goes on from there"
             ),
         )

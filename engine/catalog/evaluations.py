@@ -20,6 +20,7 @@ from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
+from slideduck.words import counted
 
 __all__ = [
     "EvaluationAdded", "PredictionFile", "add_missing_predictions", "add_predictions", "prediction_files",
@@ -255,7 +256,7 @@ def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -
     slides = file.table["slide"].unique().to_pylist()
     if not known.intersection(slides):
         raise StudyError(
-            f"{file.path}: {handle.name} has none of its {len(slides)} slides, such as {slides[0]!r}; "
+            f"{file.path}: {handle.name} has none of its {counted(len(slides), 'slide')}, such as {slides[0]!r}; "
             "give the study that the beton was exported from"
         )
     others = _others(handle, file, run)

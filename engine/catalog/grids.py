@@ -109,7 +109,7 @@ def add_grid(handle: Handle, spec: GridSpec) -> GridReport:
     Raises
     ------
     StudyError
-        If the study has no slide that can be used.
+        If the study has no slide that can be used, or another grid has the name of this one.
     ResolutionError
         With every slide that the grid cannot be laid on, or if no slide is as large as one tile; nothing is kept
         then.
@@ -117,9 +117,24 @@ def add_grid(handle: Handle, spec: GridSpec) -> GridReport:
     usable = handle.con.execute("SELECT count(*) FROM slides WHERE error IS NULL").fetchone()
     if usable == (0,):
         raise StudyError("the study has no slide that can be used; add some with add-slides")
+    _refuse_other(handle, spec)
     laid = _lay(handle, spec)
     _require_room(handle, spec, laid)
     return _insert_tiles(handle, spec, laid)
+
+
+def _refuse_other(handle: Handle, spec: GridSpec) -> None:
+    """Refuse a grid that has the name of another: a name has six digits of a number."""
+    row = handle.con.execute(
+        "SELECT tile_um, magnification, stride_div FROM grids WHERE grid = $grid", {"grid": spec.name}
+    ).fetchone()
+    for name, there in zip(("tile_um", "magnification", "stride_div"), row or (), strict=False):
+        given = getattr(spec, name)
+        if there != given:
+            raise StudyError(
+                f"grid {spec.name!r} is there with {name} {there!r}, and {given!r} would have the same name; give "
+                f"`{name}={there!r}` to extend it, or a number that differs in its first six digits"
+            )
 
 
 def _require_room(handle: Handle, spec: GridSpec, laid: Sequence[dict[str, Any]]) -> None:

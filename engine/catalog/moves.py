@@ -18,6 +18,7 @@ from slideduck.slides.header import read_header
 from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
 from slideduck.store.handle import Handle
+from slideduck.words import agreeing, part
 
 __all__ = ["FilesMoved", "relocate"]
 
@@ -79,7 +80,8 @@ def relocate(handle: Handle, old: str | Path, new: str | Path, *, dry_run: bool 
     problems = list(_problems(handle, slides))
     if problems:
         raise StudyError(
-            f"{len(problems)} of {len(slides)} slides of {source} are not in {target} as they were added, and nothing "
+            f"{part(len(problems), len(slides), 'slide')} of {source} {agreeing(len(problems), 'is', 'are')} not in "
+            f"{target} as {agreeing(len(problems), 'it was', 'they were')} added, and nothing "
             "was changed:\n" + "\n".join(f"  {text}" for text in problems)
         )
     roi_files, left = _roi_files_in(handle, source, target)

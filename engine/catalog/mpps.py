@@ -10,6 +10,7 @@ from slideduck.errors import InputError
 from slideduck.files.find import absolute, quoted
 from slideduck.files.tables import Problem, read_table
 from slideduck.names import nfc, suggestion
+from slideduck.words import counted
 
 __all__ = ["GivenMpps", "given_mpps", "read_mpp_table"]
 
@@ -53,7 +54,8 @@ def given_mpps(mpp: float | Mapping[str, float] | None, table: str | Path | None
     own = {nfc(slide): slide for slide in slides}
     named = dict(mpp) if isinstance(mpp, Mapping) else {}
     problems = [
-        f"`mpp` names slide {name!r}, which is not among the {len(slides)} files given{suggestion(name, slides)}"
+        f"`mpp` names slide {name!r}, which is not among the {counted(len(slides), 'file')} given"
+        f"{suggestion(name, slides)}"
         for name in sorted(named)
         if nfc(name) not in own
     ]

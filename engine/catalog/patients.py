@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from slideduck.errors import InputError
@@ -59,7 +60,7 @@ class PatientTable:
     left_out : int
         Rows that name no slide: patients without one, or a line of totals.
     missing : dict of str to int
-        By column, the cells that say ``NA`` or the like and are null: of the site and of columns of numbers.
+        By column, the cells that say ``NA`` or the like and are null; of those of slides and patients, see above.
     """
 
     path: Path
@@ -112,12 +113,11 @@ def parse_patients(
 
     Notes
     -----
-    Empty cells, and ``NA``, ``NaN``, ``None`` and the like, are missing: a row without a slide is left out, one
-    without a patient says nothing of whose the slide is. A further column of a CSV is BIGINT if all its cells are
-    integers as a computer writes them, DOUBLE if all are decimal numbers, with null for missing ones, else text with
-    null for empty ones alone. Numbers with leading zeros or a plus sign, and those too long to be held exactly, are
-    names: the column stays text. Where the delimiter is no comma, ``1,5`` is 1.5. Columns of a Parquet file keep
-    their types.
+    Empty cells, and ``NA``, ``NaN``, ``None`` and the like, are missing in every column: a row without a slide is
+    left out, one without a patient says nothing of whose the slide is. A further column of a CSV is BIGINT if all its
+    cells are integers as a computer writes them, DOUBLE if all are decimal numbers, else text in NFC. Numbers with
+    leading zeros or a plus sign, and those too long to be held exactly, are names: the column stays text. Where the
+    delimiter is no comma, ``1,5`` is 1.5. Columns of a Parquet file keep their types.
     """
     path = absolute(path)
     given = {"slide": slide_column, "patient": patient_column, "site": site_column}
@@ -236,6 +236,11 @@ def _names_of(cells: Sequence[str | None]) -> pa.ChunkedArray:
     )
 
 
+def _texts_there(cells: Sequence[str | None]) -> list[str | None]:
+    """Return the texts of a further column in NFC, with None where one is missing."""
+    return [None if cell is None or is_missing(cell) else nfc(cell) for cell in cells]
+
+
 def _said_missing(cells: Sequence[str | None]) -> int:
     """Count the cells that say that they are missing, such as NA; empty ones say nothing."""
     return sum(bool(cell and cell.strip()) and is_missing(cell) for cell in cells)
@@ -257,26 +262,27 @@ def _read_cells(table: Table, headers: Mapping[str, str], required: Sequence[str
     check_columns(table.columns, (), (), place)
     _check_header(table.columns, required, headers, place)
     names = {header.casefold() for header in headers.values()}
+    unsaid = {headers[key].casefold() for key in _REQUIRED}
     columns, missing = [], {}
     for name in table.columns:
         cells = table.text(name)
         if name.casefold() in names:
             columns.append(_names_of(cells))
         else:
-            columns.append(_typed([cell or None for cell in cells], decimal_comma=table.delimiter != ","))
-        if name.casefold() == headers["site"].casefold() or not pa.types.is_string(columns[-1].type):
+            columns.append(_typed(cells, decimal_comma=table.delimiter != ","))
+        if name.casefold() not in unsaid:
             missing[name] = _said_missing(cells)
     counts = {name: count for name, count in missing.items() if count}
     return _Read(list(table.columns), columns, table.rows, list(table.problems), counts)
 
 
-def _typed(cells: list[str | None], *, decimal_comma: bool) -> pa.ChunkedArray:
-    """Return a column as integers, decimal numbers or text, the first that keeps all of it."""
+def _typed(cells: list[str], *, decimal_comma: bool) -> pa.ChunkedArray:
+    """Return a column as integers, decimal numbers or text, the first that keeps all of it; null where missing."""
     there = [not is_missing(cell) for cell in cells]
-    values = [cell for cell, is_there in zip(cells, there, strict=True) if is_there and cell is not None]
+    values = [cell for cell, is_there in zip(cells, there, strict=True) if is_there]
     kind, numbers = _numbers(values, decimal_comma=decimal_comma)
     if kind is None:
-        return pa.chunked_array([cells], pa.string())
+        return pa.chunked_array([_texts_there(cells)], pa.string())
     each = iter(numbers)
     return pa.chunked_array([[next(each) if is_there else None for is_there in there]], kind)
 
@@ -316,18 +322,34 @@ def _read_parquet(path: Path, data: bytes, headers: Mapping[str, str], required:
                 wrong.append(f"{file}: column {name!r} is {error}, not text; store names as text")
                 continue
             column = _names_of(cells)
-            if name.casefold() == headers["site"].casefold() and (count := _said_missing(cells)):
-                missing[name] = count
+            if name.casefold() == headers["site"].casefold():
+                missing[name] = _said_missing(cells)
+        else:
+            column, missing[name] = _without_missing(column)
         columns.append(column)
     if wrong:
         raise InputError(wrong)
-    return _Read(names, columns, np.arange(1, table.num_rows + 1), [], missing)
+    counts = {name: count for name, count in missing.items() if count}
+    return _Read(names, columns, np.arange(1, table.num_rows + 1), [], counts)
+
+
+def _without_missing(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
+    """Return a further column with null where it says that a value is missing, and in how many cells it does."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        cells = column.to_pylist()
+        return pa.chunked_array([_texts_there(cells)], column.type), _said_missing(cells)
+    if pa.types.is_float32(column.type) or pa.types.is_float64(column.type):
+        is_number = pc.fill_null(pc.invert(pc.is_nan(column)), True)
+        return pc.if_else(is_number, column, None), pc.sum(pc.invert(is_number)).as_py() or 0
+    return column, 0
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
     """Return the names of a column as text; raise ValueError with its type if they have no obvious one."""
     if any(is_type(column.type) for is_type in _TEXT_LIKE):
         return list(column.cast(pa.string()).to_pylist())
+    if pa.types.is_decimal(column.type) and all(value is None or value % 1 == 0 for value in column.to_pylist()):
+        return [None if value is None else str(int(value)) for value in column.to_pylist()]
     if not pa.types.is_floating(column.type):
         raise ValueError(str(column.type))
     values = [None if value is None or value != value else float(value) for value in column.to_pylist()]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from slideduck.catalog.cells import named_in_sql
 from slideduck.catalog.patients import PatientTable, parse_patients
 from slideduck.catalog.split_rule import SplitRule, read_split_rule
 from slideduck.errors import InputError, StudyError
@@ -171,9 +172,17 @@ def put_patients(handle: Handle, incoming: PatientTable) -> PatientsReport:
 
 def _merge(handle: Handle) -> None:
     """Put the rows of incoming_patient into the table of patients, which takes their further columns."""
+    kept, given = (_columns(handle, table) for table in ("patients", "incoming_patient"))
+    as_kept, as_given = [], []
+    for name in kept.keys() & given.keys():
+        kind = _common_type(handle, name, kept[name], given[name])
+        if kind == "VARCHAR" or {kept[name], given[name]} == {"BIGINT", "DOUBLE"}:
+            as_kept.append(_as_type(name, kept[name], kind))
+            as_given.append(_as_type(name, given[name], kind))
     handle.con.execute(
-        "CREATE OR REPLACE TEMP TABLE merged_patient AS SELECT * FROM patients "
-        "ANTI JOIN incoming_patient USING (slide) UNION ALL BY NAME SELECT * FROM incoming_patient"
+        f"CREATE OR REPLACE TEMP TABLE merged_patient AS SELECT *{_replacing(as_kept)} FROM patients "
+        f"ANTI JOIN incoming_patient USING (slide) UNION ALL BY NAME SELECT *{_replacing(as_given)} "
+        "FROM incoming_patient"
     )
     columns = handle.con.execute("SELECT column_name, column_type FROM (DESCRIBE merged_patient)").fetchall()
     described = ", ".join(
@@ -183,6 +192,49 @@ def _merge(handle: Handle) -> None:
     handle.con.execute("INSERT INTO patients BY NAME SELECT * FROM merged_patient ORDER BY slide")
     handle.con.execute("DROP TABLE merged_patient")
     handle.con.execute("COMMENT ON TABLE patients IS 'Patient of each slide, and the columns of the user''s table.'")
+
+
+def _columns(handle: Handle, table: str) -> dict[str, str]:
+    """Return the type of each column of a table."""
+    return dict(handle.con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {table})").fetchall())
+
+
+def _common_type(handle: Handle, name: str, kept: str, given: str) -> str | None:
+    """Return the type of a column whose old and new rows differ in it, under which no value becomes another.
+
+    Where one is text, the numbers of the other get their names; integers and decimal numbers become what holds all
+    of both. None leaves it to DuckDB.
+    """
+    if kept == given:
+        return None
+    if "VARCHAR" in (kept, given):
+        return "VARCHAR"
+    if {kept, given} != {"BIGINT", "DOUBLE"}:
+        return None
+    whole, other = ("patients", "incoming_patient") if kept == "BIGINT" else ("incoming_patient", "patients")
+    column = identifier(name)
+    (beyond, broken) = (
+        handle.con.execute(f"SELECT count(*) > 0 FROM {table} WHERE {condition}").fetchall()[0][0]
+        for table, condition in (
+            (whole, f"abs({column}::HUGEINT) > 9007199254740992"),
+            (other, f"NOT isfinite({column}) OR {column} <> trunc({column}) OR abs({column}) > 9007199254740992"),
+        )
+    )
+    if not beyond:
+        return "DOUBLE"
+    return "VARCHAR" if broken else "BIGINT"
+
+
+def _as_type(name: str, kind: str, wanted: str | None) -> str:
+    """Return the expression that makes a column of another type, by the names of its values for text."""
+    if wanted == "VARCHAR":
+        return f"{named_in_sql(name, kind)} AS {identifier(name)}"
+    return f"{identifier(name)}::{wanted} AS {identifier(name)}"
+
+
+def _replacing(expressions: Sequence[str]) -> str:
+    """Return what of ``SELECT *`` has other expressions."""
+    return f" REPLACE ({', '.join(expressions)})" if expressions else ""
 
 
 def likely_meant(unknown: Sequence[str], slides: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from slideduck.catalog.features import delete_features
 from slideduck.catalog.label_sets import delete_set_rows
 from slideduck.errors import StudyError
+from slideduck.names import suggestion
 from slideduck.show import Shown
 from slideduck.slides.identity import SlideFile
 from slideduck.store.db import atomic
@@ -139,8 +140,9 @@ def usable_slide(handle: Handle, slide: str) -> UsableSlide:
         "SELECT path, bytes, fingerprint, width, height, mpp, error FROM slides WHERE slide = $slide", {"slide": slide}
     ).fetchone()
     if found is None:
+        names = [name for (name,) in handle.con.execute("SELECT slide FROM slides").fetchall()]
         raise StudyError(
-            f"{handle.name} has no slide {slide!r}; see which there are with: "
+            f"{handle.name} has no slide {slide!r}{suggestion(slide, names)}; see which there are with: "
             f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
         )
     path, size, fingerprint, width, height, mpp, error = found

@@ -12,7 +12,8 @@ import slideduck
 from slideduck.betons import merge_betons, verify_beton
 from slideduck.betons.settings import JPEG_MODES
 from slideduck.betons.shards import LeftOut
-from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
+from slideduck.cli.label import print_verified
+from slideduck.cli.printing import SOURCE, STUDY, Output, example, existing_study, output_options, print_rows
 from slideduck.errors import BetonError
 from slideduck.measure.stain import METHODS, REFERENCE
 from slideduck.slides.stored_reader import READERS
@@ -116,24 +117,52 @@ def merge(out: Path, shards: tuple[Path, ...]) -> None:
 
 
 @click.command(
-    epilog=example("slideduck verify tiles.beton", "slideduck verify tiles.beton --study study.duckdb --sample all")
+    epilog=example(
+        "slideduck verify study.duckdb",
+        "slideduck verify tiles.beton",
+        "slideduck verify tiles.beton --study study.duckdb --sample all",
+    )
 )
-@_BETON
+@SOURCE
 @click.option(
-    "--study", type=click.Path(dir_okay=False, path_type=Path), help="A study that knows where the slides are now."
-)
-@click.option("--sample", default="200", show_default=True, metavar="N|all", help="Tiles to compare with their slides.")
-@click.option("--quick", is_flag=True, help="Do not decode every JPEG; checksums tell whether anything changed.")
-@click.option("--threads", type=click.IntRange(1), help="Threads that decode. Default: one a core.")
+    "--study", type=click.Path(dir_okay=False, path_type=Path), metavar="STUDY", callback=existing_study,
+    help="For a beton: a study that knows where the slides are now.",
+)  # fmt: skip
+@click.option(
+    "--sample", metavar="N|all", show_default="200 of a beton, 10000 of a study",
+    help="Tiles to compare: of a beton with their slides, of a study by a plain spatial join.",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="For a beton: do not decode every JPEG; checksums tell what changed.")
+@click.option("--threads", type=click.IntRange(1), help="For a beton: threads that decode. Default: one a core.")
 @output_options
-def verify(out: Path, study: Path | None, sample: str, quick: bool, threads: int | None, output: Output) -> None:
-    """Check a beton: its structure, side-car, checksums and JPEGs, and tiles against their slides.
+def verify(
+    source: Path, study: Path | None, sample: str | None, quick: bool, threads: int | None, output: Output
+) -> None:  # fmt: skip
+    """Check the labels of a study, or a beton: all that can be proved of it.
 
-    Ends with 1 where anything is wrong, and says what, by row, tile and slide. Slides that are not there are counted,
-    and are no error unless --sample is all.
+    Of a STUDY the labels are compared with a plain spatial join, and the ROIs with what their files draw, as
+    `label --verify` and in Python study.verify() do. Of a BETON the structure, side-car, checksums and JPEGs are
+    checked, and tiles compared with their slides, as verify_beton() does. Ends with 1 where anything is wrong, and
+    says what. Slides of a beton that are not there are counted, and are no error unless --sample is all.
     """
-    if sample != "all" and not sample.isdecimal():
+    if sample is not None and sample != "all" and not sample.isdecimal():
         raise click.BadParameter(f"{sample!r} is neither a number of tiles nor all", param_hint="--sample")
+    if source.suffix == ".beton":
+        _verify_beton(source, study, "200" if sample is None else sample, quick, threads, output)
+        return
+    if study is not None or quick or threads is not None:
+        raise click.UsageError("--study, --quick and --threads are for a BETON; leave them out for a STUDY")
+    if output.kind != "table":
+        raise click.UsageError("--json, --csv, --safe-csv and --parquet are for a BETON; leave them out for a STUDY")
+    tiles = 10_000 if sample is None else None if sample == "all" else int(sample)
+    with slideduck.open(source, read_only=True, sealed=True, progress=True) as opened:
+        print_verified(opened.verify(tiles))
+
+
+def _verify_beton(
+    out: Path, study: Path | None, sample: str, quick: bool, threads: int | None, output: Output
+) -> None:  # fmt: skip
+    """Check a beton, and print what is wrong with it."""
     slides: dict[str, str] = {}
     if study is not None:
         with slideduck.open(study, read_only=True, sealed=True) as opened:

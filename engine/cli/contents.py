@@ -42,7 +42,7 @@ SECTIONS = {
     "Export them": {
         "export": "Write labelled tiles into a beton, with everything a reader needs in OUT.json beside it.",
         "merge": "Make of all SHARDS of an export, in any order, the beton that it makes without --shards.",
-        "verify": "Check a beton: its structure, side-car, checksums and JPEGs, and tiles against their slides.",
+        "verify": "Check the labels of a study, or a beton: all that can be proved of it.",
         "export-rois": "Write ROIs as files that other programs read, a file for each slide, in level-0 pixels.",
         "export-slideflow": "Write a project that Slideflow opens: sources, annotations, ROIs, the frame of tiles and "
         "the split.",

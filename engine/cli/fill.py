@@ -12,7 +12,7 @@ from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.roifiles.options import FRAMES, HOLES, INCLUDE, LABEL_FROM, NAMES
 from slideduck.rois.classes import read_label_table
-from slideduck.words import counted, message, print_line, print_names
+from slideduck.words import counted, message, print_counted, print_line, print_names
 
 __all__ = [
     "add_patients", "add_rois", "info", "print_grid", "print_patients", "print_rois", "remove_rois", "remove_slides",
@@ -56,7 +56,7 @@ _PATHS = click.argument("paths", nargs=-1, required=True, type=str)
     help="Table of labels to rename, with the columns from and to; an empty to is no label.",
 )  # fmt: skip
 @click.option(
-    "--slide-suffix", multiple=True, metavar="TEXT",
+    "--slide-suffix", multiple=True, metavar="SUFFIX",
     help="What file names have behind the slide's name. May be repeated.",
 )  # fmt: skip
 @click.option(
@@ -89,22 +89,26 @@ def print_rois(report: slideduck.RoisReport) -> None:
         + (f"; {counted(report.unchanged, 'file')} unchanged" if report.unchanged else "")
     )
     print_names(f"{counted(len(report.unlabelled), 'ROI')} without a label:", report.unlabelled)
-    print_names(
-        f"{counted(len(report.repairs), 'ROI')} repaired, having crossed or touched themselves (largest change first):",
+    print_counted(
+        "ROI repaired, having crossed or touched itself",
+        "ROIs repaired, having crossed or touched themselves (largest change first)",
         report.repairs,
     )
     print_names(
         f"{counted(len(report.flat), 'ROI')} with parts or holes without an area, which are left out:", report.flat
     )
-    print_names(
-        f"{counted(len(report.outside), 'ROI')} wholly outside their slide, which are left out:", report.outside
+    print_counted(
+        "ROI wholly outside its slide, which is left out",
+        "ROIs wholly outside their slide, which are left out",
+        report.outside,
     )
-    print_names(
-        f"{counted(len(report.covered), 'ROI')} of which holes leave nothing, so that no tile is labelled by them:",
+    print_counted(
+        "ROI of which holes leave nothing, so that no tile is labelled by it",
+        "ROIs of which holes leave nothing, so that no tile is labelled by them",
         report.covered,
     )
-    print_names(f"{counted(len(report.leaving), 'ROI')} leave their slide, and are kept:", report.leaving)
-    print_names(f"{counted(len(report.skipped), 'object')} left out, being no areas:", report.skipped)
+    print_counted("ROI leaves its slide, and is kept", "ROIs leave their slide, and are kept", report.leaving)
+    print_counted("object left out, being no area", "objects left out, being no areas", report.skipped)
     print_names(f"{counted(len(report.without), 'slide')} looked at, without an ROI:", report.without)
     print_names(f"{counted(len(report.replaced), 'slide')} with ROIs in the place of others:", report.replaced)
     print_names(f"{counted(len(report.kept), 'file')} read as before, since nothing else is said:", report.kept)
@@ -160,7 +164,7 @@ def remove_slides(study: Path, slides: tuple[str, ...], dry_run: bool) -> None:
 @click.option("--slide-column", metavar="NAME", help="Column of the slides' names, where it is not slide.")
 @click.option("--patient-column", metavar="NAME", help="Column of the patients' names, where it is not patient.")
 @click.option("--site-column", metavar="NAME", help="Column of the sites, where it is not site.")
-@click.option("--slide-suffix", default="", metavar="TEXT", help="What the table's slide names have behind the name.")
+@click.option("--slide-suffix", default="", metavar="SUFFIX", help="What the table's slide names have behind the name.")
 @limit_option
 def add_patients(study: Path, table: Path, **options: Any) -> None:
     """Read a table of patients: CSV, Excel or Parquet with slide, patient, optional site, and further columns.
@@ -189,8 +193,9 @@ def print_patients(report: slideduck.PatientsReport, study: Path) -> None:
             for name in report.unknown_slides
         ],
     )
-    print_names(
-        f"{counted(len(report.slides_without), 'slide')} without a patient, each counted as its own patient:",
+    print_counted(
+        "slide without a patient, counted as its own patient",
+        "slides without a patient, each counted as its own patient",
         report.slides_without,
     )
     if report.meant:

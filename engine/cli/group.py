@@ -18,7 +18,7 @@ import click
 
 import slideduck
 from slideduck.cli.contents import MODULES, SECTIONS
-from slideduck.cli.options import option_said
+from slideduck.cli.options import Commands, finished, option_said
 from slideduck.errors import SlideduckError
 from slideduck.lazy import registered
 from slideduck.names import text_problem
@@ -45,10 +45,11 @@ class _Listed(click.Command):
 _COMMANDS = "slideduck.commands"
 
 #: Every command that the help lists, those of other packages too, whether they are there or not.
-_LISTED = {name: _Listed(name, sentence) for members in SECTIONS.values() for name, sentence in members.items()}
+_SENTENCES = {name: sentence for members in SECTIONS.values() for name, sentence in members.items()}
+_LISTED = {name: _Listed(name, sentence) for name, sentence in _SENTENCES.items()}
 
 
-class _Commands(click.Group):
+class _Commands(Commands):
     """The commands of the engine, and those that other packages register as ``slideduck.commands``.
 
     A command is imported when it is used, and not to be listed.
@@ -57,39 +58,30 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
-        return [name for names in self._grouped(ctx).values() for name in names]
+        return [name for names in self.grouped(ctx).values() for name in names]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, group by group, each with the beginning of its help."""
-        names = self._grouped(ctx)
-        widest = max(len(name) for group in names.values() for name in group)
-        for group, members in names.items():
-            with formatter.section(group):
-                rows = []
-                for name in members:
-                    command = _LISTED.get(name) or self.get_command(ctx, name)
-                    assert command is not None
-                    # Padded, so that the columns of all groups stand below each other.
-                    rows.append((name.ljust(widest), command.get_short_help_str(formatter.width - 6 - widest)))
-                formatter.write_dl(rows)
-
-    def _grouped(self, ctx: click.Context) -> dict[str, list[str]]:
+    def grouped(self, ctx: click.Context) -> dict[str, list[str]]:
         """Return the names of the commands by group; those that other packages bring come last."""
-        names = {*super().list_commands(ctx), *registered(_COMMANDS)}
+        names = {*self.commands, *registered(_COMMANDS)}
         grouped = {group: [name for name in members if name in names] for group, members in SECTIONS.items()}
         known = {name for members in grouped.values() for name in members}
         grouped["Others"] = sorted(names - known)
         return {group: members for group, members in grouped.items() if members}
 
+    def sentence(self, ctx: click.Context, name: str) -> str:
+        """Return the first sentence of a command's help, of which nothing is imported for it."""
+        return _SENTENCES[name] if name in _SENTENCES else super().sentence(ctx, name)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, importing it where that was not done yet."""
         found = super().get_command(ctx, cmd_name)
         if isinstance(found, _Listed):
-            found = found.imported()
+            found = finished(found.imported())
             self.add_command(found, cmd_name)
         if found is None and cmd_name in (others := registered(_COMMANDS)):
             found = others[cmd_name].load()
             assert isinstance(found, click.Command)
+            finished(found)
         return found
 
     def main(

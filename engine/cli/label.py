@@ -14,7 +14,7 @@ from slideduck.cli.options import limit_option
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
 from slideduck.errors import StudyError
 from slideduck.labels.verify import VerifyReport
-from slideduck.words import counted, message, print_line, print_names
+from slideduck.words import counted, message, print_counted, print_line, print_names
 
 if TYPE_CHECKING:
     from slideduck.labels.label import LabelReport
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from slideduck.labels.split_report import SplitReport
     from slideduck.labels.tables import LabelsAdded
 
-__all__ = ["add_labels", "label", "print_alike", "print_rule", "print_split", "remove_labels", "rename_label", "split"]
+__all__ = [
+    "add_labels",
+    "label",
+    "print_alike",
+    "print_rule",
+    "print_split",
+    "print_verified",
+    "remove_labels",
+    "rename_label",
+    "split",
+]
 
 
 class _Tiles(click.ParamType[int | None]):
@@ -120,7 +130,7 @@ def label(
     )
     print_alike(study, report)
     if verified is not None:
-        _print_verified(verified)
+        print_verified(verified)
 
 
 def print_rule(report: LabelReport) -> None:
@@ -261,8 +271,14 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
             f"{counted(report.merged, 'ROI')} had the label {called} already: the two are one, and no other renaming "
             "tells them apart again"
         )
-    print_names(f"{counted(len(report.holes), 'ROI')} within others of that label, now holes of them:", report.holes)
-    print_names(f"{counted(len(report.islands), 'ROI')} within such holes, now holes no more:", report.islands)
+    print_counted(
+        "ROI within another of that label, now a hole of it",
+        "ROIs within others of that label, now holes of them",
+        report.holes,
+    )
+    print_counted(
+        "ROI within such a hole, now a hole no more", "ROIs within such holes, now holes no more", report.islands
+    )
     for change in report.rule:
         message(change)
     message("files that are added later are renamed, too; betons and predictions keep the labels that they have")
@@ -270,7 +286,7 @@ def _print_renamed(study: Path, report: LabelRenamed, *, dry_run: bool) -> None:
         message(f"label the slides anew with: slideduck label {study}")
 
 
-def _print_verified(report: VerifyReport) -> None:
+def print_verified(report: VerifyReport) -> None:
     """Say whether labels are those of the spatial join."""
     message(
         f"verified {counted(report.tiles, 'tile')} on {counted(report.slides, 'slide and grid', 'slides and grids')} "

@@ -57,7 +57,7 @@ class _Labels(click.ParamType[list[tuple[str, str]]]):
     help="Base pixels per pixel of the masks; auto takes it from the sizes of slide and mask.",
 )  # fmt: skip
 @click.option("--set", "roi_set", default="default", show_default=True, help="Set of ROIs to add to.")
-@click.option("--slide-suffix", default="", metavar="TEXT", help="What file names have behind the slide's name.")
+@click.option("--slide-suffix", default="", metavar="SUFFIX", help="What file names have behind the slide's name.")
 @click.option(
     "--frame", type=click.Choice(FRAMES),
     help="What the masks show: bounds, the part of the slide that was scanned, as in QuPath; level0, all of it.",

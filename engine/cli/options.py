@@ -1,18 +1,121 @@
-"""The options of a command, for messages that name the argument of a function behind it."""
+"""How commands are listed, found and explained, and what they call the arguments of functions behind them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 
 from slideduck.limit import LIMITS, limits, parse_limits
+from slideduck.names import suggestion
+from slideduck.words import listed
 
-__all__ = ["limit_option", "option_said", "parameters_of"]
+__all__ = ["Commands", "finished", "limit_option", "option_said", "parameters_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: What stands for the value of an option that says nothing itself, in every command; else N for whole numbers.
+PLACEHOLDERS = {
+    "--artifact-label": "LABEL",
+    "--class": "LABEL",
+    "--column": "NAME",
+    "--grid": "NAME",
+    "--max-px": "PIXELS",
+    "--origin": "X Y",
+    "--priority": "LABEL",
+    "--run": "NAME",
+    "--set": "NAME",
+    "--slide": "NAME",
+    "--stride-div": "N",
+    "--threshold": "SHARE",
+    "--tile-px": "PIXELS",
+    "--tile-um": "MICRONS|20x",
+    "--val-fold": "FOLD",
+    "--val-fraction": "SHARE",
+    "--where": "SQL",
+}
+
+#: Commands that a message lists.
+_FEW = 12
+#: Lines of a help above which its example stands before the options.
+_LONG_HELP = 30
+
+
+class Commands(click.Group):
+    """A group that lists its commands with the whole first sentence of each, and names the nearest for an unknown."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant, or refuse its name."""
+        name = args[0]
+        is_option = not name[:1].isalnum()
+        if not ctx.resilient_parsing and not is_option and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            rest = (
+                f"; see them with: {ctx.command_path} --help" if len(known) > _FEW else f"; there are {listed(known)}"
+            )
+            ctx.fail(f"no command {name!r}{suggestion(name, known) or rest}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, group by group, each with its sentence."""
+        groups = self.grouped(ctx)
+        widest = max(len(name) for group in groups.values() for name in group)
+        for group, members in groups.items():
+            with formatter.section(group):
+                # Padded, so that the columns of all groups stand below each other.
+                formatter.write_dl([(name.ljust(widest), self.sentence(ctx, name)) for name in members])
+
+    def grouped(self, ctx: click.Context) -> dict[str, list[str]]:
+        """Return the names of the commands by the title under which they are listed."""
+        return {"Commands": self.list_commands(ctx)}
+
+    def sentence(self, ctx: click.Context, name: str) -> str:
+        """Return the first sentence of a command's help."""
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(_UNCUT) if command is not None else ""
+
+
+#: Letters that no sentence has.
+_UNCUT = 10_000
+
+
+def finished(command: click.Command) -> click.Command:
+    """Return a command whose options have placeholders, and whose example comes first where its help is long."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.metavar is None and not parameter.is_flag:
+            parameter.metavar = _placeholder(parameter)
+    if command.epilog and "format_help" not in vars(command):
+        command.format_help = partial(_format_help, command)  # type: ignore[method-assign]
+    return command
+
+
+def _placeholder(option: click.Option) -> str | None:
+    """Return what stands for the value of an option; None where its type says it, as choices do."""
+    if isinstance(option.type, click.Choice):
+        return None
+    name = next((word for word in option.opts if word in PLACEHOLDERS), None)
+    if name is None:
+        return "N" if isinstance(option.type, (click.types.IntParamType, click.IntRange)) else None
+    return PLACEHOLDERS[name]
+
+
+def _format_help(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write a command's help: usage, text, options and example; a long one has its example before the options."""
+    command.format_usage(ctx, formatter)
+    command.format_help_text(ctx, formatter)
+    rest = ctx.make_formatter()
+    command.format_options(ctx, rest)
+    command.format_epilog(ctx, rest)
+    is_long = (formatter.getvalue() + rest.getvalue()).count("\n") > _LONG_HELP
+    for write in (command.format_epilog, command.format_options) if is_long else (
+        command.format_options, command.format_epilog,
+    ):  # fmt: skip
+        write(ctx, formatter)
 
 
 def _hold_limits(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> None:

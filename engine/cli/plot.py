@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import slideduck
+from slideduck.cli.options import Commands, finished
 from slideduck.cli.printing import STUDY, example
 from slideduck.lazy import registered
 from slideduck.measure.stain import METHODS, REFERENCE
@@ -20,7 +21,7 @@ __all__ = ["plot"]
 _PLOTS = "slideduck.plots"
 
 
-class _Plots(click.Group):
+class _Plots(Commands):
     """The pictures of the engine, and those that other packages register as ``slideduck.plots``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -31,10 +32,9 @@ class _Plots(click.Group):
         """Return a command, loading it if another package registers it."""
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in (others := registered(_PLOTS)):
-            loaded = others[cmd_name].load()
-            assert isinstance(loaded, click.Command)
-            return loaded
-        return found
+            found = others[cmd_name].load()
+            assert isinstance(found, click.Command)
+        return None if found is None else finished(found)
 
 
 @click.group(cls=_Plots)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 import slideduck
 from slideduck.cli.printing import STUDY, Output, example, output_options, print_rows
-from slideduck.words import message
+from slideduck.words import agreeing, counted, message
 
 __all__ = ["add_predictions"]
 
@@ -31,4 +31,7 @@ def add_predictions(study: Path, run: Path, overwrite: bool, output: Output) -> 
     print_rows(pa.Table.from_pylist([vars(item) for item in added]), output, title=f"added to {study}")
     relabelled = sum(item.relabelled for item in added)
     if relabelled:
-        message(f"{relabelled:,} tiles have another label in the study now; what they were evaluated against is kept")
+        message(
+            f"{counted(relabelled, 'tile has', 'tiles have')} another label in the study now; what "
+            f"{agreeing(relabelled, 'it was', 'they were')} evaluated against is kept"
+        )

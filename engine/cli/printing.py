@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from slideduck.files.write import check_folder, write_whole
-from slideduck.words import json_printable, message, print_line, printable
+from slideduck.words import counted, json_printable, message, print_line, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
     "NEW_STUDY",
+    "SOURCE",
     "STUDY",
     "Output",
     "example",
@@ -46,6 +47,15 @@ _STUDY_FILE: click.Path[Path] = click.Path(dir_okay=False, path_type=Path)
 #: The first argument of every command, and of the one that begins a study.
 STUDY = click.argument("study", type=_STUDY_FILE, callback=existing_study)
 NEW_STUDY = click.argument("study", type=_STUDY_FILE)
+
+
+def _existing_source(ctx: click.Context, param: click.Parameter, path: Path) -> Path | None:
+    """Refuse a study that is not there; reading a beton says so by itself."""
+    return path if path.suffix == ".beton" else existing_study(ctx, param, path)
+
+
+#: A study, or a beton, which its suffix tells.
+SOURCE = click.argument("source", metavar="STUDY|BETON", type=_STUDY_FILE, callback=_existing_source)
 
 #: Beginnings of texts that spreadsheets take for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -134,7 +144,7 @@ def print_rows(table: pa.Table, output: Output, *, title: str | None = None) -> 
             assert output.path is not None
             check_folder(output.path)
             write_whole(output.path, lambda file: pq.write_table(table, file))
-            message(f"wrote {table.num_rows:,} rows to {output.path}")
+            message(f"wrote {counted(table.num_rows, 'row')} to {output.path}")
         case _:
             _print_table(table, title)
 

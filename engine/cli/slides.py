@@ -14,7 +14,7 @@ from slideduck.cli.options import limit_option
 from slideduck.cli.printing import NEW_STUDY, STUDY, example
 from slideduck.errors import SlideduckError
 from slideduck.slides.search import NAMES
-from slideduck.words import counted, print_line, print_names
+from slideduck.words import counted, print_counted, print_line, print_names
 
 __all__ = ["add_slides", "mpp_options", "print_slides", "refuse_failed", "relocate"]
 
@@ -116,7 +116,9 @@ def _print_what_became(report: slideduck.SlidesReport, study: Path) -> None:
     """Say what add-slides left as it was, and what it left out or removed."""
     print_names(f"{counted(len(report.left_out), 'file')} left out:", report.left_out)
     print_names(f"{counted(len(report.moved), 'slide')} moved, with all that is known of them:", report.moved)
-    print_names(f"{counted(len(report.copies), 'slide')} given as a copy, which keep their file:", report.copies)
+    print_counted(
+        "slide given as a copy, which keeps its file", "slides given as a copy, which keep their file", report.copies
+    )
     print_names(
         f"{counted(len(report.kept_mpp), 'slide')} with the MPP that was given before:",
         [f"{slide}: {mpp:g}" for slide, mpp in report.kept_mpp.items()],

@@ -9,16 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from slideduck.catalog.cells import named_in_sql
 from slideduck.catalog.split_rule import SplitRule, read_split_rule
 from slideduck.errors import SplitError
 from slideduck.labels.balance import assign_sides, merge_by_site
 from slideduck.labels.split_report import SplitReport, report_split
 from slideduck.labels.view import require_labels
 from slideduck.names import folded, is_missing, suggestion
-from slideduck.store.db import identifier, registered
+from slideduck.store.db import registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import counted, some
+from slideduck.words import agreeing, counted, part, some
 
 __all__ = ["split"]
 
@@ -175,7 +176,8 @@ def _balanced(handle: Handle, fractions: Sequence[float], seed: int, *, preserve
     homeless = [patient for patient in patients if not sites[patient]]
     if homeless:
         raise SplitError(
-            f"{len(homeless)} of {len(patients)} patients have no site ({some(homeless)}); "
+            f"{part(len(homeless), len(patients), 'patient')} {agreeing(len(homeless), 'has', 'have')} no site "
+            f"({some(homeless)}); "
             "add a table with a column site by add-patients, or split without preserving sites"
         )
     group_of = merge_by_site(patients, [sites[patient] for patient in patients])
@@ -197,13 +199,14 @@ def _balanced(handle: Handle, fractions: Sequence[float], seed: int, *, preserve
 
 def _sides_from_column(handle: Handle, column: str) -> dict[str, tuple[str, int | None]]:
     """Return the side of each patient from a column of the patients' table."""
-    columns = [name for (name,) in handle.con.execute("SELECT column_name FROM (DESCRIBE patients)").fetchall()]
+    columns = dict(handle.con.execute("SELECT column_name, column_type FROM (DESCRIBE patients)").fetchall())
     if column not in columns:
         raise SplitError(
-            f"the patients' table has no column {column!r}; it has {', '.join(columns)}{suggestion(column, columns)}"
+            f"the patients' table has no column {column!r}; it has {', '.join(columns)}"
+            f"{suggestion(column, list(columns))}"
         )
     rows = handle.con.execute(
-        f"SELECT coalesce(patient, slide) AS patient, slide, {identifier(column)}::VARCHAR FROM patients "
+        f"SELECT coalesce(patient, slide) AS patient, slide, {named_in_sql(column, columns[column])} FROM patients "
         "SEMI JOIN slides USING (slide) ORDER BY patient, slide"
     ).fetchall()
     found: dict[str, dict[str | None, str]] = {}

@@ -13,7 +13,7 @@ from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import some
+from slideduck.words import counted, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def require_labels(handle: Handle) -> None:
     stale = stale_slides(handle)
     if stale:
         raise StudyError(
-            f"the labels of {len(stale)} slide{'s are' if len(stale) > 1 else ' is'} out of date "
+            f"the labels of {counted(len(stale), 'slide')} are out of date "
             f"({some(stale)}); bring them up to date with: slideduck label {handle.name}"
         )
 

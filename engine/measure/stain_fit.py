@@ -20,7 +20,7 @@ from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
-from slideduck.words import some
+from slideduck.words import agreeing, part, some
 from slideduck.work.ordered import in_order
 
 __all__ = [
@@ -179,8 +179,10 @@ def require_fits(handle: Handle, method: str, slides: Iterable[str]) -> dict[str
     missing = [slide for slide in wanted if slide not in fits]
     if missing:
         raise StudyError(
-            f"{len(missing):,} of {len(wanted):,} slides have no fit of their stains by {method} ({some(missing)}); "
-            f"fit them with: slideduck stain {handle.name} --method {method}"
+            f"{part(len(missing), len(wanted), 'slide')} "
+            f"{agreeing(len(missing), 'has no fit of its', 'have no fit of their')} stains by {method} "
+            f"({some(missing)}); "
+            f"{agreeing(len(missing), 'fit it', 'fit them')} with: slideduck stain {handle.name} --method {method}"
         )
     return {slide: fits[slide] for slide in wanted}
 

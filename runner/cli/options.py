@@ -6,22 +6,12 @@ from pathlib import Path
 
 import click
 
-from slideduck.cli.printing import existing_study
-
-__all__ = ["BATCH_SIZE", "BETON", "CHECKPOINT", "GRID", "JSON", "RUN", "SLIDES", "SOURCE", "THREADS", "TRUST"]
+__all__ = ["BATCH_SIZE", "BETON", "CHECKPOINT", "GRID", "JSON", "RUN", "SLIDES", "THREADS", "TRUST"]
 
 RUN = click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 BETON = click.argument("beton", type=click.Path(dir_okay=False, path_type=Path))
 
 
-def _existing_source(ctx: click.Context, param: click.Parameter, path: Path) -> Path | None:
-    """Refuse a study that is not there, as the engine's commands do; reading a beton says so by itself."""
-    return path if path.suffix == ".beton" else existing_study(ctx, param, path)
-
-
-SOURCE = click.argument(
-    "source", metavar="STUDY|BETON", type=click.Path(dir_okay=False, path_type=Path), callback=_existing_source
-)
 GRID = click.option("--grid", metavar="NAME", help="Grid of the study; default the one trained on.")
 CHECKPOINT = click.option(
     "--checkpoint",

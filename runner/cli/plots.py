@@ -36,12 +36,24 @@ _RESAMPLES = click.option(
 )
 
 
+def _check(run: Path, out: Path, dpi: int | None) -> None:
+    """Refuse a run without predictions and a picture of no form, before torch is imported."""
+    from slideduck.catalog.evaluations import prediction_files
+    from slideduck.runner.cli.first import check_picture_of
+
+    check_picture_of(out, dpi)
+    prediction_files(run)
+
+
 @runner_command(epilog=example("slideduck plot curves runs/first curves.pdf"))
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @_OUT
 @_DPI
 def curves(run: Path, out: Path, dpi: int | None) -> None:
     """Draw loss, accuracy, AUROC and learning rate of a RUN over its epochs (.png, .pdf, .svg)."""
+    from slideduck.runner.cli.first import check_picture_of
+
+    check_picture_of(out, dpi)
     from slideduck.runner.plots.curves import plot_curves
 
     print_line(plot_curves(run, out, dpi=dpi))
@@ -59,6 +71,7 @@ def roc(run: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, for the validation tiles of its best epoch, or a Parquet that `slideduck evaluate`
     wrote. The circle on each curve is the threshold by Youden's J.
     """
+    _check(run, out, options["dpi"])
     from slideduck.runner.plots.scores import plot_roc
 
     print_line(plot_roc(run, out, **options))
@@ -76,6 +89,7 @@ def pr(run: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote. The marks at the right edge are what
     chance gives.
     """
+    _check(run, out, options["dpi"])
     from slideduck.runner.plots.scores import plot_pr
 
     print_line(plot_pr(run, out, **options))
@@ -92,6 +106,7 @@ def confusion(run: Path, out: Path, **options: Any) -> None:
 
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote.
     """
+    _check(run, out, options["dpi"])
     from slideduck.runner.plots.scores import plot_confusion
 
     print_line(plot_confusion(run, out, **options))
@@ -108,6 +123,7 @@ def reliability(run: Path, out: Path, **options: Any) -> None:
 
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote.
     """
+    _check(run, out, options["dpi"])
     from slideduck.runner.plots.scores import plot_reliability
 
     print_line(plot_reliability(run, out, **options))
@@ -128,6 +144,7 @@ def worst(run: Path, beton: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote, and BETON has its tiles. Under each are
     its label, what it was taken for, the probabilities of both, and its name.
     """
+    _check(run, out, options["dpi"])
     from slideduck.runner.plots.worst import plot_worst
 
     print_line(plot_worst(run, beton, out, **options))

@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Settings whose option has another name than the field.
 _OPTION_NAMES = {"batch_size_per_rank": "batch-size"}
+#: Placeholders that the same options of other commands have; else the setting's unit.
+_PLACEHOLDERS = {"batch_size_per_rank": "N", "seed": "N"}
 
 
 def _settings(command: F) -> F:
@@ -35,7 +37,7 @@ def _settings(command: F) -> F:
             type=click.Choice(choices) if choices else plain,
             default=item.default,
             show_default=item.default is not None,
-            metavar=None if choices else item.metadata["unit"].upper().replace(" ", "_"),
+            metavar=None if choices else _PLACEHOLDERS.get(item.name, item.metadata["unit"].upper().replace(" ", "_")),
             help=item.metadata["text"],
         )
         command = option(command)
@@ -132,6 +134,9 @@ def train(
     validation tile once.
     """
     config = TrainConfig(**settings)
+    from slideduck.runner.cli.first import check_training
+
+    check_training(beton, run, config, several=folds or seeds is not None)
     from slideduck.runner.ranks.launch import Launch
 
     how = Launch(nnodes, node_rank, rendezvous, restarts, timeout_minutes)

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from slideduck.cli.printing import STUDY, example, existing_study, print_json
+from slideduck.cli.printing import SOURCE, STUDY, example, existing_study, print_json
 from slideduck.runner.cli.command import runner_command
-from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, SOURCE, THREADS, TRUST
+from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, THREADS, TRUST
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.words import counted, message, print_line
 
@@ -75,6 +75,9 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     the predictions also has the tables of reliability diagrams, the thresholds of each class by Youden's J and
     by F1, and the temperature that calibrates these tiles best.
     """
+    from slideduck.runner.cli.first import check_evaluation
+
+    check_evaluation(run, beton, options["checkpoint"], options["split"], options["where"])
     from slideduck.runner.prediction.evaluate import evaluate as evaluate_run
 
     result = evaluate_run(run, beton, **options)
@@ -136,18 +139,21 @@ def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options:
     Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on. With a
     BETON, predict all of its tiles, those without a label too, into a Parquet file.
     """
-    from slideduck.runner.prediction.tile_source import is_beton
+    from slideduck.runner.cli.first import check_names, require_checkpoint
 
-    if is_beton(source):
+    require_checkpoint(run, options["checkpoint"])
+    if source.suffix == ".beton":
         _predict_beton(run, source, out, as_json, **options)
         return
     if out is not None:
         raise click.UsageError("--out is for a BETON; predictions of a STUDY go into its tables")
     import slideduck
-    from slideduck.runner.prediction.study import predict as predict_run
 
-    options["slides"] = options["slides"] or None
-    with slideduck.open(source, progress=True) as opened:
+    with slideduck.open(source, sealed=True, progress=True) as opened:
+        check_names(opened, options["grid"], options["slides"])
+        from slideduck.runner.prediction.study import predict as predict_run
+
+        options["slides"] = options["slides"] or None
         report = predict_run(run, opened, **options)
     if as_json:
         print_json(vars(report))
@@ -162,6 +168,12 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
     """Predict the tiles of a beton."""
     if any([options.pop("grid"), options.pop("slides"), options.pop("overwrite")]):
         raise click.UsageError("--grid, --slide and --overwrite are for a STUDY; a BETON is predicted whole")
+    from slideduck.files.write import check_folder
+    from slideduck.runner.cli.first import check_source
+
+    check_source(beton)
+    if out is not None:
+        check_folder(out.absolute())
     from slideduck.runner.prediction.beton import predict_beton
 
     report = predict_beton(run, beton, out=out, progress=True, **options)
@@ -204,9 +216,14 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     shows the mean of those that cover it. Where the slide is not predicted yet, it is predicted first.
     """
     import slideduck
-    from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
+    from slideduck.runner.cli.first import check_names, check_picture_of, require_checkpoint
 
-    with slideduck.open(study, progress=True) as opened:
+    require_checkpoint(run, options["checkpoint"])
+    check_picture_of(out, also=(".geojson",))
+    with slideduck.open(study, sealed=True, progress=True) as opened:
+        check_names(opened, options["grid"], [slide])
+        from slideduck.runner.maps.heatmap import heatmap as draw_heatmap
+
         drawn = draw_heatmap(run, opened, slide, out, **options)
     print_line(drawn)
 
@@ -237,11 +254,19 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
     tile. Slides that are there are passed over, so that a call that was stopped goes on.
     """
     import slideduck
-    from slideduck.runner.prediction.features import features as compute_features
-    from slideduck.runner.prediction.tile_source import is_beton
+    from slideduck.runner.cli.first import check_feature_files, check_names, check_source, require_checkpoint
 
+    is_beton = source.suffix == ".beton"
+    require_checkpoint(run, options["checkpoint"])
+    check_feature_files(out, options["format"], is_beton=is_beton)
     with ExitStack() as stack:
-        opened = source if is_beton(source) else stack.enter_context(slideduck.open(source, progress=True))
+        if is_beton:
+            check_source(source)
+        opened = source if is_beton else stack.enter_context(slideduck.open(source, sealed=True, progress=True))
+        if isinstance(opened, slideduck.Study):
+            check_names(opened, options["grid"], slides)
+        from slideduck.runner.prediction.features import features as compute_features
+
         report = compute_features(run, opened, out, slides=slides or None, progress=True, **options)
     if as_json:
         print_json(vars(report))
@@ -262,9 +287,21 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
 @TRUST
 def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **options: Any) -> None:
     """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
-    from slideduck.runner.maps.gradcam import gradcam as draw_gradcam
+    import slideduck
+    from slideduck.runner.cli.first import check_names, check_picture_of, check_source, require_checkpoint
 
-    print_line(draw_gradcam(run, source, tile_ids, out, **options))
+    require_checkpoint(run, options["checkpoint"])
+    check_picture_of(out)
+    is_beton = source.suffix == ".beton"
+    with ExitStack() as stack:
+        if is_beton:
+            check_source(source)
+        opened = source if is_beton else stack.enter_context(slideduck.open(source, read_only=True, sealed=True))
+        if isinstance(opened, slideduck.Study):
+            check_names(opened, options["grid"], ())
+        from slideduck.runner.maps.gradcam import gradcam as draw_gradcam
+
+        print_line(draw_gradcam(run, opened, tile_ids, out, **options))
 
 
 @runner_command(
@@ -292,6 +329,11 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
     by onnxruntime before it appears. Safetensors holds the weights; config.json and preprocessor_config.json
     beside it say what they are.
     """
+    from slideduck.runner.cli.first import require_checkpoint
+    from slideduck.runner.settings.modelfiles import require_model_file
+
+    require_model_file(out)
+    require_checkpoint(run, options["checkpoint"])
     from slideduck.runner.prediction.export_model import export_model as write_model
 
     report = write_model(run, out, **options)

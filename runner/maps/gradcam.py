@@ -85,7 +85,7 @@ def gradcam(
         raise ConfigError(f"{len(names)} tiles are named; name from 1 to {_MOST_TILES}")
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
-            source = stack.enter_context(slideduck.open(source))
+            source = stack.enter_context(slideduck.open(source, sealed=True))
         trained = load_run(run, checkpoint, trust=trust)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)

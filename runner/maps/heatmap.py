@@ -26,6 +26,7 @@ from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
 from slideduck.slides.reader import thumbnail
 from slideduck.study import Study
+from slideduck.words import counted
 
 __all__ = ["heatmap"]
 
@@ -111,7 +112,7 @@ def heatmap(
         raise ConfigError(f"window is {window!r}; it must be one of {', '.join(WINDOWS)}")
     with ExitStack() as stack:
         if not isinstance(study, Study):
-            study = stack.enter_context(slideduck.open(study))
+            study = stack.enter_context(slideduck.open(study, sealed=True))
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
         passes = held_passes(study, Path(run).absolute().name)
@@ -282,7 +283,7 @@ def _draw_keys(scene: _Scene, figure: Any, axes: Any) -> None:
         ncols=min(len(entries), 6),
         frameon=False,
         fontsize=8,
-        title=f"likeliest class, part of {'the area of ' * scene.map.overlaps}{scene.map.tiles:,} tiles",
+        title=f"likeliest class, part of {'the area of ' * scene.map.overlaps}{counted(scene.map.tiles, 'tile')}",
         title_fontsize=8,
         alignment="left",
     )

@@ -36,7 +36,7 @@ from slideduck.runner.tiles.loader import TileLoader
 from slideduck.runner.tiles.open import open_beton
 from slideduck.runner.tiles.rows import labelled_rows
 from slideduck.runner.tiles.targets import read_targets
-from slideduck.words import message
+from slideduck.words import counted, message
 
 __all__ = ["evaluate"]
 
@@ -149,7 +149,7 @@ def evaluate(
         result["applied_temperature"] = divisor
     checkpoints.write_sealed(target.with_suffix(".json"), result)
     if study is not None:
-        with slideduck.open(study) as opened:
+        with slideduck.open(study, sealed=True) as opened:
             opened.add_predictions(target)
     return result
 
@@ -189,7 +189,10 @@ def _choose_tiles(
     rows = labelled_rows(sidecar, split, beton, where)
     if where is not None:
         left_out = len(labelled_rows(sidecar, split, beton)) - len(rows)
-        message(f"{len(rows):,} tiles are evaluated; {left_out:,} labelled ones do not meet {where}")
+        message(
+            f"{counted(len(rows), 'tile is', 'tiles are')} evaluated; "
+            f"{counted(left_out, 'labelled one does', 'labelled ones do')} not meet {where}"
+        )
     columns = {name: tile_columns(sidecar, rows, name) for name in by}
     number_of_class = _class_numbers(trained, sidecar, rows, beton) if trained.task.tells_classes else None
     warn_of_other_tiles(trained, sidecar, beton)
@@ -245,7 +248,7 @@ def _class_numbers(trained: TrainedModel, sidecar: Sidecar, rows: NDArray[np.int
     if sidecar.soft is not None:
         counts = np.count_nonzero(sidecar.soft[rows], axis=0)
     unknown = [
-        f"{name!r} ({count:,} tiles)"
+        f"{name!r} ({counted(int(count), 'tile')})"
         for name, count in zip(sidecar.classes, counts, strict=True)
         if count and name not in trained.classes
     ]

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.checkpoint import write_json, write_whole
 from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.runner.settings.modelfiles import require_model_file
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import open_beton
 from slideduck.show import Shown
@@ -119,12 +119,7 @@ def export_model(
     out = Path(out).absolute()
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
-    if out.suffix not in (".onnx", ".safetensors"):
-        raise ConfigError(f"{out}: ends in neither .onnx nor .safetensors; name the file so")
-    needed = ("onnx", "onnxscript", "onnxruntime") if out.suffix == ".onnx" else ("safetensors",)
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
+    require_model_file(out)
     trained = load_run(run, checkpoint, any_task=True, trust=trust)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)

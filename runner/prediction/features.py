@@ -23,6 +23,7 @@ from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.show import Shown
 from slideduck.store.db import identifier, registered
 from slideduck.study import Study
+from slideduck.words import agreeing, part
 
 __all__ = ["FeaturesReport", "features"]
 
@@ -145,7 +146,7 @@ def features(
         raise ConfigError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
-            source = stack.enter_context(slideduck.open(source))
+            source = stack.enter_context(slideduck.open(source, sealed=True))
         trained = load_run(run, checkpoint, any_task=True, trust=trust)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
@@ -190,7 +191,8 @@ def _compute(trained: TrainedModel, todo: Sequence[TilesOfSlide], sink: _Sink, b
                 sink.write(one, rows, np.concatenate(parts))
     if failed:
         raise SlideError(
-            f"{len(failed)} of {len(todo)} slides have no features:\n" + "\n".join(f"  {text}" for text in failed)
+            f"{part(len(failed), len(todo), 'slide')} {agreeing(len(failed), 'has', 'have')} no features:\n"
+            + "\n".join(f"  {text}" for text in failed)
         )
 
 

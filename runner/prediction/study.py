@@ -24,6 +24,7 @@ from slideduck.show import Shown
 from slideduck.store.db import registered
 from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
+from slideduck.words import agreeing, part
 
 __all__ = ["PredictReport", "predict"]
 
@@ -112,7 +113,7 @@ def predict(
     passes = Passes(tta, mc_dropout, mc_seed)
     with ExitStack() as stack:
         if not isinstance(study, Study):
-            study = stack.enter_context(slideduck.open(study))
+            study = stack.enter_context(slideduck.open(study, sealed=True))
         trained = load_run(run, checkpoint, trust=trust)
         passes.check(trained)
         tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
@@ -149,7 +150,8 @@ def _predict_slides(
             done.append(one)
     if failed:
         raise SlideError(
-            f"{len(failed)} of {len(todo)} slides were not predicted:\n" + "\n".join(f"  {text}" for text in failed)
+            f"{part(len(failed), len(todo), 'slide')} {agreeing(len(failed), 'was', 'were')} not predicted:\n"
+            + "\n".join(f"  {text}" for text in failed)
         )
     return done
 

@@ -135,7 +135,7 @@ def open_tiles(
         return
     with ExitStack() as stack:
         if not isinstance(source, Study):
-            source = stack.enter_context(slideduck.open(source))
+            source = stack.enter_context(slideduck.open(source, sealed=True))
         grid = choose_grid(source, trained, grid)
         chosen = choose_slides(source, grid, slides)
         pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="tiles"))

@@ -18,6 +18,7 @@ from slideduck.files import write
 from slideduck.files.holders import holder
 from slideduck.runner.networks.torchfile import FileRefused, read_torch
 from slideduck.runner.runs.contents import check, checkpoint_problems
+from slideduck.runner.settings.folders import no_checkpoint
 from slideduck.runner.settings.jsonfile import sealed
 
 __all__ = [
@@ -130,9 +131,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = read_torch(path)
     except FileNotFoundError:
-        raise RunError(
-            f"{path}: no such checkpoint; train first (slideduck train OUT.beton --run {path.parent})"
-        ) from None
+        raise RunError(no_checkpoint(path)) from None
     except FileRefused as error:
         raise RunError(f"{path}: {error}; {_HINT}") from error
     version = state.get("version") if isinstance(state, dict) else None

@@ -20,6 +20,7 @@ from slideduck.errors import RunError
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.runs.contents import check, config_problems, validation_problems
 from slideduck.runner.runs.predictions import epoch_of_predictions
+from slideduck.runner.settings.folders import refuse_other_folder
 from slideduck.runner.settings.jsonfile import read_object
 from slideduck.words import message
 
@@ -88,9 +89,8 @@ class RunFolder:
         """
         if self.config.exists():
             whole = self._merged(identity)
-        elif self.path.exists() and any(not item.name.startswith(".") for item in self.path.iterdir()):
-            raise RunError(f"{self.path}: not a run folder (it has files, but no config.json); give another `run`")
         else:
+            refuse_other_folder(self.path)
             whole = {"format": _FORMAT, "version": 1, **identity}
         checkpoint.write_sealed(self.config, whole)
         return self._newest()

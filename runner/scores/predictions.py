@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slideduck.errors import RunError
+from slideduck.words import agreeing, counted
 
 __all__ = ["ClassPredictions", "LabelPredictions", "NumberPredictions", "Predictions", "class_numbers", "collect"]
 
@@ -125,7 +126,8 @@ def collect(parts: Sequence[P], expected_rows: Ints) -> P:
         came, counts = np.unique(rows, return_counts=True)
         missing = np.setdiff1d(expected_rows, came)
         raise RunError(
-            f"of {len(expected_rows)} tiles {len(missing)} were not predicted and "
+            f"of {counted(len(expected_rows), 'tile')} {len(missing)} "
+            f"{agreeing(len(missing), 'was', 'were')} not predicted and "
             f"{np.count_nonzero(counts > 1)} more than once; this is a fault of slideduck, please report it"
         )
     return type(parts[0])(

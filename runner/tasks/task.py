@@ -18,6 +18,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner.scores.assess import patient_numbers
 from slideduck.runner.scores.predictions import Predictions
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.words import counted
 
 __all__ = ["Ints", "P", "Task", "TileFacts", "parts_of_epoch"]
 
@@ -184,7 +185,7 @@ class Task(ABC, Generic[P]):
         if outputs.shape != wanted:
             raise ConfigError(
                 f"model {self.config.model!r} returned logits of shape {tuple(outputs.shape)} for "
-                f"{len(targets)} tiles and {self.n_outputs} {self.nouns}; it must return {wanted}"
+                f"{counted(len(targets), 'tile')} and {self.n_outputs} {self.nouns}; it must return {wanted}"
             )
         return self.tile_losses(outputs, targets)
 

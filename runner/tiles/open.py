@@ -21,6 +21,7 @@ from slideduck.runner.tiles.own_loop import FoundBeton, find_beton
 from slideduck.runner.tiles.rows import Rows, RunRows, run_rows
 from slideduck.runner.tiles.sampling import Sampler, clipped_rows, make_sampler
 from slideduck.runner.tiles.targets import Targets, read_targets
+from slideduck.words import counted
 
 __all__ = ["TrainingData", "image_statistics", "input_statistics", "open_beton", "open_data", "open_tiles"]
 
@@ -181,8 +182,9 @@ def open_data(beton: Path, config: TrainConfig, place: Place, *, progress: bool 
     # Batch norm cannot take the deviation of one tile.
     if batch_size < 2:
         raise ConfigError(
-            f"{beton}: {sampler.tiles} training tiles for {place.world_size} processes with "
-            f"batches of {config.batch_size_per_rank}; each process needs two tiles a step: "
+            f"{beton}: {counted(sampler.tiles, 'training tile')} for "
+            f"{counted(place.world_size, 'process', 'processes')} with batches of {config.batch_size_per_rank}; "
+            "each process needs two tiles a step: "
             "give fewer with `nproc`, or a larger `batch_size_per_rank`"
         )
     sampler = sampler.with_tiles(steps * batch_size * place.world_size)

@@ -36,6 +36,7 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tile_table
+from slideduck.words import counted
 
 __all__ = ["Groups", "Sampler", "clipped_rows", "group_tiles", "make_sampler"]
 
@@ -187,12 +188,12 @@ def make_sampler(sidecar: Sidecar, rows: Rows, config: TrainConfig, beton: Path,
     most = len(rows) if with_replacement else groups.most
     tiles = most if config.epoch_tiles is None else config.epoch_tiles
     if tiles > most and not with_replacement:
-        limit = f"{len(rows):,} tiles train"
+        limit = f"{counted(len(rows), 'tile trains', 'tiles train')}"
         if columns:
-            limit = f"{groups.names[groups.smallest]} has {groups.counts[groups.smallest]:,} tiles"
+            limit = f"{groups.names[groups.smallest]} has {counted(int(groups.counts[groups.smallest]), 'tile')}"
         raise ConfigError(
-            f"{beton}: epoch_tiles is {tiles} but {limit}, so that an epoch without repeats has {most:,} tiles at "
-            "most; give fewer with `epoch_tiles`, or `replacement='yes'`"
+            f"{beton}: epoch_tiles is {tiles} but {limit}, so that an epoch without repeats has "
+            f"{counted(most, 'tile')} at most; give fewer with `epoch_tiles`, or `replacement='yes'`"
         )
     return Sampler(rows, config.seed, tiles, groups, with_replacement)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
+from slideduck.names import name_of, suggestion
 from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["Targets", "as_exported", "read_targets"]
@@ -95,17 +96,18 @@ def read_targets(sidecar: Sidecar, config: TrainConfig, beton: Path, known: Sequ
         columns = [("label", cells)]
     else:
         wanted = config.target.partition(":")[2].split(",")
-        missing = [name for name in wanted if name not in sidecar.patient_columns]
+        known_columns = sidecar.target_columns
+        missing = [name for name in wanted if name not in known_columns]
         if missing:
-            there = ", ".join(sidecar.patient_columns) or "none"
+            there = ", ".join(known_columns) or "none"
             raise ConfigError(
                 f"{beton}: target is {config.target!r}, but its side-car has no column {', '.join(map(repr, missing))} "
-                f"of the patients' table; it has {there}: add the column (slideduck add-patients STUDY TABLE) and "
-                "export again"
+                f"of the patients' table; it has {there}{suggestion(missing[0], known_columns)}: add the column "
+                "(slideduck add-patients STUDY TABLE) and export again"
             )
         columns = [(name, sidecar.tile_patient_column(name)) for name in wanted]
     if config.task == "classification":
-        return _classes(sidecar, *columns[0])
+        return _classes(sidecar, *columns[0], beton)
     if config.task == "regression":
         return _numbers(sidecar, columns, beton)
     return _labels(sidecar, columns, beton, known)
@@ -132,21 +134,31 @@ def _values(sidecar: Sidecar, beton: Path) -> NDArray[np.object_]:
     return cells
 
 
-def _text(value: object) -> str:
-    """Return a value as the name of a class."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _classes(sidecar: Sidecar, column: str, cells: NDArray[np.object_]) -> Targets:
+def _classes(sidecar: Sidecar, column: str, cells: NDArray[np.object_], beton: Path) -> Targets:
     """Return class numbers in the order of the values: numbers by size, text by code point."""
+    _refuse_shared_names(sidecar, column, beton)
     values = {value for value in cells.tolist() if value is not None}
     as_numbers = all(isinstance(value, (int, float)) for value in values)
-    names = [_text(value) for value in sorted(values, key=None if as_numbers else str)]
+    names = [name_of(value) for value in sorted(values, key=None if as_numbers else str)]
     number = {name: place for place, name in enumerate(names)}
-    numbers = np.array([-1 if value is None else number[_text(value)] for value in cells.tolist()], np.int64)
+    numbers = np.array([-1 if value is None else number[name_of(value)] for value in cells.tolist()], np.int64)
     return Targets(replace(sidecar, classes=tuple(names), class_number=numbers), numbers)
+
+
+def _refuse_shared_names(sidecar: Sidecar, column: str, beton: Path) -> None:
+    """Refuse a column of which two values have one name, such as a number and its text."""
+    first: dict[str, tuple[object, str]] = {}
+    for info in sidecar.slides:
+        value, patient = info.site if column == "site" else info.patient_columns.get(column), info.patient
+        if value is None:
+            continue
+        other, of_other = first.setdefault(name_of(value), (value, patient))
+        if (isinstance(value, (bool, str)), value) != (isinstance(other, (bool, str)), other):
+            raise ConfigError(
+                f"{beton}: column {column!r} of the patients' table has {other!r} for patient {of_other!r} and "
+                f"{value!r} for patient {patient!r}, which are one class by name, {name_of(value)!r}; write one of "
+                "them as the other in the patients' table, add it (slideduck add-patients STUDY TABLE) and export again"
+            )
 
 
 def _numbers(sidecar: Sidecar, columns: list[tuple[str, NDArray[np.object_]]], beton: Path) -> Targets:
@@ -181,7 +193,7 @@ def _labels(
         unknown = np.array([[cell is None for cell in cells.tolist()] for _, cells in columns]).any(axis=0)
         values = np.array([[float(cell or 0) for cell in cells.tolist()] for _, cells in columns], np.float32).T
     else:
-        lists = [None if cell is None else _listed(_text(cell)) for cell in columns[0][1].tolist()]
+        lists = [None if cell is None else _listed(name_of(cell)) for cell in columns[0][1].tolist()]
         found = sorted({label for labels in lists if labels is not None for label in labels})
         names = list(known) if known is not None else found
         strange = [label for label in found if label not in names]

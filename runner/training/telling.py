@@ -14,7 +14,7 @@ from slideduck.runner.tiles.open import TrainingData
 from slideduck.runner.training.learner import EpochPart, NotFinite, steps_of_epoch
 from slideduck.runner.training.stopping import Criteria
 from slideduck.runner.training.waiting import LoaderFacts, Usage, advice
-from slideduck.words import message
+from slideduck.words import agreeing, counted, message
 
 __all__ = ["Teller"]
 
@@ -61,7 +61,7 @@ class Teller:
         """Say what will be trained, and what cannot be learnt."""
         data, kind = self.data, task_class(self.config.task)
         self.tell(
-            f"training {self.config.model} on {len(data.rows.train):,} tiles, validating on "
+            f"training {self.config.model} on {counted(len(data.rows.train), 'tile')}, validating on "
             f"{len(data.rows.val):,}, {len(data.classes)} {kind.nouns} ({', '.join(data.classes)}); "
             f"{self.place.world_size} x {self.place.device.type}, "
             f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
@@ -70,11 +70,19 @@ class Teller:
             self.tell("labels are soft: the loss is against probabilities, and a tile counts for its likeliest class")
         if data.rows.unlabelled:
             what = "label" if self.config.target == "label" else f"value of {self.config.target}"
-            self.tell(f"{data.rows.unlabelled:,} tiles without a {what} are left out")
+            self.tell(
+                f"{counted(data.rows.unlabelled, f'tile without a {what} is', f'tiles without a {what} are')} left out"
+            )
         if data.rows.left_out:
-            self.tell(f"{data.rows.left_out:,} labelled tiles that do not meet {self.config.where} are left out")
+            self.tell(
+                f"{counted(data.rows.left_out, 'labelled tile that does', 'labelled tiles that do')} not meet "
+                f"{self.config.where} {agreeing(data.rows.left_out, 'is', 'are')} left out"
+            )
         if data.rows.clipped:
-            self.tell(f"{data.rows.clipped:,} training tiles are left out: at most {self.config.clip:,} of a slide")
+            self.tell(
+                f"{counted(data.rows.clipped, 'training tile is', 'training tiles are')} left out: "
+                f"at most {self.config.clip:,} of a slide"
+            )
         groups = data.sampler.groups
         if groups is not None and self.config.sample != "natural":
             self.tell(

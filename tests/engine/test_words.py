@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from slideduck.cli.group import cli
 from slideduck.cli.options import option_said, parameters_of
-from slideduck.words import arguments_said_as, message
+from slideduck.words import agreeing, arguments_said_as, counted, message, part, print_counted
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +73,71 @@ def test_each_argument_that_a_message_names_is_one_of_a_command() -> None:
         named = [found for text in texts if isinstance(text, str) for found in re.findall(r"`(\w+)[=`]", text)]
         unknown += [f"{path.relative_to(ROOT)}: {name}" for name in named if name not in known]
     assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, ("0 tiles", "0 tiles are kept", "0 of 7 patients have")),
+        (1, ("1 tile", "1 tile is kept", "1 of 7 patients has")),
+        (2, ("2 tiles", "2 tiles are kept", "2 of 7 patients have")),
+        (1204, ("1,204 tiles", "1,204 tiles are kept", "1,204 of 7 patients have")),
+    ],
+)
+def test_nouns_and_verbs_agree_with_numbers(number: int, said: tuple[str, str, str]) -> None:
+    verb = agreeing(number, "has", "have")
+    plain, with_verb = counted(number, "tile"), counted(number, "tile is", "tiles are")
+    assert (plain, f"{with_verb} kept", f"{part(number, 7, 'patient')} {verb}") == said
+
+
+def test_a_title_agrees_with_the_names_under_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for names in ([], ["a"], ["a", "b"]):
+        print_counted("ROI leaves its slide", "ROIs leave their slide", names)
+    assert capsys.readouterr().err == "1 ROI leaves its slide:\n  a\n2 ROIs leave their slide:\n  a\n  b\n"
+
+
+_NOUNS = (
+    "slides tiles files rows patients labels ROIs grids names classes runs epochs cells masks shards betons objects"
+)
+#: A number of things in a text that says the same of one as of several.
+_UNCOUNTED = re.compile(
+    r"\{(?:len\([^{}]*\)|n|count|total|most|number|[\w.]*\.(?:tiles|samples|slides|rows))\} (?:[a-z]+ )?"
+    rf"(?:{_NOUNS.replace(' ', '|')})\b"
+)
+
+#: Texts whose number is never 1, or that read well with it.
+_NEVER_ONE = {
+    "engine/betons/merge.py": ["{len(sources)} shards"],
+    "engine/catalog/grids.py": ["{len(names)} grids"],
+    "engine/draw/stain.py": ["{len(slides)} slides"],
+    "engine/files/find.py": ["{len(members)} files"],
+    "engine/labels/query.py": ["{len(found)} grids"],
+    "engine/rois/outside.py": ["{n} ROIs"],
+    "engine/slides/stored.py": ["{len(offsets)} tiles"],
+    "runner/maps/gradcam.py": ["{len(names)} tiles"],
+    "runner/prediction/mcdropout.py": ["{len(keys_B)} tiles"],
+    "runner/tasks/classification.py": ["{len(names)} classes", "{len(names)} classes"],
+    "runner/training/steplog.py": ["{total} tiles"],
+}
+
+
+def test_no_message_counts_by_itself() -> None:
+    found: dict[str, list[str]] = {}
+    for path in sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "runner").rglob("*.py")]):
+        name = str(path.relative_to(ROOT))
+        hits = [hit for text in _texts_of(path) for hit in _UNCOUNTED.findall(text)]
+        # The numbers of the demonstration are its own.
+        if hits and not name.startswith("runner/demo/"):
+            found[name] = hits
+    assert found == _NEVER_ONE
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    """Yield the texts of a module that have values in them, each value as its expression in braces."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(piece.value) if isinstance(piece, ast.Constant) else "{" + ast.unparse(piece.value) + "}"
+                for piece in node.values
+                if isinstance(piece, (ast.Constant, ast.FormattedValue))
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,11 @@ def test_slide_patient_and_site_come_first_and_are_text(tmp_path: Path) -> None:
         (["1" * 30], pa.string(), None),
         (["1234567890123456789.5"], pa.string(), None),
         (["1e+999"], pa.string(), None),
-        (["nan"], pa.string(), None),
+        (["nan"], pa.string(), [None]),
         (["1", "NA", "nan"], pa.int64(), [1, None, None]),
         (["1.5", "None", "N/A"], pa.float64(), [1.5, None, None]),
-        (["high", "NA"], pa.string(), None),
+        (["high", "NA", "n/a", "NaN", "none", "NULL", "<NA>"], pa.string(), ["high"] + 6 * [None]),
+        (["Rene\u0301"], pa.string(), ["Ren\u00e9"]),
         (["inf"], pa.string(), None),
         (["1_0"], pa.string(), None),
         (["1", "two"], pa.string(), None),
@@ -134,11 +136,11 @@ def test_rows_without_a_slide_are_left_out_and_counted(tmp_path: Path) -> None:
     content = "slide,patient,site,age,grade\na,p1,NA,61,NA\nNA,p2,x,70,b\n,total,,,\nb,nan,,NA,c\nc, ,None,n/a,\n"
     read = parse(tmp_path, "p.csv", content)
     assert read.table.to_pylist() == [
-        {"slide": "a", "patient": "p1", "site": None, "age": 61, "grade": "NA"},
+        {"slide": "a", "patient": "p1", "site": None, "age": 61, "grade": None},
         {"slide": "b", "patient": None, "site": None, "age": None, "grade": "c"},
         {"slide": "c", "patient": None, "site": None, "age": None, "grade": None},
     ]
-    assert (read.left_out, read.missing, read.rows.tolist()) == (2, {"site": 2, "age": 2}, [2, 5, 6])
+    assert (read.left_out, read.missing, read.rows.tolist()) == (2, {"site": 2, "age": 2, "grade": 1}, [2, 5, 6])
     assert problems(tmp_path, "p.csv", "slide,patient\nNA,p\n,q\n") == [
         "p.csv: no row names a slide; write a row for each slide"
     ]
@@ -260,6 +262,22 @@ def test_csv_and_parquet_of_one_frame_are_one_table(tmp_path: Path) -> None:
     assert from_csv.table.schema.types == from_parquet.table.select(from_csv.table.column_names).schema.types
 
 
+def test_missing_cells_of_parquet_are_null_and_counted(tmp_path: Path) -> None:
+    table = {
+        "slide": ["a", "b", "c"],
+        "patient": ["p", "q", "r"],
+        "grade": ["NA", None, "high"],
+        "age": [61.0, math.nan, None],
+        "kind": pa.array(["None", "x", "x"]).dictionary_encode(),
+        "day": [None, None, None],
+    }
+    read = parse(tmp_path, "p.parquet", pa.table(table))
+    assert read.table.select(["grade", "age", "kind"]).to_pydict() == {
+        "grade": [None, None, "high"], "age": [61.0, None, None], "kind": [None, "x", "x"],
+    }  # fmt: skip
+    assert read.missing == {"grade": 1, "age": 1, "kind": 1}
+
+
 def test_every_bad_row_of_parquet_is_reported(tmp_path: Path) -> None:
     table = pa.table({"slide": ["a", None, "a"], "patient": ["", "p", "q"]})
     assert problems(tmp_path, "p.parquet", table) == [
@@ -281,6 +299,8 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     assert problems(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [7.5]})) == [
         "p.parquet: column 'patient' is double with 7.5, not text; store names as text"
     ]
+    whole = parse(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [Decimal("413448000.00")]}))
+    assert whole.table["patient"].to_pylist() == ["413448000"]
     assert problems(tmp_path, "p.parquet", pa.table({"slide": ["a"], "patient": [True]})) == [
         "p.parquet: column 'patient' is bool, not text; store names as text"
     ]

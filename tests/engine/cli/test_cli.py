@@ -83,7 +83,7 @@ def examples(command: str) -> list[str]:
     """Return the example lines at the end of a command's help."""
     text = run(command, "--help").output
     assert "Example:" in text, command
-    lines = text.split("Example:")[1].replace("\\\n", " ").splitlines()
+    lines = text.split("Example:")[1].partition("\n\n")[0].replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -211,7 +211,7 @@ def test_what_add_slides_says_when_it_is_typed_again(project: Path) -> None:
         f"  {project}/archive/x_mask.tif: named as what lies beside a slide (_mask); "
         "give it alone to add it as a slide\n"
         "1 slide moved, with all that is known of them:\n  o1\n"
-        "1 slide given as a copy, which keep their file:\n  s0\n"
+        "1 slide given as a copy, which keeps its file:\n  s0\n"
         "1 slide with the MPP that was given before:\n  o1: 0.5\n"
         "1 slide of the table not among the files:\n  S2; did you mean 's2'?\n"
         "1 slide lost tiles, labels and measures, since the file or its MPP is another; "
@@ -351,11 +351,27 @@ def test_the_help_lists_what_each_command_says_of_itself() -> None:
                 assert click.Command(name, help=sentence).get_short_help_str(limit) == command.get_short_help_str(limit)
 
 
-def test_a_command_that_is_not_there_is_refused_with_one_that_is_alike() -> None:
-    result = run("lable", "s.duckdb")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("lable s.duckdb", "no command 'lable'; did you mean 'label'?"),
+        ("trian", "no command 'trian'; did you mean 'train'?"),
+        ("add_slides", "no command 'add_slides'; did you mean 'add-slides'?"),
+        ("Predict", "no command 'Predict'; did you mean 'predict'?"),
+        ("plot label s.duckdb", "no command 'label'; did you mean 'labels'?"),
+        ("plot relability", "no command 'relability'; did you mean 'reliability'?"),
+        ("plot xyz", "no command 'xyz'; there are confusion, curves, labels, pr, reliability, roc, stain and worst"),
+        ("xyz", "no command 'xyz'; see them with: slideduck --help"),
+    ],
+)
+def test_a_command_that_is_not_there_is_refused_with_one_that_is_alike(words: str, message: str) -> None:
+    result = CliRunner().invoke(cli, words.split(), prog_name="slideduck")
     assert result.exit_code == 2
-    assert "No such command 'lable'." in result.output
-    assert "label" in result.output.split("'lable'.")[1]
+    assert result.output.splitlines()[-1] == f"Error: {message}"
+    near = re.search("did you mean '(.*)'", message)
+    if near:
+        typed = [*words.split()[:1], near[1]] if words.startswith("plot") else [near[1]]
+        assert run(*typed, "--help").exit_code == 0
 
 
 SLOW = """

@@ -425,7 +425,7 @@ def test_labels_that_are_missing_or_out_of_date_are_asked_for(study: sd.Study, t
         with pytest.raises(StudyError) as stale:
             study.plot_labels("a", tmp_path / out)
         assert str(stale.value) == (
-            "the labels of 1 slide is out of date (a); bring them up to date with: slideduck label study.duckdb"
+            "the labels of 1 slide are out of date (a); bring them up to date with: slideduck label study.duckdb"
         )
 
 

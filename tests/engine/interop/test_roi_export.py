@@ -848,7 +848,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", ["export-rois", "export-tiles"])
 def test_the_examples_of_the_help_run(project: Path, command: str) -> None:
-    lines = run(command, "--help").output.split("Example:")[1].replace("\\\n", " ").splitlines()
+    lines = run(command, "--help").output.split("Example:")[1].partition("\n\n")[0].replace("\\\n", " ").splitlines()
     examples = [shlex.split(line) for line in lines if line.strip()]
     assert examples
     for words in examples:

@@ -813,7 +813,7 @@ def test_stale_and_missing_labels_are_refused(twice_read: sd.Study, tmp_path: Pa
     twice_read.add_rois(tmp_path / "rois0.csv", holes="explicit")
     for name, ask in questions(twice_read).items():
         assert refused(ask) == (
-            "the labels of 1 slide is out of date (s-0); bring them up to date with: slideduck label study.duckdb"
+            "the labels of 1 slide are out of date (s-0); bring them up to date with: slideduck label study.duckdb"
         ), name
     with sd.open(tmp_path / "new.duckdb") as empty:
         for name, ask in questions(empty).items():

@@ -114,7 +114,7 @@ def test_two_labels_become_one_and_holes_are_found_anew(study: sd.Study) -> None
     assert after["s0 core"][3].equals(box("core"))
     assert shapes(study, "second")["s0 mine"][0] == "tumour"
     # Only the slide that changed is labelled anew, and as by a file that had one label from the start.
-    with pytest.raises(StudyError, match=r"^the labels of 1 slide is out of date \(s0\)"):
+    with pytest.raises(StudyError, match=r"^the labels of 1 slide are out of date \(s0\)"):
         study.labels()
     assert study.label().slides == 1
     inside = [after[f"s0 {name}"][3] for name in ("outer", "core", "apart")]
@@ -246,8 +246,8 @@ def test_the_command_says_what_becomes_of_what(path: Path) -> None:
     assert run("label", "s.duckdb", "--artifact-label", "Pen").exit_code == 0
     told = (
         "3 ROIs had the label 'tumour' already: the two are one, and no other renaming tells them apart again\n"
-        "1 ROI within others of that label, now holes of them:\n  s0: inner\n"
-        "1 ROI within such holes, now holes no more:\n  s0: core\n"
+        "1 ROI within another of that label, now a hole of it:\n  s0: inner\n"
+        "1 ROI within such a hole, now a hole no more:\n  s0: core\n"
         "files that are added later are renamed, too; betons and predictions keep the labels that they have\n"
     )
     dry = run("rename-label", "s.duckdb", "Tumour", "tumour", "--dry-run")

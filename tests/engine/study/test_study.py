@@ -87,7 +87,7 @@ def test_a_slide_that_changed_loses_its_labels(filled: sd.Study, slides: Path) -
         filled.labels()
     # It has left its grid too, so that no tile of the old size is left over.
     assert str(caught.value) == (
-        "the labels of 1 slide is out of date (s2); bring them up to date with: slideduck label study.duckdb"
+        "the labels of 1 slide are out of date (s2); bring them up to date with: slideduck label study.duckdb"
     )
     assert filled.label().slides == 1
     assert filled.sql("SELECT count(*) FROM labels WHERE slide = 's2'").fetchall() == [(16 * 15,)]
@@ -177,7 +177,7 @@ def test_adding_a_file_again_replaces_what_it_gave(filled: sd.Study, tmp_path: P
     path.write_text(csv_of(("middle", "fat", SQUARE)))
     filled.add_rois(path)
     assert filled.sql("SELECT roi_name FROM rois WHERE slide = 's1'").fetchall() == [("middle",)]
-    with pytest.raises(StudyError, match="the labels of 1 slide is out of date"):
+    with pytest.raises(StudyError, match="the labels of 1 slide are out of date"):
         filled.labels()
     # In plain SQL a slide whose labels are out of date is absent, rather than wrong.
     assert filled.sql("SELECT count(*) FROM labels WHERE slide = 's1'").fetchall() == [(0,)]

@@ -51,7 +51,7 @@ def test_help_ends_with_an_example_that_parses(name: str, tmp_path: Path, monkey
     (tmp_path / "study.duckdb").touch()
     result = run(name, "--help")
     assert result.exit_code == 0
-    example = result.output.rstrip().splitlines()[-1]
+    example = result.output.split("Example:")[1].partition("\n\n")[0].rstrip().splitlines()[-1]
     words = shlex.split(example)
     assert words[:2] == ["slideduck", name]
     module = {"train": train, "demo": demo}.get(name, use)

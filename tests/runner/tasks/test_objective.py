@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,55 @@ def test_classes_of_a_column_are_its_sorted_values_and_null_is_no_class(weak: Pa
     assert chosen.tolist() == (sidecar.class_number == 0).tolist()
     same = read_targets(sidecar, config(), weak)
     assert same.sidecar is sidecar
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_codes_are_classes_of_their_own_whatever_their_type(kind: type, weak: Path, sidecar: Sidecar) -> None:
+    """SNOMED CT has 413448000 and 413448001; six digits would make one class of them."""
+    codes = dict(zip(COLUMNS, (413448000, 413448001, 413448000, 7), strict=True))
+    targets = read_targets(with_column(sidecar, "code", {s: kind(c) for s, c in codes.items()}), code(), weak)
+    names = sorted(("7", "413448000", "413448001"), key=str if kind is str else int)
+    assert targets.names == names
+    given = [names[number] for number in targets.values]
+    assert given == [str(codes[slide]) for slide in sidecar.tile_slide]
+
+
+def code() -> TrainConfig:
+    return config(target="patient:code")
+
+
+def with_column(sidecar: Sidecar, name: str, values: dict[str, Any]) -> Sidecar:
+    """Return a side-car whose slides have one column more."""
+    slides = [replace(s, patient_columns={**s.patient_columns, name: values.get(s.slide)}) for s in sidecar.slides]
+    return replace(sidecar, slides=tuple(slides))
+
+
+@pytest.mark.parametrize(("one", "other", "name"), [(1, "1", "1"), (True, "true", "true"), (0.5, "0.5", "0.5")])
+def test_two_values_of_one_name_are_refused(one: Any, other: Any, name: str, weak: Path, sidecar: Sidecar) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_targets(with_column(sidecar, "code", {"S0": one, "S2": other}), code(), weak)
+    first, second = (next(s.patient for s in sidecar.slides if s.slide == slide) for slide in ("S0", "S2"))
+    assert str(error.value) == (
+        f"{weak}: column 'code' of the patients' table has {one!r} for patient {first!r} and {other!r} for patient "
+        f"{second!r}, which are one class by name, {name!r}; write one of them as the other in the patients' table, "
+        "add it (slideduck add-patients STUDY TABLE) and export again"
+    )
+
+
+def test_the_site_is_a_target_like_any_other_column(weak: Path, sidecar: Sidecar) -> None:
+    sites = {"S0": "Kiel", "S1": "Bonn", "S2": None, "S3": "Kiel"}
+    of_sites = replace(sidecar, slides=tuple(replace(s, site=sites[s.slide]) for s in sidecar.slides))
+    targets = read_targets(of_sites, config(target="patient:site"), weak)
+    assert targets.names == ["Bonn", "Kiel"]
+    number = {"S0": 1, "S1": 0, "S2": -1, "S3": 1}
+    assert targets.values.tolist() == [number[slide] for slide in sidecar.tile_slide]
+    with pytest.raises(ConfigError) as error:
+        read_targets(of_sites, config(target="patient:Site"), weak)
+    assert str(error.value) == (
+        f"{weak}: target is 'patient:Site', but its side-car has no column 'Site' of the patients' table; it has site, "
+        "stage, age, ki67, genes, msi, her2; did you mean 'site'?: add the column (slideduck add-patients STUDY TABLE) "
+        "and export again"
+    )
 
 
 def test_labels_come_from_a_list_or_from_columns(weak: Path, sidecar: Sidecar) -> None:
