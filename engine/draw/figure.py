@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,17 @@ THUMBNAIL_PX = 1600
 _TEXT_COLOUR = "#222222"
 _LEGEND_CHARACTERS = 30
 
-#: Scripts that matplotlib's own font lacks are drawn by the first of these that is installed.
-_MORE_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Arial Unicode MS", "Hiragino Sans", "SimHei")
+#: Letters that matplotlib's own font lacks are drawn by the first of these that is installed and has them.
+_MORE_FONTS = (
+    "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans CJK TC", "Noto Sans JP",
+    "Noto Sans SC", "Noto Sans KR", "Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAGothic",
+    "IPAexGothic", "IPAPGothic", "TakaoGothic", "VL Gothic", "NanumGothic", "UnDotum", "Baekmuk Gulim",
+    "Droid Sans Fallback", "AR PL UMing CN", "Arial Unicode MS", "Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo",
+    "Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "Unifont",
+)  # fmt: skip
+
+#: Letters of which a warning was given already, where one is enough.
+_told: set[str] = set()
 
 
 def scale_bar_um(width_um: float) -> float:
@@ -116,34 +126,91 @@ def save_figure(figure: Figure, out: Path, *, dpi: int | None = None) -> None:
 
 
 @contextmanager
-def own_style(words: str) -> Iterator[None]:
+def own_style(words: str, *, page: bool = False, once: bool = False) -> Iterator[None]:
     """Draw in matplotlib's own style within a block; the user's settings are restored afterwards.
 
-    `words` are all that will be written: other fonts are taken for characters that matplotlib's own lacks.
+    Parameters
+    ----------
+    words : str
+        All that will be written: other fonts are taken for characters that matplotlib's own lacks.
+    page : bool
+        A page can be written instead, which a browser shows with its own fonts.
+    once : bool
+        Of the same letters that no font has, warn once in a process.
     """
     import matplotlib
-    from matplotlib.font_manager import fontManager, get_font
 
-    path_of = {font.name: font.fname for font in reversed(fontManager.ttflist) if font.weight == 400}
-    families = ["DejaVu Sans"]
-    lacking = {letter for letter in words if letter.isprintable()} - _letters(get_font(path_of["DejaVu Sans"]))
-    for name in _MORE_FONTS:
-        if name in path_of and lacking & (letters := _letters(get_font(path_of[name]))):
-            families.append(name)
-            lacking -= letters
-    if lacking:
-        warnings.warn(
+    families, lacking = _families(words)
+    if lacking and not (once and lacking <= _told):
+        _told.update(lacking)
+        told = (
             f"no installed font has {' '.join(sorted(lacking))}, drawn as boxes; install one that has, such as "
-            "Noto Sans CJK, or write a page (.html)",
-            stacklevel=5,
+            f"Noto Sans CJK (apt-get install fonts-noto-cjk){', or write a page (.html)' if page else ''}"
         )
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        if once:
+            # Of a line of ours nobody has to read.
+            warnings.warn_explicit(told, UserWarning, "slideduck", 1)
+        else:
+            warnings.warn(told, stacklevel=5)
+    with matplotlib.rc_context(), _without_words_of_fonts():
         matplotlib.rcdefaults()
         matplotlib.rcParams["font.family"] = families
         matplotlib.rcParams["text.color"] = _TEXT_COLOUR
         matplotlib.rcParams["hatch.linewidth"] = 0.5
         yield
+
+
+@contextmanager
+def _without_words_of_fonts() -> Iterator[None]:
+    """Keep matplotlib from a line for each letter that is missing, and each font that has no bold face."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _families(words: str) -> tuple[list[str], set[str]]:
+    """Return the fonts that write words between them, and the letters that none of them has."""
+    from matplotlib.font_manager import get_font
+
+    families = ["DejaVu Sans"]
+    lacking = {letter for letter in words if letter.isprintable()}
+    lacking -= _letters(get_font(_faces()["DejaVu Sans"]))
+    if lacking:
+        # matplotlib keeps a list of fonts: it does not know those that were installed since.
+        _add_new_fonts()
+    faces = _faces()
+    for name in _MORE_FONTS:
+        if name in faces and lacking & (letters := _letters(get_font(faces[name]))):
+            families.append(name)
+            lacking -= letters
+    return families, lacking
+
+
+def _faces() -> dict[str, str]:
+    """Return the file of each family, that of the usual weight or else of the nearest."""
+    from matplotlib.font_manager import fontManager
+
+    upright = [font for font in fontManager.ttflist if font.style == "normal"]
+    upright.sort(key=lambda font: -abs(int(font.weight) - 400) if str(font.weight).isdecimal() else -1000)
+    return {font.name: font.fname for font in upright}
+
+
+def _add_new_fonts() -> None:
+    """Tell matplotlib of fonts that were installed since it made its list."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {font.fname for font in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known:
+            # One that it cannot read is no reason to draw nothing.
+            with suppress(Exception):
+                fontManager.addfont(path)
 
 
 def keep_texts(figure: Figure) -> None:

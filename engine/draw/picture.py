@@ -114,7 +114,7 @@ def overlay(
     check_folder(out)
     drawn = read_drawn(handle, slide, grid=grid, tiles=tiles)
     picture, _ = thumbnail(drawn.file, max_px)
-    with own_style("".join([drawn.slide, *drawn.labels])):
+    with own_style("".join([drawn.slide, *drawn.labels]), page=True):
         figure, axes, across = slide_figure(drawn, picture, "antialiased" if out.suffix.lower() == ".png" else "none")
         # From here on everything is drawn in base pixels; the transform turns them into the axes' millimetres.
         from matplotlib.transforms import Affine2D

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import slideduck
-from slideduck.draw.figure import save_figure
+from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
@@ -90,7 +90,8 @@ def gradcam(
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)
     maps, probabilities = class_maps(trained, tiles)
-    save_figure(_draw(tiles, maps, probabilities, names, trained), out)
+    with own_style("".join([*names, *trained.classes])):
+        save_figure(_draw(tiles, maps, probabilities, names, trained), out)
     return out
 
 

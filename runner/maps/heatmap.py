@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import slideduck
 from slideduck.catalog.slides import usable_slide
-from slideduck.draw.figure import save_figure, scale_bar_um
+from slideduck.draw.figure import own_style, save_figure, scale_bar_um
 from slideduck.errors import ConfigError, StudyError
 from slideduck.interop.tiles import export_tiles
 from slideduck.palette import label_colours
@@ -129,9 +129,11 @@ def heatmap(
     mm = shown.mpp / 1000
     picture, _ = thumbnail(shown.file, max_px)
     of_class = {name: colours[name] for name in classes}
-    figure = _draw(_Scene(picture, shown.width * mm, shown.height * mm, mm, drawn, of_class))
-    figure.suptitle(f"{slide}    {report.run}, {report.grid}", x=0.01, ha="left", fontsize=10, fontweight="bold")
-    save_figure(figure, out)
+    title = f"{slide}    {report.run}, {report.grid}"
+    with own_style("".join([title, *of_class])):
+        figure = _draw(_Scene(picture, shown.width * mm, shown.height * mm, mm, drawn, of_class))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        save_figure(figure, out)
     return out
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from slideduck.errors import ConfigError
 from slideduck.runner.networks.heads import FitInput, PooledNetwork
+from slideduck.runner.networks.notorchvision import import_timm
 from slideduck.runner.networks.transformers_nets import Pixels, may_download, transformers
 from slideduck.runner.settings.modelnames import Encoder
 
@@ -72,12 +73,17 @@ def build_timm(
     ConfigError
         If timm is not installed, does not know the name, or has no weights of it on this machine.
     """
-    hint = "install it beside the torchvision of your torch: pip install timm"
     # Before timm imports the hub's client, which reads once whether it may ask a server.
     transformers()
     # Of pickled weights timm takes what torch reads by default: whatever it asks for, no code is to run.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    timm = _imported("timm", model, hint)
+    try:
+        timm = import_timm()
+    except ImportError as error:
+        raise ConfigError(
+            f"model {model!r} needs timm, which cannot be imported ({error}); install it, without the torchvision that "
+            "would replace your torch and that networks do not need: pip install --no-deps timm"
+        ) from error
     rates = {key: value for key, value in (("drop_rate", dropout), ("drop_path_rate", drop_path)) if value}
     try:
         if encoder is None:

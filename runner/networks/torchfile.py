@@ -11,8 +11,10 @@ import io
 import pickletools
 import zipfile
 import zlib
+from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 
@@ -36,6 +38,38 @@ _SAFE = frozenset(
     }
 )
 
+
+class _Plain:
+    """Stands in for a class of somebody else's: takes whatever it is made of, and keeps nothing."""
+
+    def __new__(cls, *_args: object, **_named: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object, **_named: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+#: Names in the checkpoints of training programs, for which `_Plain` stands in. What is named is not even imported.
+_PLAIN = {
+    name: type(name, (_Plain,), {})
+    for name in (
+        "argparse.Namespace",
+        *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+        *(f"numpy.dtypes.{kind}DType" for kind in ("Float16", "Float32", "Float64", "Int32", "Int64", "Bool")),
+        "numpy.dtype",
+        *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    )
+}
+
+#: What torch makes of such checkpoints by itself: sets, the bytes of numpy's numbers, and names of devices.
+_BY_TORCH = frozenset({"__builtin__.set", "builtins.set", "_codecs.encode", "torch.device"})
+
+#: Before 2.6 torch takes no stand-ins, and such files are refused.
+_TAKES_STAND_INS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
 _CHUNK = 1 << 20
 _LOCAL_HEADER = 30
 #: A file of before torch 1.6 is several pickles one after the other: a number, a version, the machine, what was saved
@@ -44,16 +78,27 @@ _LEGACY_PICKLES = 5
 
 
 class FileRefused(Exception):
-    """What is wrong with a file, in words that follow its name."""
+    """What is wrong with a file, in words that follow its name.
+
+    Attributes
+    ----------
+    is_code : bool
+        It may be a good file, and names more than tensors and plain values.
+    """
+
+    is_code = False
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, *, published: bool = False) -> Any:
     """Read what torch saved, onto the CPU.
 
     Parameters
     ----------
     path : Path
         The file.
+    published : bool
+        Take what training programs keep beside weights, too: settings in an ``argparse.Namespace``, numbers of numpy,
+        paths. None of their classes is made or called; each becomes a plain value, or nothing.
 
     Raises
     ------
@@ -63,14 +108,17 @@ def read_torch(path: Path) -> Any:
         If it is none of torch's, has changed since it was written, is packed, or holds more than tensors, numbers,
         texts, lists and dicts.
     """
+    published = published and _TAKES_STAND_INS
+    safe = _SAFE | (_PLAIN.keys() | _BY_TORCH if published else set())
     try:
         with path.open("rb") as file:
             if file.read(4) == b"PK\x03\x04":
-                _check_zip(file)
+                _check_zip(file, safe)
             else:
                 file.seek(0)
-                _refuse_code(file, _LEGACY_PICKLES)
-        return torch.load(path, map_location="cpu", weights_only=True)
+                _refuse_code(file, _LEGACY_PICKLES, safe)
+        with _standing_in(published):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, FileRefused):
         raise
     except Exception as error:  # torch raises whatever its parts do
@@ -78,7 +126,7 @@ def read_torch(path: Path) -> Any:
         raise FileRefused(f"not a file that can be read ({text[0] if text else type(error).__name__})") from error
 
 
-def _check_zip(file: IO[bytes]) -> None:
+def _check_zip(file: IO[bytes], safe: Set[str]) -> None:
     """Check the records of a zip against what its directory says of them, and the pickle among them."""
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
@@ -97,7 +145,7 @@ def _check_zip(file: IO[bytes]) -> None:
         pickled = [record for record in records if record.filename.endswith("/data.pkl")]
         if len(pickled) != 1:
             raise FileRefused("no file of torch: it is a zip without one record data.pkl")
-        _refuse_code(io.BytesIO(archive.read(pickled[0])), 1)
+        _refuse_code(io.BytesIO(archive.read(pickled[0])), 1, safe)
 
 
 def _check_record(file: IO[bytes], archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
@@ -122,28 +170,40 @@ def _check_record(file: IO[bytes], archive: zipfile.ZipFile, record: zipfile.Zip
         )
 
 
-def _refuse_code(file: IO[bytes], pickles: int) -> None:
+def _refuse_code(file: IO[bytes], pickles: int, safe: Set[str]) -> None:
     """Refuse pickles that name anything but what makes tensors; none of it is imported."""
     for _ in range(pickles):
         texts: list[str] = []
         try:
             for operation, value, _place in pickletools.genops(file):
                 if operation.name in ("GLOBAL", "INST"):
-                    _refuse_name(str(value).replace(" ", ".", 1))
+                    _refuse_name(str(value).replace(" ", ".", 1), safe)
                 elif operation.name == "STACK_GLOBAL":
-                    _refuse_name(".".join(texts[-2:]))
+                    _refuse_name(".".join(texts[-2:]), safe)
                 elif operation.name in ("EXT1", "EXT2", "EXT4"):
-                    _refuse_name(f"extension {value}")
+                    _refuse_name(f"extension {value}", safe)
                 elif "UNICODE" in operation.name:
                     texts = [*texts[-1:], str(value)]
         except (ValueError, UnicodeDecodeError) as error:
             raise FileRefused(f"not a file that can be read ({error})") from error
 
 
-def _refuse_name(name: str) -> None:
+def _refuse_name(name: str, safe: Set[str]) -> None:
     """Refuse a name that a pickle calls or makes an object of."""
-    if name not in _SAFE:
-        raise FileRefused(f"it holds more than tensors: reading it as it is would call {name}")
+    if name not in safe:
+        refusal = FileRefused(f"it holds more than tensors: reading it as it is would call {name}")
+        refusal.is_code = True
+        raise refusal
+
+
+def _standing_in(published: bool) -> AbstractContextManager[None]:
+    """Let torch take `_Plain` for the names that it stands in for, while it reads a file."""
+    if not published:
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.serialization.safe_globals(
+        [(stand_in, name) for name, stand_in in _PLAIN.items()]
+    )
+    return context
 
 
 def _size(file: IO[bytes]) -> int:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
+from slideduck.runner.networks.finding import Found, find, flat, under
+from slideduck.runner.networks.heads import PooledNetwork
 from slideduck.runner.networks.layers import head_of
+from slideduck.runner.networks.published import resampled, translate
 from slideduck.runner.networks.torchfile import FileRefused, read_torch
 from slideduck.runner.networks.transformers_nets import Pixels, inner_hf, is_rgb, load_hf, read_pixels
 from slideduck.words import counted
 
 __all__ = ["Weights", "load_pretrained", "load_weights", "read_weights"]
 
-#: Entries under which training programs keep the weights of a network.
-_NESTED = ("state_dict", "model", "teacher", "model_state_dict")
+#: What may lack: counters, which only an average over all batches reads, and a token of pretraining.
+_MAY_LACK = ("num_batches_tracked", "mask_token")
 
-#: What wrappers put before the names of weights.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
+#: What networks call their embeddings of positions.
+_POSITIONS = ("position_embeddings", "pos_embed")
+
+#: What they call tokens that stand for no place.
+_REGISTERS = ("register_tokens", "reg_token")
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,9 @@ class Weights:
     Attributes
     ----------
     path : Path
-        The file or folder that the user named.
+        The file or folder that the user named, and behind a ``#`` which of its weights, where it has several.
     tensors : mapping
-        By name.
+        By name; behind the keys of the dictionaries that they are in, joined by points.
     pixels : dict or None
         ``mean`` and ``std`` of the input that they were trained on, 0 to 255, where that is known.
     """
@@ -54,13 +61,17 @@ def read_weights(path: Path) -> Weights:
     path : Path
         A file of safetensors (``.safetensors``) or torch (``.pt``, ``.pth``, ``.bin``, ...), a folder that
         holds ``model.safetensors`` (perhaps in several parts) or ``pytorch_model.bin``, or a run's folder,
-        whose ``best.pt`` is taken.
+        whose ``best.pt`` is taken. Behind a ``#`` may stand the key, or what the names begin with, of the weights
+        that are meant: ``checkpoint.pth#teacher``.
 
     Raises
     ------
     ConfigError
         If there are none, or they cannot be read.
     """
+    if not path.exists() and "#" in path.name:
+        name, _, place = path.name.rpartition("#")
+        return _at(read_weights(path.with_name(name)), path, place)
     if not path.exists():
         raise ConfigError(f"weights: there is no {path}; give a file, or a folder with model.safetensors or a run")
     if path.is_file():
@@ -97,14 +108,11 @@ def _of_file(named: Path, file: Path) -> Weights:
 
             content: Any = load_file(file)
         else:
-            content = read_torch(file)
+            content = read_torch(file, published=True)
     except FileNotFoundError:
         raise ConfigError(f"weights: there is no {file}, of which {named} is made; get it as well") from None
     except FileRefused as error:
-        raise ConfigError(
-            f"weights: {file}: {error}; give a file of safetensors, which holds tensors alone: "
-            "safetensors.torch.save_file(network.state_dict(), FILE) writes one"
-        ) from error
+        raise ConfigError(f"weights: {file}: {error}; {_remedy(file, error)}") from error
     except Exception as error:  # the reader of safetensors raises whatever its parts do
         text = str(error).splitlines()
         raise ConfigError(
@@ -112,17 +120,39 @@ def _of_file(named: Path, file: Path) -> Weights:
             "get the file again"
         ) from error
     pixels = _pixels_of_run(content)
-    for key in _NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = {
-        name: value for name, value in (content.items() if isinstance(content, dict) else ()) if torch.is_tensor(value)
-    }
+    if isinstance(content, dict) and "config" in content and isinstance(content.get("model"), dict):
+        content = content["model"]  # Of a run of ours: not what it keeps beside to go on.
+    tensors = flat(content)
     if not tensors:
         raise ConfigError(f"weights: {file} holds no tensors by name; give what state_dict() of a network returns")
     _refuse_unusable(file, tensors)
     return Weights(named, tensors, pixels)
+
+
+def _remedy(file: Path, error: FileRefused) -> str:
+    """Return what to do about a file that is not read."""
+    if not error.is_code:
+        return (
+            "give a file of safetensors, which holds tensors alone: safetensors.torch.save_file(network.state_dict(), "
+            "FILE) writes one"
+        )
+    return (
+        "if you trust who made it, save its tensors alone where its own code is installed, with these three lines "
+        "(the last for the key under which it has them), and give weights.pt:\n"
+        "  import torch\n"
+        f"  content = torch.load({str(file)!r}, map_location='cpu', weights_only=False)\n"
+        "  torch.save(content.state_dict() if hasattr(content, 'state_dict') else content['state_dict'], 'weights.pt')"
+    )
+
+
+def _at(weights: Weights, named: Path, place: str) -> Weights:
+    """Return the weights at a place in a file: a key, or what names begin with."""
+    prefix = place.removesuffix(".") + "."
+    tensors = under(weights.tensors, prefix)
+    if not tensors:
+        firsts = sorted({name.partition(".")[0] for name in weights.tensors})
+        raise ConfigError(f"weights: {weights.path} has nothing at {place!r}; its names begin with {_some(firsts)}")
+    return Weights(named, tensors, weights.pixels)
 
 
 def _pixels_of_run(content: Any) -> Pixels | None:
@@ -171,13 +201,16 @@ def load_weights(network: nn.Module, weights: Weights, model: str) -> list[str]:
     ConfigError
         If a shape outside of the head differs, or nothing fits.
     """
-    head = head_of(network)
-    own = network.state_dict()
-    tensors = _named_as(weights.tensors, own)
-    inner = inner_hf(network)
+    source = str(weights.path)
+    head, own, inner = head_of(network), network.state_dict(), inner_hf(network)
+    found = find(weights.tensors, own, kind=_kind_of(inner), base=_base_of(network), source=source)
+    tensors = _named_as(found, network)
+    _refuse_registers(tensors, own, source, model)
+    notes = _resample(tensors, own)
+    judge = partial(_judge, network, source, model, place=_place(found))
     body = {name for name in own if not _is_of(name, head)}
     if inner is not None and not body <= set(tensors):
-        return _judge(network, str(weights.path), model, **_load_hf(network, weights=weights.tensors))
+        return [*judge(_load_hf(network, weights=tensors)), *notes]
     mismatched = [
         f"{name} {_shape(tensors[name])} there, {_shape(own[name])} here"
         for name in own
@@ -191,14 +224,14 @@ def load_weights(network: nn.Module, weights: Weights, model: str) -> list[str]:
     fitting = {name: value for name, value in tensors.items() if name in own and value.shape == own[name].shape}
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
-    told = _judge(network, str(weights.path), model, missing, unexpected, mismatched)
+    told = judge({"missing": missing, "unexpected": unexpected, "mismatched": mismatched})
     network.load_state_dict(fitting, strict=False)
-    return told
+    return [*told, *notes]
 
 
 def load_pretrained(network: nn.Module, folder: str, model: str) -> list[str]:
     """Load the weights of a folder or hub name into a network of transformers; see `load_weights`."""
-    return _judge(network, folder, model, **_load_hf(network, folder=folder))
+    return _judge(network, folder, model, _load_hf(network, folder=folder))
 
 
 def _load_hf(network: nn.Module, **source: Any) -> dict[str, list[str]]:
@@ -212,25 +245,34 @@ def _load_hf(network: nn.Module, **source: Any) -> dict[str, list[str]]:
 
 
 def _judge(
-    network: nn.Module, source: str, model: str, missing: list[str], unexpected: list[str], mismatched: list[str]
+    network: nn.Module,
+    source: str,
+    model: str,
+    report: Mapping[str, list[str]],
+    place: str = "",
 ) -> list[str]:
     """Return what the user should know of weights that were loaded, or refuse them."""
+    missing, unexpected, mismatched = (report[key] for key in ("missing", "unexpected", "mismatched"))
     head = head_of(network)
-    names = list(network.state_dict())
-    body = [name for name in names if not _is_of(name, head)]
+    lacking = [name for name in missing if not _is_of(name, head)]
+    idle = {name for name in lacking if name.endswith(_MAY_LACK)}
+    lacking = [name for name in lacking if name not in idle]
+    body = [name for name in network.state_dict() if not _is_of(name, head) and name not in idle]
     wrong = [text for text in mismatched if not _is_of(text, head)]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ConfigError(f"weights {source} do not fit model {model!r}: {'; '.join(wrong[:3])}{more}")
-    lacking = [name for name in missing if not _is_of(name, head)]
     if len(lacking) >= len(body):
         raise ConfigError(
             f"weights {source} do not fit model {model!r}: none of its {len(body)} tensors is among them; "
             f"they have {_some(unexpected)}, the model {_some(body)}"
         )
-    new_head = len(mismatched) > len(wrong) or any(_is_of(name, head) for name in missing)
-    told = [f"weights of {source}: {len(body) - len(lacking)} of {len(body)} tensors of the backbone are taken"]
-    told[0] += ", the head starts anew" if new_head else ", and the head"
+    told = [f"weights of {source}{place}: {len(body) - len(lacking)} of {len(body)} tensors of the backbone are taken"]
+    others = [text for text in mismatched if _is_of(text, head)]
+    if others:
+        told[0] += f", the head starts anew ({_outputs(others[0])})"
+    else:
+        told[0] += ", the head starts anew" if any(_is_of(name, head) for name in missing) else ", and the head"
     if lacking:
         told.append(f"warning: the weights lack {_some(lacking)}: these start anew")
     # A head or a pooler that the model does not have is what fine-tuning leaves behind.
@@ -240,13 +282,69 @@ def _judge(
     return told
 
 
-def _named_as(tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """Return weights under the names of the network's, where these differ by what a wrapper puts before them."""
-    candidates: list[dict[str, torch.Tensor]] = [dict(tensors)]
-    candidates += [{name.removeprefix(prefix): value for name, value in tensors.items()} for prefix in _PREFIXES]
-    candidates.append({f"backbone.{name}": value for name, value in tensors.items()})
-    # The first of the best: as they are, where that does as well.
-    return max(candidates, key=lambda named: len(named.keys() & own.keys()))
+def _outputs(text: str) -> str:
+    """Return the outputs of two heads of which a tensor differs, or what differs otherwise."""
+    sizes = re.search(r" (\d+)(?: x [\d x]+)? there, (\d+)", text)
+    return f"{sizes[1]} outputs there, {sizes[2]} here" if sizes and sizes[1] != sizes[2] else text
+
+
+def _kind_of(inner: Any | None) -> str:
+    """Return the kind of a network of transformers, empty for others."""
+    return str(inner.config.model_type) if inner is not None else ""
+
+
+def _base_of(network: nn.Module) -> str:
+    """Return what stands before the names of a network's backbone, and may lack in a file."""
+    if isinstance(network, PooledNetwork):
+        return "backbone."
+    inner = inner_hf(network)
+    return f"{inner.base_model_prefix}." if inner is not None else ""
+
+
+def _named_as(found: Found, network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return weights under the network's names, or those that transformers turns into them."""
+    inner, own, base = inner_hf(network), network.state_dict(), _base_of(network)
+    if inner is None:
+        # Of a backbone alone.
+        return {
+            base + name if name not in own and base + name in own else name: tensor
+            for name, tensor in found.tensors.items()
+        }
+    if found.layout is None:
+        return dict(found.tensors)
+    return translate(found.tensors, found.layout, f"{inner.base_model_prefix}.")
+
+
+def _place(found: Found) -> str:
+    """Return in words where in a file weights are, and whose names they have."""
+    behind = f", behind {found.prefix.removesuffix('.')!r}" if found.prefix else ""
+    return behind + (f", in the names of {found.layout.whose}" if found.layout else "")
+
+
+def _refuse_registers(
+    tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], source: str, model: str
+) -> None:
+    """Refuse weights of a network with register tokens for one without: it would compute something else."""
+    theirs = [tensor for name, tensor in tensors.items() if name.endswith(_REGISTERS)]
+    if theirs and not any(name.endswith(_REGISTERS) for name in own):
+        raise ConfigError(
+            f"weights {source} do not fit model {model!r}: they are of a network with {theirs[0].shape[-2]} register "
+            "tokens, and it has none; give weights without registers, or their own network, such as "
+            "timm:vit_small_patch14_reg4_dinov2"
+        )
+
+
+def _resample(tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
+    """Make embeddings of positions fit the network's grid of patches, and return what is to be told of it."""
+    theirs = [name for name in tensors if name.endswith(_POSITIONS)]
+    ours = [name for name in own if name.endswith(_POSITIONS)]
+    if len(theirs) != 1 or len(ours) != 1 or tensors[theirs[0]].shape == own[ours[0]].shape:
+        return []
+    made = resampled(tensors[theirs[0]], own[ours[0]])
+    if made is None:
+        return []
+    tensors[theirs[0]], words = made
+    return [f"their embeddings of positions are resampled: {words} patches"]
 
 
 def _is_of(name: str, module: str) -> bool:

@@ -103,9 +103,10 @@ def draw_curves(
     title : str
         Above the panels.
     """
-    figure = _figure(history, classes, best_epoch, title)
-    keep_texts(figure)
-    write_whole(out, lambda file: figure.savefig(file, format="png"))
+    with own_style("".join([title, *classes]), once=True):
+        figure = _figure(history, classes, best_epoch, title)
+        keep_texts(figure)
+        write_whole(out, lambda file: figure.savefig(file, format="png"))
 
 
 def _figure(history: Sequence[Mapping[str, Any]], classes: Sequence[str], best_epoch: int, title: str) -> Figure:

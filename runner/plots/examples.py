@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slideduck.draw.figure import keep_texts
+from slideduck.draw.figure import keep_texts, own_style
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.settings.recipe import parse_recipe
 from slideduck.runner.tasks.kinds import task_class
@@ -47,7 +47,8 @@ def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> Non
     kind = task_class(data.task)
     names = [kind.describe(data.classes, data.targets[row]) for row in rows.tolist()]
     augmented = augmenter.apply(batch.images_BCHW, 0)
-    _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, f"augment {augment}")
+    with own_style("".join(names), once=True):
+        _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, f"augment {augment}")
 
 
 def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:

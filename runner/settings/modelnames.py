@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["BUILT_IN", "ENCODERS", "LIBRARIES", "MODELS", "Encoder", "check_model", "is_own_model", "model_names"]
 
 #: ResNets with random weights; the first is the default.
-MODELS = ("resnet18", "resnet34", "resnet50")
+MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 #: Further configurations of transformers that are built by name, with random weights.
 BUILT_IN = ("vit-s16", "vit-b16", "dinov2-s14", "swin-t", "convnext-t")

@@ -294,8 +294,8 @@ def test_letters_that_no_font_has_are_told(study: sd.Study, tmp_path: Path) -> N
     done = CliRunner().invoke(cli, ["plot", "labels", str(study.path), "a", str(tmp_path / "out.png")])
     assert done.stdout == f"{tmp_path / 'out.png'}\n"
     assert done.stderr == (
-        "no installed font has \U000108e0, drawn as boxes; install one that has, such as Noto Sans CJK, "
-        "or write a page (.html)\n"
+        "no installed font has \U000108e0, drawn as boxes; install one that has, such as Noto Sans CJK "
+        "(apt-get install fonts-noto-cjk), or write a page (.html)\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_a_folder_of_transformers_gives_its_features_and_a_new_head(kind: str, f
     assert all(torch.equal(mine[name], theirs[name]) for name in body)
     assert built.told == (
         f"weights of {folders[kind]}: {len(body)} of {len(body)} tensors of the backbone are taken, "
-        "the head starts anew",
+        "the head starts anew (5 outputs there, 2 here)",
     )
     # The head is drawn by the seed, and not by what was loaded.
     again = build_network(config_of(folders[kind]), 2).network.state_dict()
@@ -290,7 +291,12 @@ def test_weights_come_from_files_under_the_names_of_wrappers(
     body = [name for name in mine if "classifier" not in name]
     assert all(torch.equal(mine[name], network.state_dict()[name]) for name in body)
     n = len(body)
-    assert built.told == (f"weights of {path}: {n} of {n} tensors of the backbone are taken, the head starts anew",)
+    behind = ("state_dict." if suffix == ".pt" else "") + prefix.replace("vit.", "")
+    place = f", behind {behind[:-1]!r}" if behind else ""
+    head = "" if prefix == "vit." else " (5 outputs there, 2 here)"
+    assert built.told == (
+        f"weights of {path}{place}: {n} of {n} tensors of the backbone are taken, the head starts anew{head}",
+    )
 
 
 def test_weights_that_lack_and_have_more_are_told(tmp_path: Path) -> None:
@@ -375,15 +381,54 @@ def test_models_that_are_not_there_are_refused_with_how_to_get_them(
 
 
 @pytest.mark.parametrize("model", ["uni", "timm:resnet50", "timm:hf-hub:MahmoodLab/UNI"])
-def test_timm_is_asked_for_where_it_is_missing(model: str) -> None:
-    if importlib.util.find_spec("timm"):
-        pytest.skip("timm is here")
+def test_timm_is_asked_for_where_it_is_missing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "timm.layers", raising=False)
     with pytest.raises(ConfigError) as error:
         build_network(TrainConfig(model=model), 2)
     assert str(error.value) == (
-        f"model {model!r} needs timm, which cannot be imported (No module named 'timm'); "
-        "install it beside the torchvision of your torch: pip install timm"
+        f"model {model!r} needs timm, which cannot be imported (import of timm halted; None in sys.modules); "
+        "install it, without the torchvision that would replace your torch and that networks do not need: "
+        "pip install --no-deps timm"
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+def test_a_network_of_timm_trains_predicts_and_starts_another(beton: Path, tmp_path: Path) -> None:
+    """It is one of the tiny networks that timm's own tests build."""
+    run = tmp_path / "run"
+    config = TrainConfig(model="timm:test_resnet", epochs=1, batch_size_per_rank=32, warmup_epochs=0)
+    train(beton, run, config, progress=False)
+    assert len(pq.read_table(evaluate(run, beton, split="val")["predictions"])) == 80
+    built = build_network(replace(config, seed=2, weights=str(run)), 2)
+    state = checkpoint.load(run / "best.pt")
+    assert all(torch.equal(value, built.network.state_dict()[name]) for name, value in state["model"].items())
+    n = len([name for name in state["model"] if not name.startswith("fc.")])
+    assert built.told == (f"weights of {run}: {n} of {n} tensors of the backbone are taken, and the head",)
+    # Where there is no torchvision, nobody else finds what stood in for it.
+    assert importlib.util.find_spec("torchvision") is not None or "torchvision" not in sys.modules
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+def test_an_encoder_of_timm_gets_its_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNI is a ViT-L: here with one block, since what the table says of it does not depend on its depth."""
+    from slideduck.runner.networks.notorchvision import import_timm
+
+    uni = ENCODERS["uni"]
+    small = replace(uni, arguments={**uni.arguments, "depth": 1, "embed_dim": 64, "num_heads": 2})
+    monkeypatch.setattr("slideduck.runner.networks.build.ENCODERS", {"uni": small})
+    theirs = import_timm().create_model(uni.architecture, num_classes=0, dynamic_img_size=True, **small.arguments)
+    torch.save({"model": {f"module.{name}": value for name, value in theirs.state_dict().items()}}, tmp_path / "uni.pt")
+    built = build_network(TrainConfig(model="uni", weights=str(tmp_path / "uni.pt")), 2)
+    n = len(theirs.state_dict())
+    assert built.told == (
+        f"weights of {tmp_path / 'uni.pt'}, behind 'model.module': {n} of {n} tensors of the backbone are taken, the "
+        "head starts anew",
+    )
+    assert isinstance(built.network, PooledNetwork)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(built.network.eval().features(images), theirs.eval()(images))
 
 
 @pytest.mark.parametrize("name", ["DenseNet121", "resnet18"])

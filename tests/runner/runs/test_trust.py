@@ -213,8 +213,12 @@ def test_weights_that_call_something_are_refused(tmp_path: Path, form: str) -> N
     with pytest.raises(ConfigError) as error:
         build_network(TrainConfig(**settings), 2)
     assert str(error.value) == (
-        f"weights: {path}: it holds more than tensors: reading it as it is would call posix.system; give a file of "
-        "safetensors, which holds tensors alone: safetensors.torch.save_file(network.state_dict(), FILE) writes one"
+        f"weights: {path}: it holds more than tensors: reading it as it is would call posix.system; if you trust who "
+        "made it, save its tensors alone where its own code is installed, with these three lines (the last for the key "
+        "under which it has them), and give weights.pt:\n"
+        "  import torch\n"
+        f"  content = torch.load({str(path)!r}, map_location='cpu', weights_only=False)\n"
+        "  torch.save(content.state_dict() if hasattr(content, 'state_dict') else content['state_dict'], 'weights.pt')"
     )
     assert not trap.exists()
 

@@ -11,9 +11,9 @@ from slideduck.errors import ConfigError
 from slideduck.runner.settings.train_config import GROUPS, TrainConfig
 
 KNOWN = (
-    "resnet18, resnet34, resnet50, vit-s16, vit-b16, dinov2-s14, swin-t, convnext-t, uni, uni2, virchow, virchow2, "
-    "gigapath, h-optimus-0, h-optimus-1, phikon, phikon2, midnight, hf:NAME_OR_FOLDER, timm:NAME, monai:NAME, "
-    "or module:function"
+    "resnet18, resnet34, resnet50, resnet101, resnet152, vit-s16, vit-b16, dinov2-s14, swin-t, convnext-t, uni, uni2, "
+    "virchow, virchow2, gigapath, h-optimus-0, h-optimus-1, phikon, phikon2, midnight, hf:NAME_OR_FOLDER, timm:NAME, "
+    "monai:NAME, or module:function"
 )
 
 
