@@ -124,7 +124,7 @@ def export_model(
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_run(run, checkpoint, any_task=True, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 
