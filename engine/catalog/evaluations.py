@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +23,23 @@ from slideduck.store.sqlfiles import read_query
 from slideduck.words import counted
 
 __all__ = [
-    "EvaluationAdded", "PredictionFile", "add_missing_predictions", "add_predictions", "prediction_files",
+    "EvaluationAdded",
+    "PredictionFile",
+    "add_missing_predictions",
+    "add_predictions",
+    "delete_predictions",
+    "joint_probability",
+    "prediction_files",
     "read_prediction_file",
-]  # fmt: skip
+]
 
 #: Name of the evaluation that a run makes of its own validation tiles.
 VALIDATION = "validation"
 
 _COLUMNS = ("tile_id", "slide", "patient", "label", "predicted", "loss")
+_NUMBER_COLUMNS = ("tile_id", "slide", "patient", "loss")
+#: Between the labels of a tile that has several, and what stands where it has none of them.
+_SEPARATOR, _NONE_OF_THEM = ";", "-"
 
 
 @dataclass(frozen=True)
@@ -42,18 +51,22 @@ class PredictionFile:
     path : Path
         The Parquet.
     table : pyarrow.Table
-        Columns ``tile_id, slide, patient, label, predicted, loss`` and ``prob_CLASS`` for each class; at least one
-        row, and no NULL in them. There may be further columns.
+        Columns ``tile_id, slide, patient, loss``; of classes and labels ``label, predicted`` and ``prob_NAME`` for
+        each; of several labels also ``true_NAME``; of numbers ``true_NAME`` and ``predicted_NAME``. At least one row,
+        and no NULL in them. There may be further columns.
     classes : tuple of str
-        In the order of their numbers.
+        Names of the outputs, in order: classes, labels, or columns of numbers.
     facts : dict of str
         What the file says of itself: ``run``, ``epoch``, ``grid`` and others.
+    task : str
+        ``classification``, ``multi-label`` or ``regression``.
     """
 
     path: Path
     table: pa.Table
     classes: tuple[str, ...]
     facts: dict[str, str]
+    task: str = "classification"
 
     @property
     def name(self) -> str:
@@ -69,8 +82,12 @@ class PredictionFile:
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability of each class, (tiles, classes)."""
-        columns = [self.table[f"prob_{name}"].to_numpy() for name in self.classes]
+        """Probability of each class or label, (tiles, classes)."""
+        return self.outputs("prob_")
+
+    def outputs(self, prefix: str) -> npt.NDArray[np.float64]:
+        """Return the columns of all outputs that begin alike, (tiles, outputs)."""
+        columns = [self.table[prefix + name].to_numpy(zero_copy_only=False) for name in self.classes]
         return np.stack(columns, axis=1).astype(np.float64)
 
 
@@ -83,9 +100,9 @@ class EvaluationAdded(Shown):
     run, evaluation : str
         Its key in the tables.
     tiles, errors : int
-        Tiles, and those of them that are predicted to be of another class than their label.
+        Tiles, and those of them that are predicted to be of another class, or to have other labels; 0 of numbers.
     relabelled : int
-        Tiles to which the study gives another label now, or none.
+        Tiles to which the study gives another label now, or none; 0 of numbers.
     unknown : int
         Tiles that the study does not have, or whose labels there are out of date.
     """
@@ -113,34 +130,55 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
         table = read_parquet(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: not a Parquet file that can be read ({error}); evaluate again") from error
-    classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))
-    problem = _problem(table, classes)
-    if problem:
-        raise RunError(f"{path}: not predictions of labelled tiles ({problem}); evaluate again")
     metadata = table.schema.metadata or {}
     facts = {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in metadata.items()
         if not key.startswith(b"ARROW")
     }
-    return PredictionFile(path, table, classes, facts)
+    task = facts.get("task") or _task_of(table.column_names)
+    prefix = "predicted_" if task == "regression" else "prob_"
+    classes = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
+    problem = _problem(table, classes, task)
+    if problem:
+        raise RunError(f"{path}: not predictions of labelled tiles ({problem}); evaluate again")
+    return PredictionFile(path, table, classes, facts, task)
 
 
-def _problem(table: pa.Table, classes: Sequence[str]) -> str | None:
+def _task_of(columns: Sequence[str]) -> str:
+    """Return the task of predictions that do not name it, by their columns."""
+    is_class = "label" in columns or not any(name.startswith("true_") for name in columns)
+    return "classification" if is_class else "regression"
+
+
+def _problem(table: pa.Table, classes: Sequence[str], task: str) -> str | None:
     """Return why a table cannot be used, or None."""
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+    fixed = _NUMBER_COLUMNS if task == "regression" else _COLUMNS
+    missing = [name for name in fixed if name not in table.column_names]
     if missing:
         return f"it lacks the column {', '.join(missing)}"
     if not classes:
         return "it has no column prob_CLASS"
     if not table.num_rows:
         return "it is empty"
-    needed = [*_COLUMNS, *(f"prob_{name}" for name in classes)]
+    prefixes = {"classification": ("prob_",), "multi-label": ("true_", "prob_")}.get(task, ("true_", "predicted_"))
+    needed = [*fixed, *(prefix + name for name in classes for prefix in prefixes)]
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        return f"it lacks the column {', '.join(missing)}"
     empty = [name for name in needed if table[name].null_count]
     if empty:
         return f"there are NULLs in {', '.join(empty)}"
+    return None if task == "regression" else _unknown_name(table, classes, task)
+
+
+def _unknown_name(table: pa.Table, classes: Sequence[str], task: str) -> str | None:
+    """Return which label or predicted class a table has no probability of, or None."""
+    known = set(classes) if task == "classification" else {*classes, _NONE_OF_THEM}
     for name in ("label", "predicted"):
-        unknown = sorted(set(table[name].unique().to_pylist()) - set(classes))
+        found = table[name].unique().to_pylist()
+        parts = found if task == "classification" else [part for one in found for part in one.split(_SEPARATOR)]
+        unknown = sorted(set(parts) - known)
         if unknown:
             return f"{name} {unknown[0]!r} has no column of probabilities"
     return None
@@ -243,6 +281,12 @@ def _key(file: PredictionFile) -> tuple[str, str]:
     return file.facts["run"], file.name
 
 
+def delete_predictions(handle: Handle, condition: str, values: Mapping[str, object]) -> None:
+    """Delete what networks said of tiles that meet a condition, inside a transaction; features stay."""
+    for table in ("predictions", "predicted_numbers"):
+        handle.con.execute(f"DELETE FROM {table} WHERE {condition}", values)
+
+
 def _check(handle: Handle, file: PredictionFile, run: str, *, overwrite: bool) -> None:
     """Refuse predictions of tiles that are not of this study, or that would mix two runs."""
     grids = grid_names(handle)
@@ -276,16 +320,14 @@ def _others(handle: Handle, file: PredictionFile, run: str) -> list[str]:
 def _remove_others(handle: Handle, file: PredictionFile, run: str) -> None:
     """Delete evaluations of another folder of the same name; inside a transaction."""
     if _others(handle, file, run):
-        handle.con.execute("DELETE FROM evaluated_tiles WHERE run = $run", {"run": run})
-        handle.con.execute("DELETE FROM evaluations WHERE run = $run", {"run": run})
+        _delete_evaluations(handle, "run = $run", {"run": run})
 
 
 def _add(handle: Handle, file: PredictionFile, run: str, evaluation: str) -> EvaluationAdded:
     """Replace one evaluation; inside a transaction."""
     key = {"run": run, "evaluation": evaluation}
-    handle.con.execute("DELETE FROM evaluated_tiles WHERE run = $run AND evaluation = $evaluation", key)
-    handle.con.execute("DELETE FROM evaluations WHERE run = $run AND evaluation = $evaluation", key)
-    facts, probabilities = file.facts, file.probabilities
+    _delete_evaluations(handle, "run = $run AND evaluation = $evaluation", key)
+    facts = file.facts
     handle.con.execute(
         "INSERT INTO evaluations VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         [
@@ -302,15 +344,55 @@ def _add(handle: Handle, file: PredictionFile, run: str, evaluation: str) -> Eva
             file.table.num_rows,
         ],
     )
-    offsets = pa.array(np.arange(len(probabilities) + 1, dtype=np.int32) * len(file.classes))
-    incoming = file.table.select(_COLUMNS)
-    incoming = incoming.append_column("probability", pa.array(probabilities.max(axis=1)))
-    lists = pa.ListArray.from_arrays(offsets, pa.array(probabilities.ravel()))
-    incoming = incoming.append_column("probabilities", lists)
-    with registered(handle.con, "incoming_tiles", incoming):
-        values = {**key, "grid": facts["grid"], "classes": list(file.classes)}
-        handle.con.execute(read_query("insert_evaluated_tiles"), values)
+    if file.task == "regression":
+        unknown = _add_numbers(handle, file, key)
+        return EvaluationAdded(run, evaluation, file.table.num_rows, 0, 0, unknown)
+    _add_classes(handle, file, key)
     counts = handle.con.execute(read_query("count_evaluated"), key).fetchone()
     assert counts is not None
     errors, unknown, relabelled = counts
     return EvaluationAdded(run, evaluation, file.table.num_rows, errors, relabelled, unknown)
+
+
+def _add_classes(handle: Handle, file: PredictionFile, key: Mapping[str, str]) -> None:
+    """Insert what was said of classes or labels; inside a transaction."""
+    probabilities = file.probabilities
+    # Of all labels being as they are predicted, each by its own probability.
+    sure = probabilities.max(axis=1) if file.task == "classification" else joint_probability(probabilities)
+    incoming = file.table.select(_COLUMNS)
+    incoming = incoming.append_column("probability", pa.array(sure))
+    incoming = incoming.append_column("probabilities", _lists(probabilities))
+    with registered(handle.con, "incoming_tiles", incoming):
+        values = {**key, "grid": file.facts["grid"], "classes": list(file.classes)}
+        handle.con.execute(read_query("insert_evaluated_tiles"), values)
+
+
+def _add_numbers(handle: Handle, file: PredictionFile, key: Mapping[str, str]) -> int:
+    """Insert what was said of numbers, inside a transaction; return how many tiles the study does not have."""
+    incoming = file.table.select(["tile_id", "slide", "patient"])
+    incoming = incoming.append_column("observed", _lists(file.outputs("true_")))
+    incoming = incoming.append_column("numbers", _lists(file.outputs("predicted_")))
+    with registered(handle.con, "incoming_tiles", incoming):
+        values = {**key, "grid": file.facts["grid"], "targets": list(file.classes)}
+        handle.con.execute(read_query("insert_evaluated_numbers"), values)
+        row = handle.con.execute(read_query("count_unknown"), {"grid": file.facts["grid"]}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def joint_probability(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the probability, (tiles,), that all labels are as they are predicted, as if they were independent."""
+    sure = np.maximum(probabilities, 1 - probabilities).astype(np.float64)
+    return np.asarray(sure.prod(axis=1))
+
+
+def _lists(values: npt.NDArray[np.float64]) -> pa.Array:
+    """Return the rows of a table of numbers as lists."""
+    offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
+
+
+def _delete_evaluations(handle: Handle, condition: str, values: Mapping[str, str]) -> None:
+    """Delete the evaluations that meet a condition; inside a transaction."""
+    for table in ("evaluated_tiles", "evaluated_numbers", "evaluations"):
+        handle.con.execute(f"DELETE FROM {table} WHERE {condition}", values)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slideduck.catalog.evaluations import delete_predictions
 from slideduck.catalog.features import delete_features
 from slideduck.catalog.label_sets import delete_set_rows
 from slideduck.errors import StudyError
@@ -162,7 +163,7 @@ def delete_computed(handle: Handle, slides: Sequence[str]) -> None:
 def delete_seen(handle: Handle, slides: Sequence[str]) -> None:
     """Delete what networks said of slides, inside a transaction: predictions and features of their tiles."""
     names = {"names": list(slides)}
-    handle.con.execute("DELETE FROM predictions WHERE list_contains($names, slide)", names)
+    delete_predictions(handle, "list_contains($names, slide)", names)
     delete_features(handle, "list_contains($names, slide)", names)
 
 

@@ -53,10 +53,10 @@ SECTIONS = {
         "train": "Train a network on a BETON that `slideduck export` made.",
         "evaluate": "Compute the metrics of a RUN's network on any BETON, and write its predictions.",
         "predict": "Predict every tile of a grid, straight from the slides, into the table predictions of a STUDY.",
-        "heatmap": "Draw a SLIDE of a STUDY with the probability of each class over it.",
+        "heatmap": "Draw a SLIDE of a STUDY with the probability of each class or label, or each number, over it.",
         "features": "Compute the penultimate layer of a RUN's network for every tile.",
-        "gradcam": "Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or "
-        ".svg.",
+        "gradcam": "Draw tiles of a STUDY or a BETON with what speaks for each class, label or number (.png, .pdf, "
+        ".svg).",
         "export-model": "Write a RUN's network into OUT for other programs: .onnx or .safetensors.",
         "plot": "Draw what a study knows, as a picture or as a page to zoom in.",
     },

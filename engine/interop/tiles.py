@@ -126,6 +126,11 @@ def export_tiles(
     tiles are in memory as text, whatever the number of tiles.
     """
     with translated():
+        if merge and run is not None and _says_numbers(handle, run):
+            raise StudyError(
+                f"the run {run!r} predicts numbers, of which there is no annotation for each class; leave `merge` out: "
+                "each tile then has its numbers as measurements"
+            )
         grid, names = _where_to(handle, grid, run, slides)
         offsets = written_offsets(handle, names, frame, is_needed=True)
         tiles = _tiles(handle, grid, run, where)
@@ -166,7 +171,9 @@ def _where_to(handle: Handle, grid: str | None, run: str | None, slides: Sequenc
         if run not in runs:
             raise StudyError(f"{handle.name} has no run {run!r}; it has {', '.join(runs) or 'none'}")
         predicted = handle.con.execute(
-            "SELECT DISTINCT grid FROM predictions WHERE run = $run", {"run": run}
+            "SELECT DISTINCT grid FROM predictions WHERE run = $run "
+            "UNION SELECT DISTINCT grid FROM predicted_numbers WHERE run = $run",
+            {"run": run},
         ).fetchall()
         if grid is None and len(predicted) == 1:
             ((grid,),) = predicted
@@ -190,11 +197,18 @@ def _tiles(handle: Handle, grid: str, run: str | None, where: str | None) -> duc
     """Return the tiles that are meant, with their label or predicted class, and what is measured of each."""
     if run is None:
         return labels(handle, where or _LABELLED, grid=grid).project(_COLUMNS)
-    predicted = handle.con.sql(read_query("list_predicted_tiles"), params={"run": run, "grid": grid})
+    query = "list_predicted_numbers" if _says_numbers(handle, run) else "list_predicted_tiles"
+    predicted = handle.con.sql(read_query(query), params={"run": run, "grid": grid})
     if where is None:
         return predicted
     chosen = labels(handle, where, grid=grid).project("tile_id").set_alias("chosen")
     return predicted.set_alias("predicted").join(chosen, "tile_id", how="semi")
+
+
+def _says_numbers(handle: Handle, run: str) -> bool:
+    """Return whether a run predicts numbers."""
+    query = "SELECT 1 FROM predicted_numbers WHERE run = $run LIMIT 1"
+    return handle.con.execute(query, {"run": run}).fetchone() is not None
 
 
 def _why_nothing(grid: str, run: str | None, where: str | None) -> str:
@@ -212,8 +226,13 @@ class _Writer:
         measured = ["coverage"]
         if run is not None:
             ((classes,),) = handle.con.execute("SELECT classes FROM runs WHERE run = $run", {"run": run}).fetchall()
-            names += classes
-            measured = [*(f"probability {name}" for name in classes), "entropy", "mutual information"]
+            if _says_numbers(handle, run):
+                measured = [*classes, *(f"deviation {name}" for name in classes)]
+            else:
+                said = handle.con.execute("SELECT DISTINCT predicted FROM predictions WHERE run = $run", {"run": run})
+                # Of several labels, what is said of a tile may be no label of its own, such as a;b.
+                names += dict.fromkeys([*classes, *sorted(text for (text,) in said.fetchall())])
+                measured = [*(f"probability {name}" for name in classes), "entropy", "mutual information"]
         # The colours of the pictures of ROIs and of predictions.
         self._colours = label_colours(names)
         self._tile_ids, self._merged_ids = id_space("tile", grid, run), id_space("tiles", grid, run)

@@ -16,10 +16,14 @@ from slideduck.words import counted
 __all__ = ["SCHEMA_VERSION", "is_outdated", "prepare"]
 
 #: Version of ``sql/schema.sql``; a change of it comes with a script in ``sql/migrations/``.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: Script that makes each version from the one before it.
-_MIGRATIONS = {2: "migrations/0002_frames_and_repairs.sql", 3: "migrations/0003_labels_from_elsewhere.sql"}
+_MIGRATIONS = {
+    2: "migrations/0002_frames_and_repairs.sql",
+    3: "migrations/0003_labels_from_elsewhere.sql",
+    4: "migrations/0004_predicted_numbers.sql",
+}
 
 
 def prepare(con: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> None:

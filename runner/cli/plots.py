@@ -104,7 +104,8 @@ def pr(run: Path, out: Path, **options: Any) -> None:
 def confusion(run: Path, out: Path, **options: Any) -> None:
     """Draw how many tiles of each class are predicted to be of each (.png, .pdf, .svg).
 
-    RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote.
+    Of a run that learnt numbers, draw the predicted ones over the observed. RUN is a run's folder, or a Parquet that
+    `slideduck evaluate` wrote.
     """
     _check(run, out, options["dpi"])
     from slideduck.runner.plots.scores import plot_confusion

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from slideduck.cli.printing import Output, print_rows
+from slideduck.runner.scores.notes import notes_of
 from slideduck.words import print_line, printable
 
 __all__ = ["print_by", "print_metrics", "print_summary", "print_thresholds"]
@@ -74,6 +75,8 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
         )
     elif "ci95/note" in metrics:
         print_line(metrics["ci95/note"])
+    for note in notes_of(metrics):
+        print_line(printable(note))
 
 
 def print_thresholds(thresholds: Mapping[str, Any], title: str) -> None:
@@ -120,7 +123,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             "pooled": pooled.get(name),
         }
         for name, entry in summary["metrics"].items()
-        if name.split("/")[-1] not in ("tiles", "slides", "patients")
+        if name.split("/")[-1] not in ("tiles", "slides", "patients", "mixed", "ties")
     ]
     kinds = {"metric": pa.string(), "n": pa.int64()}
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
@@ -128,7 +131,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     print_rows(
         pa.Table.from_pylist(rows, schema),
         Output(),
-        title=f"over the n {of} where it is defined; intervals of the mean by Student's t; pooled: each tile once",
+        title=f"over the n {of} where it is defined; intervals of the mean by Student's t, of shares within 0 and 1; "
+        "pooled: each tile once",
     )
 
 

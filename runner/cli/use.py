@@ -19,6 +19,10 @@ from slideduck.words import counted, message, print_line
 
 __all__ = ["evaluate", "export_model", "features", "gradcam", "heatmap", "predict"]
 
+ONLY = click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this class, label or number; may be repeated.  [default: all]"
+)
+
 
 @runner_command(epilog=example("slideduck evaluate runs/first tiles.beton --split val"))
 @RUN
@@ -116,7 +120,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     type=click.Choice(["none", "d4"]),
     default="none",
     show_default=True,
-    help="d4 is the mean of the probabilities over the eight positions of each tile.",
+    help="d4 is the mean over the eight positions of each tile.",
 )
 @click.option(
     "--mc-dropout",
@@ -136,8 +140,9 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
 def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     """Predict every tile of a grid, straight from the slides, into the table predictions of a STUDY.
 
-    Slides that this checkpoint has predicted are passed over, so that a call that was stopped goes on. With a
-    BETON, predict all of its tiles, those without a label too, into a Parquet file.
+    Numbers, of --task regression, go into the table predicted_numbers. Slides that this checkpoint has predicted
+    are passed over, so that a call that was stopped goes on. With a BETON, predict all of its tiles, those without a
+    label too, into a Parquet file.
     """
     from slideduck.runner.cli.first import check_names, require_checkpoint
 
@@ -193,6 +198,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
 @STUDY
 @click.argument("slide")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@ONLY
 @GRID
 @CHECKPOINT
 @TRUST
@@ -210,7 +216,7 @@ def _predict_beton(run: Path, beton: Path, out: Path | None, as_json: bool, **op
     help="Corner that GeoJSON counts from: bounds, of what was scanned, as QuPath has it; level0, of the slide.",
 )
 def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> None:
-    """Draw a SLIDE of a STUDY with the probability of each class over it.
+    """Draw a SLIDE of a STUDY with the probability of each class or label, or each number, over it.
 
     OUT is a .png, .pdf or .svg; or a .geojson, which QuPath opens over the slide. Where tiles overlap, each place
     shows the mean of those that cover it. Where the slide is not predicted yet, it is predicted first.
@@ -282,11 +288,15 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
 @SOURCE
 @click.argument("tile_ids", metavar="TILE_ID...", nargs=-1, required=True)
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@ONLY
 @GRID
 @CHECKPOINT
 @TRUST
 def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Draw tiles of a STUDY or a BETON with what speaks for each class, by Grad-CAM, as .png, .pdf or .svg."""
+    """Draw tiles of a STUDY or a BETON with what speaks for each class, label or number (.png, .pdf, .svg).
+
+    By Grad-CAM; of a number it shows what raises it.
+    """
     import slideduck
     from slideduck.runner.cli.first import check_names, check_picture_of, check_source, require_checkpoint
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
@@ -29,10 +30,12 @@ class SlideMap:
 
     Attributes
     ----------
-    probabilities : ndarray of float32, (rows, columns, classes)
-        NaN where no tile lies.
+    given : ndarray of float32, (rows, columns, outputs)
+        Probabilities of classes or labels, or numbers; NaN where no tile lies.
     mutual_information : ndarray of float32, (rows, columns), or None
         Nats; None where the predictions have none.
+    deviation : ndarray of float32, (rows, columns, outputs), or None
+        Of numbers, over the passes; None where the predictions have none.
     left, top, cell : float
         Corner of the first cell, and side of a cell, base pixels.
     tiles : int
@@ -41,8 +44,9 @@ class SlideMap:
         Whether tiles overlap.
     """
 
-    probabilities: NDArray[np.float32]
+    given: NDArray[np.float32]
     mutual_information: NDArray[np.float32] | None
+    deviation: NDArray[np.float32] | None
     left: float
     top: float
     cell: float
@@ -104,7 +108,7 @@ def blend(
 
 
 def read_map(
-    study: Study, run: str, grid: str, slide: str, classes: Sequence[str], *, window: str = "flat"
+    study: Study, run: str, grid: str, slide: str, names: Sequence[str], *, window: str = "flat", numbers: bool = False
 ) -> SlideMap:
     """Return the map of a slide from the predictions of a run that a study holds.
 
@@ -114,30 +118,42 @@ def read_map(
         The study.
     run, grid, slide : str
         Names.
-    classes : sequence of str
-        In the order of the map's last axis.
+    names : sequence of str
+        Classes, labels or columns of numbers, in the order of the map's last axis.
     window : str
         See `blend`.
+    numbers : bool
+        Whether the run says numbers, in place of probabilities.
     """
-    where = {"run": run, "grid": grid, "slide": slide}
-    rows = study.con.execute(read_query("list_predictions"), {**where, "classes": list(classes)}).to_arrow_table()
+    query, outputs = ("list_numbers", "targets") if numbers else ("list_predictions", "classes")
+    values = {"run": run, "grid": grid, "slide": slide, outputs: list(names)}
+    rows = study.con.execute(read_query(query), values).to_arrow_table()
     place = study.con.execute(read_query("find_slide_grid"), {"grid": grid, "slide": slide}).fetchone()
     assert place is not None
     n_columns, n_rows, extract_px, stride, origin_x, origin_y = place
-    # The last is the mutual information.
-    values = np.full((n_rows, n_columns, len(classes) + 1), np.nan)
-    at = rows["grid_y"].to_numpy(), rows["grid_x"].to_numpy()
-    flat = rows["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    values[..., :-1][at] = flat.reshape(-1, len(classes))
-    is_uncertain = len(rows) > 0 and rows["mutual_information"].null_count == 0
-    values[..., -1][at] = rows["mutual_information"].to_numpy() if is_uncertain else 0
-    blended, cell = blend(values, extract_px, stride, window)
+    layers = [_layer(rows, name, len(names)) for name in ("given", "mutual_information", "deviations")]
+    there = [layer for layer in layers if layer is not None]
+    laid = np.full((n_rows, n_columns, sum(layer.shape[1] for layer in there)), np.nan)
+    laid[rows["grid_y"].to_numpy(), rows["grid_x"].to_numpy()] = np.concatenate(there, axis=1)
+    blended, cell = blend(laid, extract_px, stride, window)
+    has_information, has_deviation = layers[1] is not None, layers[2] is not None
     return SlideMap(
-        probabilities=blended[..., :-1],
-        mutual_information=blended[..., -1] if is_uncertain else None,
+        given=blended[..., : len(names)],
+        mutual_information=blended[..., -1] if has_information else None,
+        deviation=blended[..., -len(names) :] if has_deviation else None,
         left=origin_x,
         top=origin_y,
         cell=cell,
         tiles=len(rows),
         overlaps=stride < extract_px,
     )
+
+
+def _layer(rows: pa.Table, name: str, n_outputs: int) -> NDArray[np.float64] | None:
+    """Return what a column says of tiles, (tiles, numbers); None where it says nothing."""
+    if name not in rows.column_names or (name != "given" and (not len(rows) or rows[name].null_count)):
+        return None
+    column = rows[name].combine_chunks()
+    if name == "mutual_information":
+        return np.asarray(column.to_numpy(), np.float64)[:, None]
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(-1, n_outputs)

@@ -1,8 +1,9 @@
-"""Grad-CAM: which part of a tile speaks for a class.
+"""Grad-CAM: which part of a tile speaks for a class or a label, or raises a number.
 
 Selvaraju et al., Grad-CAM: Visual explanations from deep networks via gradient-based localization, 2017. With y the
 logit of a class and A the K maps of the last layer that still has a place in the tile, a_k is the mean of dy/dA_k over
-all places, and the map of the class is max(0, sum_k a_k A_k). Evidence against it is left out.
+all places, and the map of the class is max(0, sum_k a_k A_k). Evidence against it is left out. The outputs for labels
+and numbers take the place of logits.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from torch import nn
 import slideduck
 from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
+from slideduck.runner.maps.heatmap import chosen_outputs
 from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.runner.scores.predictions import THRESHOLD
 from slideduck.study import Study
 
 __all__ = ["class_maps", "gradcam"]
@@ -42,11 +45,12 @@ def gradcam(
     tile_ids: Sequence[str],
     out: Path | str,
     *,
+    only: Sequence[str] = (),
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
 ) -> Path:
-    """Draw tiles, and over each the Grad-CAM of every class.
+    """Draw tiles, and over each the Grad-CAM of every class, label or number.
 
     Parameters
     ----------
@@ -58,6 +62,8 @@ def gradcam(
         Names of tiles, in the order of the rows of the picture; at most 24.
     out : path
         Picture to write, ``.png``, ``.pdf`` or ``.svg``.
+    only : sequence of str
+        Names of classes, labels or numbers to draw, in that order; default all.
     grid : str, optional
         Name of a grid of the study; default the one that the network was trained on.
     checkpoint : str
@@ -73,7 +79,7 @@ def gradcam(
     Raises
     ------
     ConfigError
-        If no tile is named, or too many are.
+        If no tile is named, or too many are; or the network has no such output.
     StudyError
         If a tile is not there.
     RunError
@@ -87,16 +93,17 @@ def gradcam(
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source, sealed=True))
         trained = load_run(run, checkpoint, trust=trust)
+        shown = chosen_outputs(trained, only)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)
-    maps, probabilities = class_maps(trained, tiles)
+    maps, given = class_maps(trained, tiles)
     with own_style("".join([*names, *trained.classes])):
-        save_figure(_draw(tiles, maps, probabilities, names, trained), out)
+        save_figure(_draw(tiles, maps, given, names, trained, [trained.classes.index(name) for name in shown]), out)
     return out
 
 
 def class_maps(trained: TrainedModel, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the Grad-CAM of each class, and its probability.
+    """Return the Grad-CAM of each class, label or number, and what the network gives: probabilities or numbers.
 
     Parameters
     ----------
@@ -107,9 +114,9 @@ def class_maps(trained: TrainedModel, tiles: NDArray[np.uint8]) -> tuple[NDArray
 
     Returns
     -------
-    maps : ndarray of float32, (n, classes, tile_px, tile_px)
-        Not less than 0, of any scale, brought to the tile's size bilinearly; comparable between the classes of a tile.
-    probabilities : ndarray of float32, (n, classes)
+    maps : ndarray of float32, (n, outputs, tile_px, tile_px)
+        Not less than 0, of any scale, brought to the tile's size bilinearly; comparable between the outputs of a tile.
+    given : ndarray of float32, (n, outputs)
 
     Raises
     ------
@@ -146,7 +153,7 @@ def class_maps(trained: TrainedModel, tiles: NDArray[np.uint8]) -> tuple[NDArray
         maps.append(torch.relu((weights * values).sum(dim=1)))
     small = torch.stack(maps, dim=1)
     large = nn.functional.interpolate(small.float(), tiles.shape[1:3], mode="bilinear", align_corners=False)
-    return large.cpu().numpy(), logits.detach().softmax(1).cpu().numpy()
+    return large.cpu().numpy(), trained.task.given(logits.detach()).cpu().numpy()
 
 
 def _last_that_bears(made: Sequence[torch.Tensor], logits: torch.Tensor, trained: TrainedModel) -> torch.Tensor:
@@ -208,33 +215,44 @@ def _read(source: TileSource, names: Sequence[str], where: str) -> NDArray[np.ui
 def _draw(
     tiles: NDArray[np.uint8],
     maps: NDArray[np.float32],
-    probabilities: NDArray[np.float32],
+    given: NDArray[np.float32],
     names: Sequence[str],
     trained: TrainedModel,
+    shown: Sequence[int],
 ) -> Any:
-    """Return a figure with a row for each tile: itself, and the map of each class over it."""
+    """Return a figure with a row for each tile: itself, and the map of each output that is shown over it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_columns = 1 + len(trained.classes)
+    n_columns = 1 + len(shown)
     size = (n_columns * (_PANEL_INCHES + 0.1), len(tiles) * (_PANEL_INCHES + 0.3) + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(tiles), n_columns, squeeze=False)
+    bold = _is_said(trained, given)
     for row, tile in enumerate(tiles):
         # One scale a tile: a class that hardly anything speaks for stays dark.
-        most = max(float(maps[row].max()), 1e-12)
+        most = max(float(maps[row, shown].max()), 1e-12)
         grey = np.repeat(tile.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
         for column, panel in enumerate(axes[row]):
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set(color="#B0B0B0", linewidth=0.5)
             panel.imshow(grey if column else tile, interpolation="nearest")
-            title = names[row]
+            title, weight = names[row], "normal"
             if column:
-                panel.imshow(maps[row, column - 1], cmap="inferno", vmin=0, vmax=most, alpha=_OPACITY)
-                likeliest = column - 1 == int(probabilities[row].argmax())
-                title = f"{trained.classes[column - 1]} {probabilities[row, column - 1]:.2f}"
-                panel.set_title(title, fontsize=7, loc="left", fontweight="bold" if likeliest else "normal")
-            else:
-                panel.set_title(title, fontsize=7, loc="left", parse_math=False)
+                number = shown[column - 1]
+                panel.imshow(maps[row, number], cmap="inferno", vmin=0, vmax=most, alpha=_OPACITY)
+                value = given[row, number]
+                text = f"{value:.4g}" if trained.task.gives == "numbers" else f"{value:.2f}"
+                title, weight = f"{trained.classes[number]} {text}", "bold" if bold[row, number] else "normal"
+            panel.set_title(title, fontsize=7, loc="left", fontweight=weight, parse_math=False)
     return figure
+
+
+def _is_said(trained: TrainedModel, given: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which outputs a tile is said to be, or to have, (n, outputs): no numbers."""
+    if trained.task.gives == "numbers":
+        return np.zeros(given.shape, bool)
+    if not trained.task.tells_classes:
+        return np.asarray(given >= THRESHOLD)
+    return np.asarray(np.arange(given.shape[1]) == given.argmax(axis=1)[:, None])

@@ -22,13 +22,15 @@ from slideduck.interop.tiles import export_tiles
 from slideduck.palette import label_colours
 from slideduck.rois.frame import written_offsets
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
-from slideduck.runner.prediction.study import predict
+from slideduck.runner.prediction.study import predict_trained
 from slideduck.runner.prediction.study_runs import held_passes
+from slideduck.runner.runs.trained import TrainedModel, load_run
+from slideduck.runner.scores.predictions import THRESHOLD
 from slideduck.slides.reader import thumbnail
 from slideduck.study import Study
 from slideduck.words import counted
 
-__all__ = ["heatmap"]
+__all__ = ["chosen_outputs", "heatmap"]
 
 _THUMBNAIL_PX = 1600
 #: Longer side of a panel, inches.
@@ -45,17 +47,20 @@ def heatmap(
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    only: Sequence[str] = (),
     max_px: int = _THUMBNAIL_PX,
     window: str = "flat",
     merge: bool = False,
     frame: str | None = None,
 ) -> Path:
-    """Draw a slide with the probability of each class over it, or write it for QuPath.
+    """Draw a slide with what a network says over it, or write it for QuPath.
 
-    The panels are the slide as it is, one panel a class, the likeliest class at each place, and with MC dropout the
-    mutual information. Where tiles overlap, a place shows the mean of those that cover it; see
-    `slideduck.runner.maps.blend.blend`. A slide that is not predicted yet is predicted first, with the passes that the
-    study's predictions of the run have; see `slideduck.runner.prediction.study.predict`.
+    The panels are the slide as it is; one panel a class or label with its probability, and with MC dropout one with the
+    mutual information; of classes one with the likeliest at each place. Of numbers there is one panel a number, whose
+    colours reach from two deviations of the training tiles below their mean to two above, the same on each slide, and
+    with several passes one a number with the standard deviation over them. Where tiles overlap, a place shows the mean
+    of those that cover it; see `slideduck.runner.maps.blend.blend`. A slide that is not predicted yet is predicted
+    first, with the passes that the study's predictions of the run have (`slideduck.runner.prediction.study.predict`).
 
     Parameters
     ----------
@@ -67,14 +72,16 @@ def heatmap(
         Name of the slide.
     out : path
         File to write, in the form that its suffix says: ``.png``, ``.pdf``, ``.svg``, or ``.geojson`` for QuPath,
-        with an object for each tile that has its probabilities as measurements. One that is there is replaced once
-        the new one is whole.
+        with an object for each tile that has its probabilities or numbers as measurements. One that is there is
+        replaced once the new one is whole.
     grid : str, optional
         Name of a grid of the study; default the one that the network was trained on.
     checkpoint : str
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    only : sequence of str
+        Names of classes, labels or numbers to draw, in that order; default all.
     max_px : int
         Longer side of the slide's picture, pixels.
     window : str
@@ -95,7 +102,7 @@ def heatmap(
     StudyError
         If the study has no such slide or grid, or a frame is needed.
     ConfigError
-        If there is no such window, or merge or frame is given for a picture.
+        If there is no such window or output, or merge or frame is given for a picture, or `only` for GeoJSON.
     SlideError
         If the slide cannot be read.
     """
@@ -115,33 +122,65 @@ def heatmap(
             study = stack.enter_context(slideduck.open(study, sealed=True))
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
-        passes = held_passes(study, Path(run).absolute().name)
-        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, trust=trust, **vars(passes))
+        trained = load_run(run, checkpoint, trust=trust)
+        names = chosen_outputs(trained, only)
+        if is_geojson and only:
+            raise ConfigError(f"only is given for {out.name}, which has all of them; leave only out")
+        passes = held_passes(study, trained.run.name)
+        report = predict_trained(trained, study, passes, grid=grid, slides=[slide])
         if is_geojson:
             _write_geojson(study, report.run, report.grid, slide, out, merge=merge, frame=frame)
             return out
-        (classes,) = _one(study, "SELECT classes FROM runs WHERE run = $1", [report.run])
         shown = usable_slide(study.handle, slide)
-        drawn = read_map(study, report.run, report.grid, slide, classes, window=window)
+        numbers = trained.task.gives == "numbers"
+        drawn = read_map(study, report.run, report.grid, slide, names, window=window, numbers=numbers)
         labels = study.con.execute("SELECT DISTINCT label FROM rois WHERE label IS NOT NULL").fetchall()
     # The colours of the overlay of ROIs, so that the two pictures read alike.
-    colours = label_colours([*classes, *(label for (label,) in labels)])
+    colours = label_colours([*trained.classes, *(label for (label,) in labels)])
     mm = shown.mpp / 1000
     picture, _ = thumbnail(shown.file, max_px)
-    of_class = {name: colours[name] for name in classes}
+    scene = _Scene(
+        picture,
+        shown.width * mm,
+        shown.height * mm,
+        mm,
+        drawn,
+        {name: colours[name] for name in names},
+        kind="numbers" if numbers else "classes" if trained.task.tells_classes and not only else "labels",
+        ranges=tuple(_range(trained, name) for name in names),
+    )
     title = f"{slide}    {report.run}, {report.grid}"
-    with own_style("".join([title, *of_class])):
-        figure = _draw(_Scene(picture, shown.width * mm, shown.height * mm, mm, drawn, of_class))
+    with own_style("".join([title, *names])):
+        figure = _draw(scene)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         save_figure(figure, out)
     return out
 
 
-def _one(study: Study, query: str, values: list[Any] | dict[str, Any]) -> tuple[Any, ...]:
-    """Return the only row of a query."""
-    row = study.con.execute(query, values).fetchone()
-    assert row is not None
-    return row
+def chosen_outputs(trained: TrainedModel, only: Sequence[str]) -> tuple[str, ...]:
+    """Return the outputs of a network that are to be drawn: those that are named, or all.
+
+    Raises
+    ------
+    ConfigError
+        If it has none of a name.
+    """
+    unknown = [name for name in only if name not in trained.classes]
+    if unknown:
+        raise ConfigError(
+            f"{trained.run} does not know {', '.join(map(repr, unknown))}; "
+            f"its {trained.task.nouns} are {', '.join(trained.classes)}"
+        )
+    return tuple(dict.fromkeys(only)) or trained.classes
+
+
+def _range(trained: TrainedModel, name: str) -> tuple[float, float]:
+    """Return what the colours of an output reach from and to."""
+    if trained.task.gives != "numbers":
+        return 0.0, 1.0
+    number = trained.classes.index(name)
+    mean, std = float(trained.task.mean[number]), float(trained.task.std[number])
+    return mean - 2 * std, mean + 2 * std
 
 
 def _write_geojson(study: Study, run: str, grid: str, slide: str, out: Path, *, merge: bool, frame: str | None) -> None:
@@ -168,7 +207,11 @@ class _Scene:
     map : SlideMap
         What the network says.
     colours : dict of str to str
-        Colour of each class, in the order of the map's classes.
+        Colour of each output, in the order of the map's.
+    kind : str
+        ``classes``, of which one is the likeliest; ``labels``, each by itself; or ``numbers``.
+    ranges : tuple of (float, float)
+        What the colours of each output reach from and to.
     """
 
     picture: NDArray[np.uint8]
@@ -177,22 +220,26 @@ class _Scene:
     mm_per_px: float
     map: SlideMap
     colours: dict[str, str]
+    kind: str
+    ranges: tuple[tuple[float, float], ...]
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes."""
+    def names(self) -> list[str]:
+        """Names of the outputs."""
         return list(self.colours)
 
     @property
     def n_panels(self) -> int:
-        """Panels of the figure: the slide, each class, the likeliest one, and with MC dropout the uncertainty."""
-        return len(self.classes) + 2 + (self.map.mutual_information is not None)
+        """Panels of the figure: the slide, each output, the likeliest class, and the uncertainty where it is known."""
+        n_deviations = 0 if self.map.deviation is None else len(self.names)
+        extra = (self.kind == "classes") + (self.map.mutual_information is not None)
+        return 1 + len(self.names) + extra + n_deviations
 
     @property
     def winner(self) -> NDArray[np.float32]:
         """Number of the likeliest class of each cell, NaN where no tile lies."""
-        found: NDArray[np.float32] = self.map.probabilities.argmax(axis=2).astype(np.float32)
-        found[np.isnan(self.map.probabilities[..., 0])] = np.nan
+        found: NDArray[np.float32] = self.map.given.argmax(axis=2).astype(np.float32)
+        found[np.isnan(self.map.given[..., 0])] = np.nan
         return found
 
 
@@ -201,8 +248,10 @@ def _draw(scene: _Scene) -> Any:
     figure, axes = _lay_out(scene)
     panels = list(axes.flat)[: scene.n_panels]
     _draw_slide(scene, panels)
-    _draw_maps(scene, panels[1:])
-    _draw_keys(scene, figure, axes)
+    _draw_maps(scene, figure, panels[1:])
+    if scene.kind != "numbers":
+        _draw_scale(figure, axes, "probability of the class" if scene.kind == "classes" else "probability")
+        _draw_key(scene, figure)
     return figure
 
 
@@ -239,45 +288,71 @@ def _draw_slide(scene: _Scene, panels: Sequence[Any]) -> None:
     _draw_scale_bar(panels[0], width_mm, height_mm)
 
 
-def _draw_maps(scene: _Scene, panels: Sequence[Any]) -> None:
-    """Draw the map of each class, the likeliest class, and the uncertainty where it is known."""
+def _draw_maps(scene: _Scene, figure: Any, panels: Sequence[Any]) -> None:
+    """Draw the map of each output, the likeliest class, and the uncertainty where it is known."""
     from matplotlib.colors import ListedColormap
 
     drawn = scene.map
-    rows, columns = drawn.probabilities.shape[:2]
+    rows, columns = drawn.given.shape[:2]
     left, top, cell = (length * scene.mm_per_px for length in (drawn.left, drawn.top, drawn.cell))
     extent = (left, left + columns * cell, top + rows * cell, top)
+    free = iter(panels)
 
-    def show(panel: Any, values: NDArray[np.float32], title: str, cmap: Any, least: float, most: float) -> None:
-        panel.imshow(values, cmap=cmap, vmin=least, vmax=most, extent=extent, interpolation="nearest", alpha=_OPACITY)
-        panel.set_title(title, fontsize=9, loc="left")
+    def show(values: NDArray[np.float32], title: str, cmap: Any, least: float, most: float) -> tuple[Any, Any]:
+        panel = next(free)
+        image = panel.imshow(
+            values, cmap=cmap, vmin=least, vmax=most, extent=extent, interpolation="nearest", alpha=_OPACITY
+        )
+        panel.set_title(title, fontsize=9, loc="left", parse_math=False)
+        return image, panel
 
-    n_classes = len(scene.classes)
-    for number, name in enumerate(scene.classes):
-        show(panels[number], drawn.probabilities[..., number], name, "viridis", 0, 1)
-    flat = ListedColormap(list(scene.colours.values()))
-    show(panels[n_classes], scene.winner, "likeliest class", flat, -0.5, n_classes - 0.5)
+    n_outputs = len(scene.names)
+    for number, (name, (least, most)) in enumerate(zip(scene.names, scene.ranges, strict=True)):
+        shown = show(drawn.given[..., number], name, "viridis", least, most)
+        if scene.kind == "numbers":
+            _draw_bar(figure, *shown, extend="both")
+    if scene.kind == "classes":
+        show(scene.winner, "likeliest class", ListedColormap(list(scene.colours.values())), -0.5, n_outputs - 0.5)
     if drawn.mutual_information is not None:
         most = max(float(np.nanmax(drawn.mutual_information)), 1e-6)
-        title = f"mutual information, 0 to {most:.2g} nats"
-        show(panels[n_classes + 1], drawn.mutual_information, title, "magma", 0, most)
+        show(drawn.mutual_information, f"mutual information, 0 to {most:.2g} nats", "magma", 0, most)
+    if drawn.deviation is not None:
+        for number, name in enumerate(scene.names):
+            most = max(float(np.nanmax(drawn.deviation[..., number])), 1e-6)
+            _draw_bar(figure, *show(drawn.deviation[..., number], f"deviation of {name}", "magma", 0, most))
 
 
-def _draw_keys(scene: _Scene, figure: Any, axes: Any) -> None:
-    """Draw the scale of probabilities, and the key of classes with the part that each has."""
+def _draw_bar(figure: Any, image: Any, panel: Any, *, extend: str = "neither") -> None:
+    """Draw the scale of one panel, in the unit of its number."""
+    bar = figure.colorbar(image, ax=panel, shrink=0.7, aspect=18, pad=0.02, extend=extend)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _draw_scale(figure: Any, axes: Any, title: str) -> None:
+    """Draw the scale of probabilities."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.patches import Patch
 
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), "viridis"), ax=axes, shrink=0.6, aspect=30, pad=0.02, alpha=_OPACITY
     )
-    bar.set_label("probability of the class", fontsize=8)
+    bar.set_label(title, fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    winner = scene.winner[np.isfinite(scene.winner)]
+
+
+def _draw_key(scene: _Scene, figure: Any) -> None:
+    """Draw the key of classes or labels, with the part of the tiles' area that each has."""
+    from matplotlib.patches import Patch
+
+    there = np.isfinite(scene.map.given[..., 0])
+    if scene.kind == "classes":
+        parts, what = [np.mean(scene.winner[there] == n) for n in range(len(scene.names))], "likeliest class"
+    else:
+        parts = [np.mean(scene.map.given[..., n][there] >= THRESHOLD) for n in range(len(scene.names))]
+        what = f"probability of {THRESHOLD:g} or more"
     entries = [
-        Patch(color=colour, alpha=_OPACITY, label=f"{name}  {np.mean(winner == number):.0%}")
-        for number, (name, colour) in enumerate(scene.colours.items())
+        Patch(color=colour, alpha=_OPACITY, label=f"{name}  {part:.0%}")
+        for (name, colour), part in zip(scene.colours.items(), parts, strict=True)
     ]
     figure.legend(
         handles=entries,
@@ -285,7 +360,7 @@ def _draw_keys(scene: _Scene, figure: Any, axes: Any) -> None:
         ncols=min(len(entries), 6),
         frameon=False,
         fontsize=8,
-        title=f"likeliest class, part of {'the area of ' * scene.map.overlaps}{counted(scene.map.tiles, 'tile')}",
+        title=f"{what}, part of {'the area of ' * scene.map.overlaps}{counted(scene.map.tiles, 'tile')}",
         title_fontsize=8,
         alignment="left",
     )

@@ -16,10 +16,19 @@ from slideduck.catalog.evaluations import prediction_files
 from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError
 from slideduck.palette import label_colours
-from slideduck.runner.scores.assess import assess, numbers_of, read_predictions
+from slideduck.runner.scores.assess import (
+    JudgedUnits,
+    PredictedTiles,
+    assess,
+    judged_units,
+    numbers_of,
+    read_predictions,
+)
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import BINS, reliability
+from slideduck.runner.scores.columns import means_of
 from slideduck.runner.scores.metrics import LEVELS, Units, confusion_of, units_of
+from slideduck.runner.scores.predictions import ClassPredictions, NumberPredictions
 from slideduck.words import counted, printable
 
 if TYPE_CHECKING:
@@ -41,10 +50,12 @@ class Drawn:
 
     Attributes
     ----------
-    units : Units
-        Tiles, slides or patients.
+    tiles : PredictedTiles
+        What was read.
+    groups : ndarray of int64, (tiles,), or None
+        Number of each tile's slide or patient; None where tiles are drawn.
     classes : tuple of str
-        In order of their numbers.
+        Names of the outputs, in order.
     metrics : mapping
         Metrics of that level under the names of tiles, with their ``ci95/``.
     level : str
@@ -53,7 +64,8 @@ class Drawn:
         Which predictions they are, for people.
     """
 
-    units: Units
+    tiles: PredictedTiles
+    groups: NDArray[np.int64] | None
     classes: tuple[str, ...]
     metrics: Mapping[str, Any]
     level: str
@@ -65,6 +77,37 @@ class Drawn:
         if value is None:
             return "–"
         return f"{value:.3f}" if bounds is None else f"{value:.3f} ({bounds[0]:.3f}–{bounds[1]:.3f})"
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether each tile is of one class."""
+        return self.tiles.task == "classification"
+
+    @property
+    def units(self) -> Units:
+        """Tiles, slides or patients, each of one class.
+
+        Raises
+        ------
+        RunError
+            If they are not.
+        """
+        if not isinstance(self.tiles.predictions, ClassPredictions):
+            raise self.tiles.refuse("a confusion matrix is of classes; slideduck plot roc draws each label by itself")
+        return units_of(self.tiles.predictions, self.groups)
+
+    @property
+    def judged(self) -> JudgedUnits:
+        """Tiles, slides or patients with the probability of each class or label.
+
+        Raises
+        ------
+        RunError
+            If there are none.
+        """
+        if isinstance(self.tiles.predictions, NumberPredictions):
+            raise self.tiles.refuse("this picture is of probabilities; slideduck plot confusion draws numbers")
+        return judged_units(self.tiles.predictions, self.groups)
 
     @property
     def note(self) -> str:
@@ -97,16 +140,15 @@ def read_drawn(source: Path | str, level: str, *, resamples: int = RESAMPLES) ->
         raise ConfigError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}")
     tiles = read_predictions(prediction_files(source)[0])
     slides, patients = numbers_of(tiles.slide), numbers_of(tiles.patient)
-    found = assess(tiles.predictions, slides, patients, tiles.classes, resamples=resamples)["metrics"]
+    found = assess(tiles.predictions, tiles.losses, slides, patients, tiles.classes, resamples=resamples)["metrics"]
     prefix = LEVELS[level]
     metrics = {name: found[prefix + name] for name in found if prefix + name in found}
     metrics |= {f"ci95/{name}": found[f"ci95/{prefix}{name}"] for name in metrics if f"ci95/{prefix}{name}" in found}
     metrics |= {name: found[name] for name in ("ci95/patients", "ci95/resamples", "ci95/note") if name in found}
     groups = {"tiles": None, "slides": slides, "patients": patients}[level]
     name = tiles.path.parent.name if tiles.path.name == "predictions.parquet" else tiles.path.stem
-    units = units_of(tiles.predictions, groups)
-    amount = counted(len(units.labels), level[:-1])
-    return Drawn(units, tiles.classes, metrics, level, f"{name}: {amount}")
+    amount = counted(len(tiles.slide) if groups is None else len(np.unique(groups)), level[:-1])
+    return Drawn(tiles, groups, tiles.classes, metrics, level, f"{name}: {amount}")
 
 
 def plot_roc(
@@ -130,7 +172,7 @@ def plot_roc(
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         return entries
 
-    return _save_curves(drawn, draw, out, dpi, "ROC, class against rest")
+    return _save_curves(drawn, draw, out, dpi, f"ROC, {_of_what(drawn)}")
 
 
 def plot_pr(
@@ -147,21 +189,24 @@ def plot_pr(
             share = positive.mean()
             # What chance gives, at the edge.
             axes.plot([1.0, 1.03], [share, share], color=colour, lw=2, clip_on=False, zorder=4)
-            precision_text = f"AP {drawn.score('average_precision/' + name)}"
+            precision_text = f"AP {drawn.score(('average_precision/' if drawn.of_classes else 'ap/') + name)}"
             entries.append((line, f"{_wrapped(name)}\n{precision_text}, chance {share:.3f}"))
         axes.set(xlabel="recall (sensitivity)", ylabel="precision")
         return entries
 
-    return _save_curves(drawn, draw, out, dpi, "Precision and recall, class against rest")
+    return _save_curves(drawn, draw, out, dpi, f"Precision and recall, {_of_what(drawn)}")
 
 
 def plot_confusion(
     source: Path | str, out: Path | str, *, level: str = "tiles", dpi: int | None = None, resamples: int = RESAMPLES
 ) -> Path:
-    """Draw how many units of each true class are predicted to be of each; see `read_drawn`."""
+    """Draw how many units of each true class are predicted to be of each; of numbers, what is said over what is so.
+
+    See `read_drawn`.
+    """
     drawn = read_drawn(source, level, resamples=resamples)
     with own_style("".join([drawn.title, *drawn.classes])):
-        figure, _ = _confusion_figure(drawn)
+        figure = _scatter_figure(drawn) if drawn.tiles.task == "regression" else _confusion_figure(drawn)[0]
         save_figure(figure, Path(out), dpi=dpi)
     return Path(out)
 
@@ -179,18 +224,20 @@ def plot_reliability(
     Parameters
     ----------
     per_class : bool, default False
-        A panel for the probability of each class, in place of one for that of the predicted class.
+        A panel for the probability of each class, in place of one for that of the predicted class; of several labels
+        there is always one for each.
     """
     drawn = read_drawn(source, level, resamples=0)
-    units = drawn.units
-    predicted = units.probabilities[np.arange(len(units.labels)), units.predicted]
-    panels = [("predicted class", predicted, units.predicted == units.labels, "#0072B2")]
-    if per_class:
-        colours = label_colours(drawn.classes)
-        panels = [
-            (name, units.probabilities[:, number], units.labels == number, colours[name])
-            for number, name in enumerate(drawn.classes)
-        ]
+    judged = drawn.judged
+    colours = label_colours(drawn.classes)
+    panels = [
+        (name, judged.probabilities[:, number], judged.truth[:, number], colours[name])
+        for number, name in enumerate(drawn.classes)
+    ]
+    if drawn.of_classes and not per_class:
+        units = drawn.units
+        predicted = units.probabilities[np.arange(len(units.labels)), units.predicted]
+        panels = [("predicted class", predicted, units.predicted == units.labels, "#0072B2")]
     with own_style("".join([drawn.title, *drawn.classes])):
         figure = _reliability_figure(drawn, panels)
         save_figure(figure, Path(out), dpi=dpi)
@@ -202,14 +249,22 @@ def _curves(drawn: Drawn) -> list[tuple[str, str, Any, NDArray[np.float64], NDAr
     colours = label_colours(drawn.classes)
     many = len(drawn.classes) > 4
     found = []
+    judged = drawn.judged
     for number, name in enumerate(drawn.classes):
-        positive = drawn.units.labels == number
+        positive = judged.truth[:, number]
         if 0 < positive.sum() < len(positive):
             dashes = _DASHES[number % len(_DASHES)] if many else "-"
-            found.append((name, colours[name], dashes, drawn.units.probabilities[:, number], positive))
-    if not found:
+            found.append((name, colours[name], dashes, judged.probabilities[:, number], positive))
+    if not found and drawn.of_classes:
         raise ConfigError(f"all {drawn.level} are of one class: there is no curve of a class against the rest")
+    if not found:
+        raise ConfigError(f"all {drawn.level} have the same labels: there is no curve of any")
     return found
+
+
+def _of_what(drawn: Drawn) -> str:
+    """Return what each curve is of."""
+    return "class against rest" if drawn.of_classes else "each label"
 
 
 def _steps(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -276,7 +331,8 @@ def _confusion_figure(drawn: Drawn) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     n = len(drawn.classes)
-    confusion = confusion_of(drawn.units.labels, drawn.units.predicted, n)
+    units = drawn.units
+    confusion = confusion_of(units.labels, units.predicted, n)
     of_class = confusion.sum(axis=1, keepdims=True)
     share = np.divide(confusion, of_class, out=np.zeros((n, n)), where=of_class > 0)
     cell = 1.0 if n <= 3 else 0.78 if n <= 6 else 0.68
@@ -323,6 +379,42 @@ def _confusion_figure(drawn: Drawn) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _scatter_figure(drawn: Drawn) -> Figure:
+    """Return a figure of what is said of each number over what is so, with a panel for each."""
+    from matplotlib.figure import Figure
+
+    predictions = drawn.tiles.predictions
+    truth, said = predictions.targets.astype(np.float64), predictions.given
+    if drawn.groups is not None:
+        truth, said = means_of(truth, drawn.groups), means_of(said, drawn.groups)
+    columns = min(len(drawn.classes), 3)
+    rows = math.ceil(len(drawn.classes) / columns)
+    figure = Figure(figsize=(columns * 4.4, rows * 4.9))
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.45, "wspace": 0.35})
+    for number, axes in enumerate(grid.flat):
+        if number >= len(drawn.classes):
+            axes.set_axis_off()
+            continue
+        name = drawn.classes[number]
+        both = np.stack([truth[:, number], said[:, number]])
+        margin = 0.04 * (both.max() - both.min()) or 1.0
+        ends = both.min() - margin, both.max() + margin
+        axes.plot(ends, ends, color=GREY, lw=0.8, ls=":", zorder=1)
+        # Points that lie on each other show by their darkness.
+        alpha = min(0.8, max(0.05, 200 / both.shape[1]))
+        axes.plot(*both, "o", color="#0072B2", ms=4, mew=0, alpha=alpha, zorder=3)
+        axes.set(xlim=ends, ylim=ends, aspect="equal", xlabel="observed", ylabel="predicted")
+        _tidy(axes)
+        _title(axes, _wrapped(name, 34), drawn.title, size=10)
+        text = [f"{title} {drawn.score(f'{kind}/{name}')}" for title, kind in (("MAE", "mae"), ("R²", "r2"))]
+        axes.annotate(
+            "\n".join(text), (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=8, parse_math=False,
+        )  # fmt: skip
+    if drawn.note:
+        figure.text(0.02, 0.01, drawn.note, fontsize=7.5, color=GREY)
+    return figure
+
+
 def _reliability_figure(
     drawn: Drawn, panels: Sequence[tuple[str, NDArray[np.float64], NDArray[np.bool_], str]]
 ) -> Figure:
@@ -330,9 +422,11 @@ def _reliability_figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    alone = len(panels) == 1
+    whole = alone and drawn.of_classes
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    wide, high = (4.6, 5.2) if len(panels) == 1 else (3.0, 3.7)
+    wide, high = (4.6, 5.2) if alone else (3.0, 3.7)
     figure = Figure(figsize=(columns * wide, rows * high))
     grid = figure.add_gridspec(rows, columns, hspace=0.42, wspace=0.36)
     for index, (name, said, right, colour) in enumerate(panels):
@@ -347,10 +441,10 @@ def _reliability_figure(
         upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         upper.set_xticklabels([])
         error = float(np.abs(number * (x - y)).sum() / number.sum())
-        heading = f"Reliability of the {name}" if len(panels) == 1 else _wrapped(name, 30)
-        _title(upper, heading, drawn.title if len(panels) == 1 else "", size=11 if len(panels) == 1 else 9)
+        heading = f"Reliability of {'the ' if drawn.of_classes else ''}{name}" if alone else _wrapped(name, 30)
+        _title(upper, heading, drawn.title if alone else "", size=11 if alone else 9)
         upper.annotate(
-            f"ECE {error:.3f}" + (f"\nBrier {drawn.metrics['brier']:.3f}" if len(panels) == 1 else ""), (0.04, 0.96),
+            f"ECE {error:.3f}" + (f"\nBrier {drawn.metrics['brier']:.3f}" if whole else ""), (0.04, 0.96),
             xycoords="axes fraction", va="top", fontsize=8,
         )  # fmt: skip
         edges = np.arange(BINS + 1) / BINS
@@ -367,7 +461,7 @@ def _reliability_figure(
             lower.set_ylabel(drawn.level)
             figure.align_ylabels([upper, lower])
     if len(panels) > 1:
-        title = f"Reliability of each class's probability\n{drawn.title}"
+        title = f"Reliability of each {'class' if drawn.of_classes else 'label'}'s probability\n{drawn.title}"
         figure.suptitle(title, y=0.88 + 0.62 / (rows * high), va="bottom", fontsize=11, parse_math=False)
     return figure
 

@@ -17,6 +17,7 @@ from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError
 from slideduck.palette import label_colours
 from slideduck.runner.scores.assess import PredictedTiles, read_predictions
+from slideduck.runner.scores.predictions import ClassPredictions
 from slideduck.words import counted
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def choose_sections(found: PredictedTiles, tiles: int, right: int, per_slide: in
     tiles, right, per_slide
         See `plot_worst`.
     """
-    predictions = found.predictions
+    predictions = _of_classes(found)
     n = np.arange(len(predictions.labels))
     of_label = predictions.log_probabilities[n, predictions.labels]
     is_right = predictions.predicted == predictions.labels
@@ -134,6 +135,19 @@ def choose_sections(found: PredictedTiles, tiles: int, right: int, per_slide: in
     if any(map(len, chosen)):
         sections.append(Section("right, and most certain of each class", np.concatenate(chosen)))
     return sections
+
+
+def _of_classes(found: PredictedTiles) -> ClassPredictions:
+    """Return predictions of classes.
+
+    Raises
+    ------
+    RunError
+        If they are of something else.
+    """
+    if not isinstance(found.predictions, ClassPredictions):
+        raise found.refuse("this sheet is of classes; the column loss of that file says how bad each tile is")
+    return found.predictions
 
 
 def _first(
@@ -232,7 +246,7 @@ def _sheet(found: PredictedTiles, sections: Sequence[Section], pictures: dict[in
 
 def _write_under(axes: Any, found: PredictedTiles, tile: int, colours: dict[str, str]) -> None:
     """Write under a tile its label, its predicted class with the probability, and its name."""
-    predictions = found.predictions
+    predictions = _of_classes(found)
     label, predicted = predictions.labels[tile], predictions.predicted[tile]
     probability = np.exp(predictions.log_probabilities[tile])
     lines = [("is", found.classes[label], probability[label])]

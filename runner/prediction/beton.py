@@ -16,7 +16,8 @@ from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.predictions import write_predictions
-from slideduck.runner.runs.trained import load_run, warn_of_other_tiles
+from slideduck.runner.runs.trained import TrainedModel, load_run, warn_of_other_tiles
+from slideduck.runner.tasks.task import named
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
 from slideduck.show import Shown
@@ -68,8 +69,9 @@ def predict_beton(
         The beton.
     out : path, optional
         Parquet to write, whole or not at all; default ``RUN/predictions/BETON-CHECKPOINT.parquet``. It has a row for
-        each tile, in the order of the beton: ``tile_id, slide, patient, label`` (NULL without one), ``predicted``,
-        ``prob_CLASS`` for each class, and with MC dropout ``entropy`` and ``mutual_information``, nats.
+        each tile, in the order of the beton: ``tile_id, slide, patient, label`` (NULL without one), ``predicted`` and
+        ``prob_NAME`` for each class or label, and with MC dropout ``entropy`` and ``mutual_information``, nats; of
+        numbers ``predicted_NAME``, and with several passes ``deviation_NAME``.
     checkpoint : str
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
@@ -114,14 +116,20 @@ def predict_beton(
         for batch in to_device(batches, trained.device):
             parts.append(estimate(trained, batch.images_BCHW, list(sidecar.tile_id[batch.rows]), passes))
             advance(len(batch.rows))
-    table = _table(Estimate.join(parts, len(trained.classes)), sidecar, trained.classes)
-    facts = {"run": trained.run.name, "checkpoint": trained.sha256, "epoch": str(trained.epoch), "passes": str(passes)}
+    table = _table(Estimate.join(parts, len(trained.classes)), sidecar, trained)
+    facts = {
+        "run": trained.run.name,
+        "checkpoint": trained.sha256,
+        "epoch": str(trained.epoch),
+        "passes": str(passes),
+        "task": trained.task.name,
+    }
     checkpoints.make_folder(target.parent)
     write_predictions(target, table.replace_schema_metadata(facts))
     return BetonPredictReport(trained.run.name, str(sidecar.raw["grid"]["name"]), str(target), len(rows))
 
 
-def _table(found: Estimate, sidecar: Sidecar, classes: tuple[str, ...]) -> pa.Table:
+def _table(found: Estimate, sidecar: Sidecar, trained: TrainedModel) -> pa.Table:
     """Return the rows of the file."""
     # The last is for -1, no label.
     labels = np.array([*sidecar.classes, None], object)
@@ -130,12 +138,12 @@ def _table(found: Estimate, sidecar: Sidecar, classes: tuple[str, ...]) -> pa.Ta
         "slide": pa.array(sidecar.tile_slide, pa.string()),
         "patient": pa.array(sidecar.tile_patient, pa.string()),
         "label": pa.array(labels[sidecar.class_number], pa.string()),
-        "predicted": pa.array(np.array(classes, object)[found.predicted], pa.string()),
+        **trained.task.said(trained.classes, found.given),
     }
-    for number, name in enumerate(classes):
-        columns[f"prob_{name}"] = pa.array(found.probabilities[:, number].astype(np.float64))
     for name in ("entropy", "mutual_information"):
         numbers = getattr(found, name)
         if numbers is not None:
             columns[name] = pa.array(numbers)
+    if found.deviation is not None:
+        columns |= named(found.deviation, "deviation_", trained.classes)
     return pa.table(columns)

@@ -29,7 +29,6 @@ from slideduck.runner.scores.assess import (
 )
 from slideduck.runner.scores.bootstrap import RESAMPLES
 from slideduck.runner.scores.calibration import with_temperature
-from slideduck.runner.scores.metrics import plain
 from slideduck.runner.scores.predictions import ClassPredictions
 from slideduck.runner.tasks.infer import predict_rows
 from slideduck.runner.tiles.loader import TileLoader
@@ -95,8 +94,9 @@ def evaluate(
     -------
     dict
         ``run``, ``checkpoint``, ``epoch``, ``beton``, ``split``, ``where``, ``classes``, ``predictions`` (the
-        Parquet's path), what `slideduck.runner.scores.assess.assess` says: ``metrics``, ``reliability``,
-        ``thresholds``, ``temperature``; and ``by``: for each column a list of metrics.
+        Parquet's path), ``task``; what `slideduck.runner.scores.assess.assess` says: ``metrics``, ``notes``,
+        ``absent``, and as the task has them ``reliability``, ``thresholds``, ``temperature``; and ``by``: for each
+        column a list of metrics.
 
     Raises
     ------
@@ -113,23 +113,20 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint, any_task=True, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
-    if not trained.task.tells_classes and (by or thresholds is not None or temperature is not None):
-        raise ConfigError(
-            f"{trained.run} learnt task {trained.config.task!r}; by, thresholds and temperature are for classes"
-        )
+    _refuse_of_task(trained, thresholds=thresholds, temperature=temperature)
     tiles = _choose_tiles(trained, beton, split, where, by)
     size = batch_size or trained.config.batch_size_per_rank
     predictions = predict_rows(trained.forward, trained.task, tiles.loader, tiles.rows, size)
-    said: dict[str, Any]
-    if tiles.number_of_class is None:
-        said = {"metrics": plain(trained.task.metrics(predictions, tiles.sidecar)), "by": {}}
-    else:
+    if tiles.number_of_class is not None:
         predictions = _as_the_network_counts(predictions, tiles.number_of_class, divisor)
-        units = tiles.sidecar.slide[tiles.rows].astype(np.int64), patient_numbers(tiles.sidecar, tiles.rows)
-        said = assess(predictions, *units, trained.classes, resamples=resamples, thresholds=chosen)
-        said["by"] = {name: metrics_by(predictions, *units, trained.classes, of) for name, of in tiles.columns.items()}
+    units = tiles.sidecar.slide[tiles.rows].astype(np.int64), patient_numbers(tiles.sidecar, tiles.rows)
+    losses = trained.task.losses(predictions)
+    said = assess(predictions, losses, *units, trained.classes, resamples=resamples, thresholds=chosen)
+    said["by"] = {
+        name: metrics_by(predictions, losses, *units, trained.classes, of) for name, of in tiles.columns.items()
+    }
     target = Path(out).absolute() if out else _default_path(trained.run, beton, split, where, checkpoint)
     checkpoints.make_folder(target.parent)
     write_predictions(target, trained.task.table(predictions, tiles.sidecar, _facts(trained, beton, split)))
@@ -152,6 +149,17 @@ def evaluate(
         with slideduck.open(study, sealed=True) as opened:
             opened.add_predictions(target)
     return result
+
+
+def _refuse_of_task(trained: TrainedModel, **given: object) -> None:
+    """Refuse what is nothing for the task of a network."""
+    takes = {"thresholds": trained.task.gives == "probabilities", "temperature": trained.task.tells_classes}
+    for name, value in given.items():
+        if value is not None and not takes[name]:
+            are_for = "classes and labels" if name == "thresholds" else "classes"
+            raise ConfigError(
+                f"{trained.run} learnt task {trained.config.task!r}, and {name} is for {are_for}; leave {name} out"
+            )
 
 
 @dataclass(frozen=True)

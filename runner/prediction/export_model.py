@@ -120,7 +120,7 @@ def export_model(
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
     require_model_file(out)
-    trained = load_run(run, checkpoint, any_task=True, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 

@@ -147,7 +147,7 @@ def features(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source, sealed=True))
-        trained = load_run(run, checkpoint, any_task=True, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
         if out is not None:

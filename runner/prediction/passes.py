@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.networks.forward import evaluating
-from slideduck.runner.prediction.mcdropout import dropout_layers, dropping, tile_keys
+from slideduck.runner.prediction.mcdropout import dropping, drops, tile_keys
 from slideduck.runner.runs.trained import TrainedModel
 from slideduck.runner.tiles.augment import turn
 
-__all__ = ["TTA", "Estimate", "Passes", "estimate"]
+__all__ = ["TTA", "UNCERTAINTIES", "Estimate", "Passes", "estimate"]
 
 #: Ways of test-time augmentation.
 TTA = ("none", "d4")
+#: What an `Estimate` may say of how sure it is.
+UNCERTAINTIES = ("entropy", "mutual_information", "deviation")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ class Passes:
         RunError
             If MC dropout is asked for, and no layer drops.
         """
-        if self.mc_dropout and not dropout_layers(trained.network):
+        if not self.mc_dropout:
+            return
+        px = trained.beton["image"]["tile_px"]
+        if not drops(trained.network, trained.standard(trained.images(np.zeros((1, px, px, 3), np.uint8)))):
             raise RunError(
-                f"{trained.run}: model {trained.config.model!r} has no dropout layer with a rate above 0, and so no "
-                "MC dropout; train a network with dropout, or leave `mc_dropout` out"
+                f"{trained.run}: model {trained.config.model!r} has no dropout with a rate above 0, in a layer or in "
+                "its attention, and so no MC dropout; train a network with dropout, or leave `mc_dropout` out"
             )
 
 
@@ -78,28 +83,28 @@ class Estimate:
 
     Attributes
     ----------
-    probabilities : ndarray of float32, (n, classes)
-        Mean over the passes.
-    predicted : ndarray of int64, (n,)
-        Number of the likeliest class of each tile.
+    given : ndarray of float64, (n, outputs)
+        Probabilities of classes or labels, or numbers: the mean over the passes.
     entropy, mutual_information : ndarray of float32, (n,), or None
-        Uncertainty, nats, with MC dropout: that of the mean, and the part of it on which the passes disagree.
+        Uncertainty of probabilities, nats, with MC dropout: that of the mean, and the part of it on which the passes
+        disagree. Of several labels they are the sums over the labels, as if these were independent.
+    deviation : ndarray of float32, (n, outputs), or None
+        Uncertainty of numbers, with more than one pass: the standard deviation over the passes, with n - 1.
     """
 
-    probabilities: NDArray[np.float32]
-    predicted: NDArray[np.int64]
-    entropy: NDArray[np.float32] | None
-    mutual_information: NDArray[np.float32] | None
+    given: NDArray[np.float64]
+    entropy: NDArray[np.float32] | None = None
+    mutual_information: NDArray[np.float32] | None = None
+    deviation: NDArray[np.float32] | None = None
 
     @staticmethod
-    def join(parts: Sequence[Estimate], n_classes: int) -> Estimate:
+    def join(parts: Sequence[Estimate], n_outputs: int) -> Estimate:
         """Return the estimates of several batches as one; of none, that of no tile."""
         if not parts:
-            return Estimate(np.zeros((0, n_classes), np.float32), np.zeros(0, np.int64), None, None)
-        columns = [[getattr(part, name) for part in parts] for name in ("entropy", "mutual_information")]
+            return Estimate(np.zeros((0, n_outputs)))
+        columns = [[getattr(part, name) for part in parts] for name in UNCERTAINTIES]
         return Estimate(
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.given for part in parts]),
             *(None if column[0] is None else np.concatenate(column) for column in columns),
         )
 
@@ -122,9 +127,28 @@ def estimate(trained: TrainedModel, images_BCHW: torch.Tensor, tile_ids: Sequenc
     passes : Passes
         What is asked for; see `Passes.check`.
     """
-    positions = range(8) if passes.tta == "d4" else range(1)
     keys = tile_keys(tile_ids, passes.mc_seed, images_BCHW.device) if passes.mc_dropout else None
+    found = _passes(trained, images_BCHW, keys, passes)
+    mean = np.mean(found, axis=0)
+    task = trained.task
+    if task.gives == "numbers":
+        spread = np.std(found, axis=0, ddof=1).astype(np.float32) if len(found) > 1 else None
+        return Estimate(mean, deviation=spread)
+    entropy, *own = (task.entropy(each) for each in (mean, *found))
+    if keys is None or entropy is None:
+        return Estimate(mean)
+    # Rounding may leave a little less than nothing.
+    shared = np.maximum(entropy - np.mean([each for each in own if each is not None], axis=0), 0)
+    return Estimate(mean, entropy.astype(np.float32), shared.astype(np.float32))
+
+
+def _passes(
+    trained: TrainedModel, images_BCHW: torch.Tensor, keys: torch.Tensor | None, passes: Passes
+) -> list[NDArray[np.float64]]:
+    """Return what the network gives in each pass."""
+    positions = range(8) if passes.tta == "d4" else range(1)
     found: list[NDArray[np.float64]] = []
+    rows = np.arange(len(images_BCHW))
     with evaluating(trained.network):
         for _ in range(max(1, passes.mc_dropout)):
             for position in positions:
@@ -133,21 +157,6 @@ def estimate(trained: TrainedModel, images_BCHW: torch.Tensor, tile_ids: Sequenc
                     places = torch.full((len(images_BCHW),), position, dtype=torch.uint8, device=images_BCHW.device)
                     turned = turn(images_BCHW, places)
                 with nullcontext() if keys is None else dropping(trained.network, keys, len(found)):
-                    logs = trained.task.activate(trained.forward(turned))
-                odds = np.exp(logs.cpu().numpy().astype(np.float64))
-                found.append(odds / odds.sum(axis=1, keepdims=True))
-    mean = np.mean(found, axis=0)
-    likeliest = mean.argmax(axis=1)
-    if keys is None:
-        return Estimate(mean.astype(np.float32), likeliest, None, None)
-    entropy = _entropy(mean)
-    # Rounding may leave a little less than nothing.
-    shared = np.maximum(entropy - np.mean([_entropy(each) for each in found], axis=0), 0)
-    return Estimate(mean.astype(np.float32), likeliest, entropy.astype(np.float32), shared.astype(np.float32))
-
-
-def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the entropy of each row, nats; a probability of 0 adds 0."""
-    logs = np.log(np.where(probabilities > 0, probabilities, 1))
-    result: NDArray[np.float64] = -(probabilities * logs).sum(axis=1)
-    return result
+                    outputs = trained.task.activate(trained.forward(turned))
+                found.append(trained.task.predictions(rows, rows, outputs.cpu().numpy()).given)
+    return found

@@ -11,9 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 import slideduck
+from slideduck.catalog.evaluations import delete_predictions
 from slideduck.errors import SlideError
 from slideduck.progress import track
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
@@ -26,7 +29,7 @@ from slideduck.store.sqlfiles import read_query
 from slideduck.study import Study
 from slideduck.words import agreeing, part
 
-__all__ = ["PredictReport", "predict"]
+__all__ = ["PredictReport", "predict", "predict_trained"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def predict(
     mc_seed: int = 0,
 ) -> PredictReport:
     """Predict every tile of a grid, slide by slide, into the tables ``runs`` and ``predictions``.
+
+    What is said of numbers goes into ``predicted_numbers``, with a row for each tile and number.
 
     A slide is whole or absent: each is one transaction, and a call that was stopped goes on with the
     slides that are missing.
@@ -115,7 +120,32 @@ def predict(
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study, sealed=True))
         trained = load_run(run, checkpoint, trust=trust)
-        passes.check(trained)
+        return predict_trained(
+            trained,
+            study,
+            passes,
+            grid=grid,
+            slides=slides,
+            batch_size=batch_size,
+            threads=threads,
+            overwrite=overwrite,
+        )
+
+
+def predict_trained(
+    trained: TrainedModel,
+    study: Study,
+    passes: Passes,
+    *,
+    grid: str | None = None,
+    slides: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> PredictReport:
+    """Predict as `predict` does, with a network that is loaded, into a study that is open."""
+    passes.check(trained)
+    with ExitStack() as stack:
         tiles = stack.enter_context(open_tiles(trained, study, grid=grid, slides=slides, threads=threads))
         register_run(study, trained, passes=passes, overwrite=overwrite)
         before = {} if overwrite else _predicted(study, trained.run.name, tiles.grid)
@@ -178,24 +208,40 @@ def _estimate_slide(
 
 def _store(study: Study, trained: TrainedModel, key: dict[str, str], tiles: pa.Table, found: Estimate) -> None:
     """Store the predictions of one slide, in one transaction."""
-    n_classes = len(trained.classes)
-    values = pa.array(found.probabilities.reshape(-1), pa.float32())
-    columns = {
-        "class_number": pa.array(found.predicted, pa.int32()),
-        "probabilities": pa.FixedSizeListArray.from_arrays(values, n_classes).cast(pa.list_(pa.float32())),
-    }
-    for name in ("entropy", "mutual_information"):
-        numbers = getattr(found, name)
-        columns[name] = pa.nulls(len(tiles), pa.float32()) if numbers is None else pa.array(numbers, pa.float32())
+    decided = trained.task.decided(trained.classes, found.given)
     rows = tiles.select(["tile_id", "grid_x", "grid_y"])
+    if decided is None:
+        columns = {"numbers": _lists(found.given), "deviations": _lists(found.deviation)}
+        frame, query, outputs = "incoming_numbers", "insert_predicted_numbers", "targets"
+    else:
+        columns = {
+            "predicted": pa.array(decided[0], pa.string()),
+            "probability": pa.array(decided[1], pa.float32()),
+            "probabilities": _lists(found.given),
+            "entropy": _floats(found.entropy, len(tiles)),
+            "mutual_information": _floats(found.mutual_information, len(tiles)),
+        }
+        frame, query, outputs = "incoming_predictions", "insert_predictions", "classes"
     for name, column in columns.items():
-        rows = rows.append_column(name, column)
-    with study.atomic(), registered(study.con, "incoming_predictions", rows):
-        study.con.execute("DELETE FROM predictions WHERE run = $run AND grid = $grid AND slide = $slide", key)
-        study.con.execute(read_query("insert_predictions"), {**key, "classes": list(trained.classes)})
+        rows = rows.append_column(name, pa.nulls(len(tiles), pa.list_(pa.float32())) if column is None else column)
+    with study.atomic(), registered(study.con, frame, rows):
+        delete_predictions(study.handle, "run = $run AND grid = $grid AND slide = $slide", key)
+        study.con.execute(read_query(query), {**key, outputs: list(trained.classes)})
+
+
+def _lists(values: NDArray[np.floating] | None) -> pa.Array | None:
+    """Return the rows of a table of numbers as lists of float32."""
+    if values is None:
+        return None
+    flat = pa.array(values.reshape(-1), pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1]).cast(pa.list_(pa.float32()))
+
+
+def _floats(values: NDArray[np.float32] | None, n: int) -> pa.Array:
+    """Return a column of numbers, NULL where there are none."""
+    return pa.nulls(n, pa.float32()) if values is None else pa.array(values, pa.float32())
 
 
 def _predicted(study: Study, run: str, grid: str) -> dict[str, int]:
     """Return how many tiles of each slide the run has predicted."""
-    query = "SELECT slide, count(*) FROM predictions WHERE run = $run AND grid = $grid GROUP BY slide"
-    return dict(study.con.execute(query, {"run": run, "grid": grid}).fetchall())
+    return dict(study.con.execute(read_query("count_predicted"), {"run": run, "grid": grid}).fetchall())

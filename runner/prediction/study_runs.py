@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slideduck.catalog.evaluations import delete_predictions
 from slideduck.catalog.features import delete_features
 from slideduck.errors import RunError
 from slideduck.runner.prediction.passes import Passes
@@ -39,7 +40,10 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
     """
     name = trained.run.name
     row = study.con.execute("SELECT path, checkpoint FROM runs WHERE run = $1", [name]).fetchone()
-    has = study.con.execute("SELECT 1 FROM predictions WHERE run = $1 LIMIT 1", [name]).fetchone() is not None
+    has = any(
+        study.con.execute(f"SELECT 1 FROM {table} WHERE run = $1 LIMIT 1", [name]).fetchone() is not None
+        for table in ("predictions", "predicted_numbers")
+    )
     if row is not None and row[1] == trained.sha256:
         _register_passes(study, name, passes, has_predictions=has, overwrite=overwrite)
         return
@@ -52,7 +56,7 @@ def register_run(study: Study, trained: TrainedModel, *, passes: Passes | None =
         )
     passes = passes or Passes()
     with study.atomic():
-        study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
+        delete_predictions(study.handle, "run = $run", {"run": name})
         delete_features(study.handle, "run = $run", {"run": name})
         study.con.execute(
             "INSERT OR REPLACE INTO runs VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -72,7 +76,7 @@ def _register_passes(study: Study, name: str, passes: Passes | None, *, has_pred
             "replace all of them with `overwrite=True`"
         )
     with study.atomic():
-        study.con.execute("DELETE FROM predictions WHERE run = $1", [name])
+        delete_predictions(study.handle, "run = $run", {"run": name})
         study.con.execute(
             "UPDATE runs SET tta = $2, mc_dropout = $3, mc_seed = $4 WHERE run = $1",
             [name, passes.tta, passes.mc_dropout, passes.mc_seed],

@@ -16,6 +16,7 @@ import numpy as np
 from slideduck.betons import Sidecar
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.runs.runfolder import RunFolder
+from slideduck.runner.scores.notes import notes_of
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tasks.task import Task
@@ -25,7 +26,7 @@ from slideduck.words import counted, json_printable, listed, printable
 __all__ = ["card_text", "write_card"]
 
 #: Metrics that the card shows elsewhere, not in the table.
-_NOT_IN_TABLE = ("confusion", "tiles", "slides", "patients")
+_NOT_IN_TABLE = ("confusion", "tiles", "slides", "patients", "mixed", "ties")
 
 
 #: What Markdown, of the hub or of GitHub, takes for more than letters; an underscore within a word is one.
@@ -222,12 +223,14 @@ def _metrics(best: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
         if any(isinstance(values.get(key), int | float) for key in keys):
             lines.append([_plain(name), *(_shown(values.get(key), intervals.get(f"ci95/{key}")) for key in keys)])
     table = _table(("metric", *(f"{unit}s" for unit in units)), lines)
+    parts = [table]
     if "ci95/note" in intervals:
-        return f"{table}\n\nThere are {_plain(intervals['ci95/note'])}."
+        parts.append(f"There are {_plain(intervals['ci95/note'])}.")
     if "ci95/resamples" in intervals:
         drawn = f"{intervals['ci95/resamples']:,} resamples of {counted(intervals['ci95/patients'], 'patient')}"
-        return f"{table}\n\nIn brackets are 95 % intervals, from {drawn}."
-    return table
+        parts.append(f"In brackets are 95 % intervals, from {drawn}.")
+    parts += [f"{_plain(note[0].upper() + note[1:])}." for note in notes_of(values)]
+    return "\n\n".join(parts)
 
 
 def _confusion(best: Mapping[str, Any], classes: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.settings.trust import require_trust
-from slideduck.runner.tasks.kinds import make_task, task_class
+from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tasks.task import Task
 from slideduck.words import message
 
@@ -92,9 +92,7 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_run(
-    run: Path | str, checkpoint: str = "best", *, any_task: bool = False, trust: str | Sequence[str] = ()
-) -> TrainedModel:
+def load_run(run: Path | str, checkpoint: str = "best", *, trust: str | Sequence[str] = ()) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
@@ -103,8 +101,6 @@ def load_run(
         The run's folder.
     checkpoint : str
         ``"best"`` or ``"last"``.
-    any_task : bool
-        Take a network that has learnt several labels or numbers too.
     trust : str or sequence of str
         The run's model, where it is code: a run may come from anyone, and its ``module:function`` is imported only if
         it is named here, or was given to `train` in this process.
@@ -114,8 +110,8 @@ def load_run(
     ConfigError
         If the checkpoint is neither.
     RunError
-        If there is no such run, its checkpoint cannot be read or does not fit its model, its model is code that was not
-        named, or it has not learnt classes and the caller needs them.
+        If there is no such run, its checkpoint cannot be read or does not fit its model, or its model is code that was
+        not named.
     """
     if checkpoint not in checkpoints.CHECKPOINTS:
         raise ConfigError(f"checkpoint is {checkpoint!r}; it must be one of {', '.join(checkpoints.CHECKPOINTS)}")
@@ -125,8 +121,6 @@ def load_run(
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
     require_trust(config.model, path, trust)
-    if not any_task:
-        task_class(config.task).require_classes(folder)
     architecture = state.get("architecture")
     network = build_network(config, len(state["classes"]), architecture=architecture, fresh=False).network
     try:

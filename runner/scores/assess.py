@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
-from slideduck.catalog.evaluations import read_prediction_file
+from slideduck.catalog.evaluations import PredictionFile, read_prediction_file
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.scores.bootstrap import RESAMPLES, intervals
 from slideduck.runner.scores.calibration import (
@@ -24,16 +24,27 @@ from slideduck.runner.scores.calibration import (
     reliability,
     with_temperature,
 )
+from slideduck.runner.scores.column_bootstrap import column_intervals
+from slideduck.runner.scores.columns import label_metrics, means_of, number_metrics
 from slideduck.runner.scores.metrics import LEVELS, compute_metrics, plain, units_of
-from slideduck.runner.scores.predictions import ClassPredictions
+from slideduck.runner.scores.notes import absent_of, notes_of
+from slideduck.runner.scores.predictions import (
+    THRESHOLD,
+    ClassPredictions,
+    LabelPredictions,
+    NumberPredictions,
+    Predictions,
+)
 from slideduck.runner.settings.jsonfile import read_object
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.runner.tiles.conditions import tile_table
 
 __all__ = [
+    "JudgedUnits",
     "PredictedTiles",
     "assess",
     "assess_file",
+    "judged_units",
     "metrics_by",
     "numbers_of",
     "patient_numbers",
@@ -53,25 +64,35 @@ class PredictedTiles:
 
     Attributes
     ----------
-    predictions : ClassPredictions
-        Their rows are those of the file, from 0.
+    predictions : Predictions
+        Of the task's kind; their rows are those of the file, from 0.
+    losses : ndarray of float64, (n,)
+        Loss of each tile.
     tile_id, slide, patient : ndarray of object (str), (n,)
         Names.
     classes : tuple of str
-        In order of their numbers.
+        Names of the outputs: classes, labels or columns of numbers.
     facts : dict of str
         What the file says of itself, such as ``run`` and ``epoch``.
     path : Path
         The file.
+    task : str
+        As in the settings.
     """
 
-    predictions: ClassPredictions
+    predictions: Predictions
+    losses: NDArray[np.float64]
     tile_id: NDArray[np.object_]
     slide: NDArray[np.object_]
     patient: NDArray[np.object_]
     classes: tuple[str, ...]
     facts: dict[str, str]
     path: Path
+    task: str
+
+    def refuse(self, remedy: str) -> RunError:
+        """Return the error for predictions of a task that something is not for; `remedy` says what is."""
+        return RunError(f"{self.path}: predictions of task {self.task!r}; {remedy}")
 
 
 def read_predictions(path: Path | str) -> PredictedTiles:
@@ -83,16 +104,28 @@ def read_predictions(path: Path | str) -> PredictedTiles:
         If there is no such file, or it is none of ours.
     """
     file = read_prediction_file(path)
-    number = {name: i for i, name in enumerate(file.classes)}
-    codes, names = _numbered(file.table["label"])
-    labels = np.array([number[name] for name in names], np.int64)[codes]
-    # A probability that was too small for its type is the smallest one: its logarithm is then a number.
-    logs = np.log(np.maximum(file.probabilities, np.finfo(np.float64).smallest_subnormal))
     tile_id, slide, patient = (
         np.asarray(file.table[name].to_numpy(zero_copy_only=False), object) for name in ("tile_id", "slide", "patient")
     )
-    predictions = ClassPredictions(np.arange(len(labels)), _soft_or(labels, file.table, file.classes), logs)
-    return PredictedTiles(predictions, tile_id, slide, patient, file.classes, file.facts, file.path)
+    losses = file.table["loss"].to_numpy().astype(np.float64)
+    return PredictedTiles(
+        _predictions(file), losses, tile_id, slide, patient, file.classes, file.facts, file.path, file.task
+    )
+
+
+def _predictions(file: PredictionFile) -> Predictions:
+    """Return the predictions in a file, of its task's kind."""
+    rows = np.arange(file.table.num_rows)
+    if file.task == "regression":
+        return NumberPredictions(rows, file.outputs("true_"), file.outputs("predicted_"))
+    # A probability that was too small for its type is the smallest one: its logarithm is then a number.
+    logs = np.log(np.maximum(file.probabilities, np.finfo(np.float64).smallest_subnormal))
+    if file.task == "multi-label":
+        return LabelPredictions(rows, file.outputs("true_"), logs)
+    number = {name: i for i, name in enumerate(file.classes)}
+    codes, names = _numbered(file.table["label"])
+    labels = np.array([number[name] for name in names], np.int64)[codes]
+    return ClassPredictions(rows, _soft_or(labels, file.table, file.classes), logs)
 
 
 def _soft_or(labels: Ints, table: pa.Table, classes: Sequence[str]) -> NDArray[Any]:
@@ -104,7 +137,8 @@ def _soft_or(labels: Ints, table: pa.Table, classes: Sequence[str]) -> NDArray[A
 
 
 def assess(
-    predictions: ClassPredictions,
+    predictions: Predictions,
+    losses: NDArray[np.float64],
     slides: Ints,
     patients: Ints,
     classes: Sequence[str],
@@ -116,12 +150,14 @@ def assess(
 
     Parameters
     ----------
-    predictions : ClassPredictions
+    predictions : Predictions
         At least one tile.
+    losses : ndarray of float64, (n,)
+        Loss of each tile, see `slideduck.runner.tasks.task.Task.losses`; that of classes is taken from `predictions`.
     slides, patients : ndarray of int64, (n,)
         Number of each tile's slide and patient; intervals draw patients in order of their numbers.
     classes : sequence of str
-        Names of the classes, in order of their numbers.
+        Names of the outputs, in order.
     resamples : int
         Resamples of patients for the intervals; 0 for no intervals.
     thresholds : mapping, optional
@@ -130,45 +166,115 @@ def assess(
     Returns
     -------
     dict
-        ``metrics`` (see `compute_metrics`, and ``ci95/…`` of `slideduck.runner.scores.bootstrap.intervals`);
+        ``metrics`` (see `compute_metrics` or `slideduck.runner.scores.columns`, and ``ci95/…`` of
+        `slideduck.runner.scores.bootstrap.intervals`); ``notes``, what stands under a table of them, and ``absent``,
+        the classes that no tile is of; and but for numbers
         ``reliability``, by level (tiles, slides, patients): the table of ``predicted``, and of each class under
         ``classes``; ``thresholds``, by level and class: those that serve these units best; ``applied_thresholds``,
-        alike: what `thresholds` do here; and ``temperature``: the one that gives these tiles the greatest
+        alike: what `thresholds` do here; and of classes ``temperature``: the one that gives these tiles the greatest
         likelihood (``fitted``), with the ``loss`` and ``ece`` of the tiles after it.
     """
-    metrics = compute_metrics(predictions, slides, classes, patients=patients)
-    if resamples:
+    metrics = _metrics(predictions, losses, slides, patients, classes)
+    if resamples and isinstance(predictions, ClassPredictions):
         metrics |= intervals(predictions, slides, patients, classes, resamples=resamples)
-    result: dict[str, Any] = {"metrics": metrics, "reliability": {}, "thresholds": {}}
-    if thresholds is not None:
-        result["applied_thresholds"] = {}
-    for level, groups in (("tiles", None), ("slides", slides), ("patients", patients)):
-        units = units_of(predictions, groups)
-        confidence = units.probabilities[np.arange(len(units.labels)), units.predicted]
-        result["reliability"][level] = {
-            "predicted": reliability(confidence, units.predicted == units.labels),
-            "classes": {
-                name: reliability(units.probabilities[:, number], units.labels == number)
-                for number, name in enumerate(classes)
-            },
+    elif resamples:
+        assert isinstance(predictions, LabelPredictions | NumberPredictions)
+        metrics |= column_intervals(predictions, losses, slides, patients, classes, resamples=resamples)
+    metrics = plain(metrics)
+    result = {"metrics": metrics, "notes": notes_of(metrics), "absent": absent_of(metrics)}
+    if not isinstance(predictions, NumberPredictions):
+        result |= _judged(predictions, slides, patients, classes, thresholds)
+    if isinstance(predictions, ClassPredictions):
+        fitted = fit_temperature(predictions.log_probabilities, predictions.labels)
+        logs = with_temperature(predictions.log_probabilities, fitted)
+        result["temperature"] = {
+            "fitted": fitted,
+            "loss": -float(logs[np.arange(len(logs)), predictions.labels].mean()),
+            "ece": calibration_error(np.exp(logs), predictions.predicted, predictions.labels),
         }
-        result["thresholds"][level] = choose_thresholds(units.probabilities, units.labels, classes)
-        if thresholds is not None:
-            result["applied_thresholds"][level] = apply_thresholds(
-                units.probabilities, units.labels, classes, thresholds.get(level, {})
-            )
-    fitted = fit_temperature(predictions.log_probabilities, predictions.labels)
-    logs = with_temperature(predictions.log_probabilities, fitted)
-    result["temperature"] = {
-        "fitted": fitted,
-        "loss": -float(logs[np.arange(len(logs)), predictions.labels].mean()),
-        "ece": calibration_error(np.exp(logs), predictions.predicted, predictions.labels),
-    }
     return plain(result)
 
 
+def _metrics(
+    predictions: Predictions, losses: NDArray[np.float64], slides: Ints, patients: Ints, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the metrics of predictions of any kind."""
+    if isinstance(predictions, ClassPredictions):
+        return compute_metrics(predictions, slides, names, patients=patients)
+    if isinstance(predictions, LabelPredictions):
+        return label_metrics(predictions, slides, patients, names)
+    assert isinstance(predictions, NumberPredictions)
+    # Numbers of several folds are standardised by the training tiles of each: the losses know.
+    metrics = number_metrics(predictions, slides, patients, names, np.ones(len(names)))
+    return {**metrics, "loss": float(losses.mean())}
+
+
+@dataclass(frozen=True)
+class JudgedUnits:
+    """Units whose probabilities are judged: their truth by output, and what is said of all of it.
+
+    Attributes
+    ----------
+    probabilities : ndarray of float64, (n, outputs)
+        Of each class or label.
+    truth : ndarray of bool, (n, outputs)
+        Which of them are so.
+    """
+
+    probabilities: NDArray[np.float64]
+    truth: NDArray[np.bool_]
+
+
+def judged_units(predictions: Predictions, groups: Ints | None) -> JudgedUnits:
+    """Return the units of a level: tiles, or groups of them."""
+    if isinstance(predictions, ClassPredictions):
+        units = units_of(predictions, groups)
+        return JudgedUnits(units.probabilities, np.arange(units.probabilities.shape[1]) == units.labels[:, None])
+    assert isinstance(predictions, LabelPredictions)
+    truth, said = predictions.targets.astype(np.float64), predictions.probabilities
+    if groups is not None:
+        truth, said = means_of(truth, groups), means_of(said, groups)
+    return JudgedUnits(said, truth >= THRESHOLD)
+
+
+def _judged(
+    predictions: Predictions,
+    slides: Ints,
+    patients: Ints,
+    classes: Sequence[str],
+    thresholds: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """Return reliability and thresholds of each class or label, by level."""
+    result: dict[str, Any] = {"reliability": {}, "thresholds": {}}
+    if thresholds is not None:
+        result["applied_thresholds"] = {}
+    for level, groups in (("tiles", None), ("slides", slides), ("patients", patients)):
+        units = judged_units(predictions, groups)
+        of_level: dict[str, Any] = {}
+        if isinstance(predictions, ClassPredictions):
+            n, guess = np.arange(len(units.truth)), units.probabilities.argmax(axis=1)
+            if groups is None:
+                guess = predictions.predicted
+            of_level["predicted"] = reliability(units.probabilities[n, guess], units.truth[n, guess])
+        of_level["classes"] = {
+            name: reliability(units.probabilities[:, number], units.truth[:, number])
+            for number, name in enumerate(classes)
+        }
+        result["reliability"][level] = of_level
+        result["thresholds"][level] = choose_thresholds(units.probabilities, units.truth, classes)
+        if thresholds is not None:
+            of_these = thresholds.get(level, {})
+            result["applied_thresholds"][level] = apply_thresholds(units.probabilities, units.truth, classes, of_these)
+    return result
+
+
 def metrics_by(
-    predictions: ClassPredictions, slides: Ints, patients: Ints, classes: Sequence[str], values: NDArray[np.object_]
+    predictions: Predictions,
+    losses: NDArray[np.float64],
+    slides: Ints,
+    patients: Ints,
+    classes: Sequence[str],
+    values: NDArray[np.object_],
 ) -> list[dict[str, Any]]:
     """Return the metrics of the tiles of each value of a column, without intervals.
 
@@ -180,7 +286,7 @@ def metrics_by(
     Returns
     -------
     list of dict
-        In order of the values, None last: ``value`` and the metrics of `compute_metrics`, as JSON takes them.
+        In order of the values, None last: ``value`` and the metrics of `assess`.
     """
     found = sorted({value for value in values if value is not None})
     if any(value is None for value in values):
@@ -188,7 +294,7 @@ def metrics_by(
     rows = []
     for value in found:
         here = np.flatnonzero(values == value)
-        metrics = compute_metrics(predictions.take(here), slides[here], classes, patients=patients[here])
+        metrics = _metrics(predictions.take(here), losses[here], slides[here], patients[here], classes)
         rows.append({"value": value, **plain(metrics)})
     return rows
 
@@ -222,7 +328,7 @@ def assess_file(path: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     return {
         "epoch": int(tiles.facts.get("epoch", 0)),
         "classes": list(tiles.classes),
-        **assess(tiles.predictions, slides, patients, tiles.classes, resamples=resamples),
+        **assess(tiles.predictions, tiles.losses, slides, patients, tiles.classes, resamples=resamples),
     }
 
 

@@ -28,7 +28,16 @@ from slideduck.runner.scores.metrics import (
 )
 from slideduck.runner.scores.predictions import ClassPredictions
 
-__all__ = ["MIN_PATIENTS", "RESAMPLES", "draw_patients", "intervals", "weighted_ranked_scores"]
+__all__ = [
+    "MIN_PATIENTS",
+    "RESAMPLES",
+    "draw_patients",
+    "intervals",
+    "mean_in_resamples",
+    "percentiles",
+    "too_few",
+    "weighted_ranked_scores",
+]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -79,18 +88,14 @@ def intervals(
     numbers, patient_of_tile = np.unique(patients, return_inverse=True)
     n_patients = len(numbers)
     if n_patients < MIN_PATIENTS:
-        note = (
-            f"no confidence intervals: the tiles are of {n_patients} patient{'' if n_patients == 1 else 's'}, "
-            f"and resampling needs at least {MIN_PATIENTS}"
-        )
-        return {"ci95/patients": n_patients, "ci95/note": note}
+        return too_few(n_patients)
     # Sums are then the same to the last digit, whatever the order of tiles.
     order = np.lexsort((*predictions.log_probabilities.T, predictions.labels, slides, patient_of_tile))
     predictions = predictions.take(order)
     slides, patient_of_tile = slides[order], patient_of_tile[order]
     counts = draw_patients(n_patients, resamples, seed)
     of_label = predictions.log_probabilities[np.arange(len(order)), predictions.labels].astype(np.float64)
-    found = {"loss": _mean(counts, -of_label, patient_of_tile)}
+    found = {"loss": mean_in_resamples(counts, -of_label, patient_of_tile)}
     for level, groups in (("tiles", None), ("slides", slides), ("patients", patient_of_tile)):
         units = units_of(predictions, groups)
         patient = patient_of_tile
@@ -98,14 +103,23 @@ def intervals(
             patient = patient_of_tile[np.unique(groups, return_index=True)[1]]
         of_level = _scores(counts, units, patient, classes)
         if groups is not None:
-            of_level["fraction_error"] = _mean(counts, fraction_errors(predictions, groups), patient)
+            of_level["fraction_error"] = mean_in_resamples(counts, fraction_errors(predictions, groups), patient)
         found |= {LEVELS[level] + name: values for name, values in of_level.items()}
     return {
-        **{f"ci95/{name}": _interval(values) for name, values in found.items()},
+        **{f"ci95/{name}": percentiles(values) for name, values in found.items()},
         "ci95/patients": n_patients,
         "ci95/resamples": resamples,
         "ci95/seed": seed,
     }
+
+
+def too_few(n_patients: int) -> dict[str, Any]:
+    """Return what stands in place of intervals where there are fewer than `MIN_PATIENTS` patients."""
+    note = (
+        f"no confidence intervals: the tiles are of {n_patients} patient{'' if n_patients == 1 else 's'}, "
+        f"and resampling needs at least {MIN_PATIENTS}"
+    )
+    return {"ci95/patients": n_patients, "ci95/note": note}
 
 
 def draw_patients(n_patients: int, resamples: int, seed: int) -> Ints:
@@ -198,18 +212,18 @@ def _scores(counts: Ints, units: Units, patient: Ints, classes: Sequence[str]) -
     scores |= {f"auroc/{name}": auroc for name, (auroc, _) in zip(classes, ranked, strict=True)}
     scores |= {f"average_precision/{name}": precision for name, (_, precision) in zip(classes, ranked, strict=True)}
     truth = np.arange(n_classes) == units.labels[:, None]
-    scores["brier"] = _mean(counts, ((units.probabilities - truth) ** 2).sum(axis=1), patient)
+    scores["brier"] = mean_in_resamples(counts, ((units.probabilities - truth) ** 2).sum(axis=1), patient)
     return scores
 
 
-def _mean(counts: Ints, values: NDArray[np.float64], patient: Ints) -> NDArray[np.float64]:
+def mean_in_resamples(counts: Ints, values: NDArray[np.float64], patient: Ints) -> NDArray[np.float64]:
     """Return the mean of values of units in each resample."""
     n_patients = counts.shape[1]
     sums = np.bincount(patient, values, n_patients)
     return np.asarray((counts * sums).sum(axis=1) / (counts * np.bincount(patient, minlength=n_patients)).sum(axis=1))
 
 
-def _interval(values: NDArray[np.float64]) -> list[float] | None:
+def percentiles(values: NDArray[np.float64]) -> list[float] | None:
     """Return the percentiles of the defined values, or None if too few are."""
     defined = values[np.isfinite(values)]
     if len(defined) < _DEFINED * len(values):

@@ -160,7 +160,7 @@ class Threshold:
 
 
 def choose_thresholds(
-    probabilities: Floats, labels: Ints, classes: Sequence[str]
+    probabilities: Floats, labels: Ints | NDArray[np.bool_], classes: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the thresholds of each class that serve these units best.
 
@@ -168,8 +168,8 @@ def choose_thresholds(
     ----------
     probabilities : ndarray, (n, classes)
         Of tiles, slides or patients.
-    labels : ndarray of int64, (n,)
-        True class numbers.
+    labels : ndarray of int64, (n,), or of bool, (n, classes)
+        True class numbers; or which of several labels each unit has.
     classes : sequence of str
         Names, in order of their numbers.
 
@@ -181,7 +181,7 @@ def choose_thresholds(
     """
     chosen = {}
     for number, name in enumerate(classes):
-        scores, positive = probabilities[:, number], labels == number
+        scores, positive = probabilities[:, number], _of_class(labels, number)
         n_positive = int(np.count_nonzero(positive))
         n_negative = len(labels) - n_positive
         if not n_positive or not n_negative or np.isnan(scores).any():
@@ -216,17 +216,25 @@ def judge_threshold(scores: Floats, positive: NDArray[np.bool_], threshold: floa
 
 
 def apply_thresholds(
-    probabilities: Floats, labels: Ints, classes: Sequence[str], thresholds: Mapping[str, Mapping[str, Any]]
+    probabilities: Floats,
+    labels: Ints | NDArray[np.bool_],
+    classes: Sequence[str],
+    thresholds: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return thresholds that were chosen on other units with their scores on these."""
     return {
         name: {
-            rule: asdict(judge_threshold(probabilities[:, number], labels == number, value["threshold"]))
+            rule: asdict(judge_threshold(probabilities[:, number], _of_class(labels, number), value["threshold"]))
             for rule, value in thresholds[name].items()
         }
         for number, name in enumerate(classes)
         if name in thresholds
     }
+
+
+def _of_class(labels: Ints | NDArray[np.bool_], number: int) -> NDArray[np.bool_]:
+    """Return which units are of a class, or have a label."""
+    return np.asarray(labels == number if labels.ndim == 1 else labels[:, number])
 
 
 def _binned(confidence: Floats, right: NDArray[np.bool_]) -> tuple[Ints, NDArray[np.float64], NDArray[np.float64]]:

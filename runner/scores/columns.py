@@ -1,7 +1,8 @@
 """How good predictions of several labels or of numbers are, output by output, for tiles, slides and patients.
 
 As in `slideduck.runner.scores.metrics`, all is computed in one process, in double precision, in order of row. A
-slide's target and prediction are the means over its tiles, and a patient's over the tiles of all slides.
+slide's target and prediction are the means over its tiles, and a patient's over the tiles of all slides: a slide has a
+label if half of its tiles or more have it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slideduck.runner.scores.predictions import LabelPredictions, NumberPredictions
+from slideduck.runner.scores.metrics import ranked_scores
+from slideduck.runner.scores.predictions import THRESHOLD, LabelPredictions, NumberPredictions
 
-__all__ = ["label_metrics", "number_metrics"]
+__all__ = ["label_losses", "label_metrics", "means_of", "number_losses", "number_metrics"]
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,13 +43,34 @@ def label_metrics(predictions: LabelPredictions, slides: Ints, patients: Ints, n
         ``loss`` (mean binary cross-entropy, nats, not weighted), ``auroc/NAME``, ``ap/NAME`` (average
         precision), ``f1/NAME`` at a probability of a half, and their means ``mean_auroc``, ``mean_ap`` and
         ``mean_f1`` over the labels that some have and some have not (NaN for the others); ``tiles``; and all but
-        the loss under ``slide/`` and ``patient/``, with ``slide/slides`` and ``patient/patients`` for their numbers.
+        the loss under ``slide/`` and ``patient/``, with ``slide/slides`` and ``patient/patients`` for their numbers,
+        ``slide/mixed`` for the number of slides of whose tiles some have a label and some have not, and ``slide/ties``
+        for those where exactly half of them have it.
     """
-    truth, said = predictions.targets.astype(np.float64), predictions.log_probabilities
+    truth = predictions.targets.astype(np.float64)
+    result = {
+        "loss": float(label_losses(predictions).mean()),
+        **_of_levels(partial(_label_scores, names=names), truth, predictions.probabilities, slides, patients),
+    }
+    for level, groups in (("slide", slides), ("patient", patients)):
+        parts = means_of(truth, groups)
+        result[f"{level}/mixed"] = int(np.count_nonzero(((parts > 0) & (parts < 1)).any(axis=1)))
+        result[f"{level}/ties"] = int(np.count_nonzero((parts == THRESHOLD).any(axis=1)))
+    return result
+
+
+def label_losses(predictions: LabelPredictions) -> Doubles:
+    """Return the mean binary cross-entropy of each tile, nats, (n,)."""
+    said = predictions.log_probabilities
     # The logarithm of 1 - p, exact where p is near 1.
-    logs = np.where(truth > 0.5, said, np.log(-np.expm1(np.minimum(said, -1e-12))))
-    scores = partial(_label_scores, names=names)
-    return {"loss": -float(logs.mean()), **_of_levels(scores, truth, predictions.probabilities, slides, patients)}
+    logs = np.where(predictions.targets > 0.5, said, np.log(-np.expm1(np.minimum(said, -1e-12))))
+    return np.asarray(-logs.mean(axis=1))
+
+
+def number_losses(predictions: NumberPredictions, std: Doubles) -> Doubles:
+    """Return the mean squared error of the standardised numbers of each tile, (n,)."""
+    errors = (predictions.numbers - predictions.targets.astype(np.float64)) / std
+    return np.asarray((errors**2).mean(axis=1))
 
 
 def number_metrics(
@@ -75,7 +98,7 @@ def number_metrics(
         and ``patient/patients`` for their numbers.
     """
     truth, said = predictions.targets.astype(np.float64), predictions.numbers
-    loss = float((((said - truth) / std) ** 2).mean())
+    loss = float(number_losses(predictions, std).mean())
     scores = partial(_number_scores, names=names)
     return {"loss": loss, **_of_levels(scores, truth, said, slides, patients)}
 
@@ -86,37 +109,36 @@ def _of_levels(
     """Return the scores of tiles, slides and patients."""
     result = {**scores(truth, values), "tiles": len(truth)}
     for level, groups in (("slide", slides), ("patient", patients)):
-        _, number = np.unique(groups, return_inverse=True)
-        of_level = scores(_means(truth, number), _means(values, number))
+        parts = means_of(truth, groups)
+        of_level = scores(parts, means_of(values, groups))
         result |= {f"{level}/{name}": value for name, value in of_level.items()}
-        result[f"{level}/{level}s"] = int(number.max()) + 1
+        result[f"{level}/{level}s"] = len(parts)
     return result
 
 
-def _means(values: Doubles, number: NDArray[np.int64]) -> Doubles:
-    """Return the means over groups, (groups, outputs)."""
+def means_of(values: Doubles, groups: Ints) -> Doubles:
+    """Return the means over groups in order of their numbers, (groups, outputs)."""
+    _, number = np.unique(groups, return_inverse=True)
     counts = np.bincount(number).astype(np.float64)
     return np.stack([np.bincount(number, column) / counts for column in values.T], axis=1)
 
 
 def _label_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
     """Return the scores of labels, the same at each level."""
-    # Here, not above: the library takes seconds, and most runs are of classes.
-    from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_f1_score
-
     scores: dict[str, Any] = {}
     for number, name in enumerate(names):
-        has = torch.from_numpy(truth[:, number] >= 0.5).long()
-        said = torch.from_numpy(np.ascontiguousarray(values[:, number]))
+        has, found = truth[:, number] >= THRESHOLD, values[:, number] >= THRESHOLD
         both = 0 < int(has.sum()) < len(has)
-        scores[f"auroc/{name}"] = float(binary_auroc(said, has)) if both else math.nan
-        scores[f"ap/{name}"] = float(binary_average_precision(said, has)) if both else math.nan
-        scores[f"f1/{name}"] = float(binary_f1_score((said >= 0.5).long(), has)) if both else math.nan
+        # Alone among scores it is defined by what is predicted too; but of one side alone it says nothing.
+        f1 = 2 * int((has & found).sum()) / int(has.sum() + found.sum()) if both else math.nan
+        scores[f"auroc/{name}"], scores[f"ap/{name}"] = ranked_scores(values[:, number], has)
+        scores[f"f1/{name}"] = f1
     return _with_means(scores, ("auroc", "ap", "f1"), names)
 
 
 def _number_scores(truth: Doubles, values: Doubles, names: Sequence[str]) -> dict[str, Any]:
     """Return the scores of numbers, the same at each level."""
+    # Here, not above: the library takes seconds, and most runs are of classes.
     from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
 
     scores: dict[str, Any] = {}

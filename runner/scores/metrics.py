@@ -20,6 +20,7 @@ from slideduck.runner.scores.predictions import ClassPredictions
 __all__ = [
     "LEVELS",
     "Units",
+    "class_ties",
     "compute_metrics",
     "confusion_of",
     "mean_over_classes",
@@ -86,10 +87,11 @@ def compute_metrics(
         `slideduck.runner.scores.calibration`), ``confusion`` (rows: true class, columns: predicted, both by
         number), ``tiles``; the same, but for the loss, under ``slide/``, with ``slide/slides`` for their
         number and ``slide/fraction_error``: the mean, over slides and classes, of the difference between the part of
-        a slide's tiles that is predicted to be of a class and the part that is; and alike under ``patient/``,
-        with ``patient/patients``. With soft labels the true class of a tile is the likeliest, and there are
-        ``soft_loss`` (mean cross-entropy against the labels' probabilities, nats) and ``soft_brier`` (mean of the
-        summed squared differences from them).
+        a slide's tiles that is predicted to be of a class and the part that is; ``slide/mixed``, the number of slides
+        whose tiles are of several classes, and ``slide/ties``, that of slides where no class has the most tiles alone;
+        and alike under ``patient/``, with ``patient/patients``. With soft labels the true class of a tile is the
+        likeliest, and there are ``soft_loss`` (mean cross-entropy against the labels' probabilities, nats) and
+        ``soft_brier`` (mean of the summed squared differences from them).
     """
     labels = predictions.labels
     of_label = predictions.log_probabilities[np.arange(len(labels)), labels].astype(np.float64)
@@ -104,6 +106,7 @@ def compute_metrics(
             **_scores(units, classes),
             "fraction_error": float(fraction_errors(predictions, groups).mean()),
             level: len(units.labels),
+            **class_ties(labels, groups, len(classes)),
         }
         metrics |= {LEVELS[level] + name: value for name, value in of_units.items()}
     return metrics
@@ -140,6 +143,18 @@ def fraction_errors(predictions: ClassPredictions, groups: Ints) -> NDArray[np.f
     n_classes = predictions.log_probabilities.shape[1]
     predicted = _fractions(group, predictions.predicted, n_classes)
     return np.asarray(np.abs(predicted - _fractions(group, predictions.labels, n_classes)).mean(axis=1))
+
+
+def class_ties(labels: Ints, groups: Ints, n_classes: int) -> dict[str, int]:
+    """Return how many groups have tiles of several classes (``mixed``), and of no class the most (``ties``)."""
+    _, group = np.unique(groups, return_inverse=True)
+    counts = np.sort(_counts(group, labels, n_classes), axis=1)
+    if n_classes < 2:
+        return {"mixed": 0, "ties": 0}
+    return {
+        "mixed": int(np.count_nonzero(counts[:, -2])),
+        "ties": int(np.count_nonzero(counts[:, -1] == counts[:, -2])),
+    }
 
 
 def confusion_of(labels: Ints, predicted: Ints, n_classes: int) -> Ints:
@@ -234,9 +249,14 @@ def _plain(value: Any) -> Any:
 
 def _fractions(group: Ints, numbers: Ints, n_classes: int) -> NDArray[np.float64]:
     """Return the part of each group's tiles that is of each class, (groups, classes)."""
-    counts = np.bincount(group * n_classes + numbers, minlength=(group.max() + 1) * n_classes)
-    counts = counts.reshape(-1, n_classes)
+    counts = _counts(group, numbers, n_classes)
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def _counts(group: Ints, numbers: Ints, n_classes: int) -> Ints:
+    """Return how many tiles of each group are of each class, (groups, classes)."""
+    counts = np.bincount(group * n_classes + numbers, minlength=(group.max() + 1) * n_classes)
+    return np.asarray(counts.reshape(-1, n_classes), np.int64)
 
 
 def _scores(units: Units, classes: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,22 @@ from numpy.typing import NDArray
 from slideduck.errors import RunError
 from slideduck.words import agreeing, counted
 
-__all__ = ["ClassPredictions", "LabelPredictions", "NumberPredictions", "Predictions", "class_numbers", "collect"]
+__all__ = [
+    "NO_LABEL",
+    "THRESHOLD",
+    "ClassPredictions",
+    "LabelPredictions",
+    "NumberPredictions",
+    "Predictions",
+    "class_numbers",
+    "collect",
+    "joined_labels",
+]
+
+#: Probability from which on a tile is said to have a label.
+THRESHOLD = 0.5
+#: What is written, as in the tables that labels are read from, where a tile has none of several.
+NO_LABEL = "-"
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -35,6 +50,11 @@ class Predictions:
     rows: Ints
     targets: NDArray[Any]
     outputs: Floats
+
+    @property
+    def given(self) -> NDArray[np.float64]:
+        """What users are given, (n, outputs): probabilities, or numbers."""
+        raise NotImplementedError
 
     def take(self, chosen: Ints) -> Self:
         """Return the predictions of some tiles, by their places from 0."""
@@ -69,6 +89,11 @@ class ClassPredictions(Predictions):
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     @property
+    def given(self) -> NDArray[np.float64]:
+        """The probabilities."""
+        return self.probabilities
+
+    @property
     def predicted(self) -> Ints:
         """Class number of the greatest probability; the lesser number where two are equal."""
         return np.asarray(self.log_probabilities.argmax(axis=1), np.int64)
@@ -92,6 +117,11 @@ class LabelPredictions(Predictions):
         """Probability of each label, (n, labels)."""
         return np.asarray(np.exp(self.log_probabilities))
 
+    @property
+    def given(self) -> NDArray[np.float64]:
+        """The probabilities."""
+        return self.probabilities
+
 
 class NumberPredictions(Predictions):
     """Predictions of numbers: targets and outputs are numbers, in the unit of their column."""
@@ -100,6 +130,17 @@ class NumberPredictions(Predictions):
     def numbers(self) -> NDArray[np.float64]:
         """Predicted numbers, (n, columns)."""
         return self.outputs.astype(np.float64)
+
+    @property
+    def given(self) -> NDArray[np.float64]:
+        """The numbers."""
+        return self.numbers
+
+
+def joined_labels(has: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
+    """Return the labels that each tile has, in the order of their columns, as ``a;b``, or ``-`` for none."""
+    every = np.array(names, object)
+    return [";".join(every[row]) or NO_LABEL for row in has]
 
 
 P = TypeVar("P", bound=Predictions)

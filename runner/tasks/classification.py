@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from slideduck.betons import Sidecar
-from slideduck.runner.scores.assess import assess_file
+from slideduck.errors import ConfigError
 from slideduck.runner.scores.metrics import compute_metrics
 from slideduck.runner.scores.predictions import ClassPredictions, class_numbers
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.losses import class_loss
-from slideduck.runner.tasks.task import Ints, Task, TileFacts
+from slideduck.runner.tasks.task import Ints, Task, TileFacts, entropies, named
 from slideduck.runner.tiles.rows import class_weights
 from slideduck.words import listed
 
@@ -36,7 +34,20 @@ class Classification(Task[ClassPredictions]):
     def facts_of(
         cls, config: TrainConfig, names: Sequence[str], targets: NDArray[Any], shares: NDArray[np.float64] | None
     ) -> TileFacts:
-        """Return the weights of classes."""
+        """Return the weights of classes.
+
+        Raises
+        ------
+        ConfigError
+            If all training tiles are of one class.
+        """
+        found = np.unique(class_numbers(targets))
+        # Soft labels of one likeliest class still say how much of the others there is.
+        if len(found) == 1 and targets.ndim == 1:
+            raise ConfigError(
+                f"all {len(targets):,} training tiles ({_chosen(config)}) are of class {names[int(found[0])]!r}; a "
+                "network learns from two or more: choose other tiles to train on"
+            )
         nothing = TileFacts.none(len(names))
         weights = class_weights(class_numbers(targets), len(names), config.balance, shares).tolist()
         return TileFacts(weights, nothing.mean, nothing.std)
@@ -77,23 +88,34 @@ class Classification(Task[ClassPredictions]):
         """Return the metrics of `slideduck.runner.scores.metrics.compute_metrics`."""
         return compute_metrics(predictions, slides, self.names, patients=patients)
 
-    def assessment(self, path: Path) -> dict[str, Any]:
-        """Return the assessment of predictions in a file, by `slideduck.runner.scores.assess.assess`."""
-        return assess_file(path)
+    def losses(self, predictions: ClassPredictions) -> NDArray[np.float64]:
+        """Return the cross-entropy of each tile, nats, (n,)."""
+        of_label = predictions.log_probabilities[np.arange(len(predictions.labels)), predictions.labels]
+        return -of_label.astype(np.float64)
+
+    @classmethod
+    def entropy(cls, given: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the entropy of each row, nats; a probability of 0 adds 0."""
+        return np.asarray(entropies(given).sum(axis=1))
+
+    @classmethod
+    def decided(cls, names: Sequence[str], given: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
+        """Return the likeliest class, and its probability."""
+        return [names[number] for number in given.argmax(axis=1)], given.max(axis=1)
+
+    @classmethod
+    def said(cls, names: Sequence[str], given: NDArray[np.float64]) -> dict[str, pa.Array]:
+        """Return ``predicted`` and ``prob_CLASS`` for each class."""
+        return {"predicted": pa.array(cls.decided(names, given)[0], pa.string()), **named(given, "prob_", names)}
 
     def columns(self, predictions: ClassPredictions) -> dict[str, pa.Array]:
         """Return ``label, predicted``, ``loss`` (cross-entropy, nats) and ``prob_CLASS`` for each class."""
         names = np.array(self.names, object)
-        logs = predictions.log_probabilities.astype(np.float64)
-        probabilities = predictions.probabilities
         return {
             "label": pa.array(names[predictions.labels], pa.string()),
             "predicted": pa.array(names[predictions.predicted], pa.string()),
-            "loss": pa.array(-logs[np.arange(len(logs)), predictions.labels], pa.float64()),
-            **{
-                f"prob_{name}": pa.array(probabilities[:, number], pa.float64())
-                for number, name in enumerate(self.names)
-            },
+            "loss": pa.array(self.losses(predictions), pa.float64()),
+            **named(predictions.probabilities, "prob_", self.names),
             **self._soft_columns(predictions),
         }
 
@@ -103,7 +125,10 @@ class Classification(Task[ClassPredictions]):
             return {}
         return {f"soft_{name}": pa.array(predictions.soft[:, i], pa.float64()) for i, name in enumerate(self.names)}
 
-    def table(self, predictions: ClassPredictions, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
-        """Return predictions as a table; a study takes it by the grid's name and the side-car's digest."""
-        own = {"grid": sidecar.raw["grid"]["name"], "sidecar": sidecar.sha256}
-        return super().table(predictions, sidecar, {**own, **facts})
+
+def _chosen(config: TrainConfig) -> str:
+    """Return how the training tiles were chosen, by the names of settings."""
+    names = ["where", *(["fold"] if config.fold is not None else [])]
+    names += ["train_where"] if config.train_where is not None or config.fold is not None else ["train_split"]
+    settings = ((name, getattr(config, name)) for name in names)
+    return ", ".join(f"`{name}={value!r}`" for name, value in settings if value is not None)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from slideduck.runner.scores.columns import label_metrics
-from slideduck.runner.scores.predictions import LabelPredictions
+from slideduck.catalog.evaluations import joint_probability
+from slideduck.runner.scores.columns import label_losses, label_metrics
+from slideduck.runner.scores.predictions import THRESHOLD, LabelPredictions, joined_labels
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.losses import binary_loss
-from slideduck.runner.tasks.task import Ints, Task, TileFacts, parts_of_epoch
+from slideduck.runner.tasks.task import Ints, Task, TileFacts, entropies, named, parts_of_epoch
 from slideduck.words import counted, listed
 
 __all__ = ["MultiLabel"]
@@ -70,11 +71,34 @@ class MultiLabel(Task[LabelPredictions]):
         """Return the metrics of `slideduck.runner.scores.columns.label_metrics`."""
         return label_metrics(predictions, slides, patients, self.names)
 
+    def losses(self, predictions: LabelPredictions) -> NDArray[np.float64]:
+        """Return the mean binary cross-entropy of each tile, nats, (n,)."""
+        return label_losses(predictions)
+
+    @classmethod
+    def entropy(cls, given: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sum of the labels' entropies, nats: that of all of them, as if they were independent."""
+        return np.asarray((entropies(given) + entropies(1 - given)).sum(axis=1))
+
+    @classmethod
+    def decided(cls, names: Sequence[str], given: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]]:
+        """Return the labels of a probability of a half or more, as ``a;b``, and the probability of all being so."""
+        return joined_labels(given >= THRESHOLD, names), joint_probability(given)
+
+    @classmethod
+    def said(cls, names: Sequence[str], given: NDArray[np.float64]) -> dict[str, pa.Array]:
+        """Return ``predicted``, such as ``a;b``, and ``prob_NAME`` for each label."""
+        return {"predicted": pa.array(cls.decided(names, given)[0], pa.string()), **named(given, "prob_", names)}
+
     def columns(self, predictions: LabelPredictions) -> dict[str, pa.Array]:
-        """Return ``true_NAME`` and ``prob_NAME`` for each label."""
-        columns = {}
-        probabilities = predictions.probabilities
+        """Return ``label, predicted`` (such as ``a;b``), ``loss``, and ``true_NAME, prob_NAME`` for each label."""
+        has = predictions.targets > 0.5
+        columns = {
+            "label": pa.array(joined_labels(has, self.names), pa.string()),
+            "predicted": pa.array(self.decided(self.names, predictions.probabilities)[0], pa.string()),
+            "loss": pa.array(self.losses(predictions)),
+        }
         for number, name in enumerate(self.names):
-            columns[f"true_{name}"] = pa.array(predictions.targets[:, number] > 0.5)
-            columns[f"prob_{name}"] = pa.array(probabilities[:, number], pa.float64())
+            columns[f"true_{name}"] = pa.array(has[:, number])
+            columns[f"prob_{name}"] = pa.array(predictions.probabilities[:, number], pa.float64())
         return columns

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.errors import ConfigError
-from slideduck.runner.scores.columns import number_metrics
+from slideduck.runner.scores.columns import number_losses, number_metrics
 from slideduck.runner.scores.predictions import NumberPredictions
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.losses import number_loss
-from slideduck.runner.tasks.task import Ints, Task, TileFacts, parts_of_epoch
+from slideduck.runner.tasks.task import Ints, Task, TileFacts, named, parts_of_epoch
 from slideduck.words import listed
 
 __all__ = ["Regression"]
@@ -89,11 +89,19 @@ class Regression(Task[NumberPredictions]):
         """Return the metrics of `slideduck.runner.scores.columns.number_metrics`."""
         return number_metrics(predictions, slides, patients, self.names, self.std.double().cpu().numpy())
 
+    def losses(self, predictions: NumberPredictions) -> NDArray[np.float64]:
+        """Return the mean squared error of the standardised numbers of each tile, (n,)."""
+        return number_losses(predictions, self.std.double().cpu().numpy())
+
+    @classmethod
+    def said(cls, names: Sequence[str], given: NDArray[np.float64]) -> dict[str, pa.Array]:
+        """Return ``predicted_NAME`` for each column."""
+        return named(given, "predicted_", names)
+
     def columns(self, predictions: NumberPredictions) -> dict[str, pa.Array]:
-        """Return ``true_NAME`` and ``predicted_NAME`` for each column."""
-        columns = {}
-        numbers = predictions.numbers
+        """Return ``loss``, and ``true_NAME`` and ``predicted_NAME`` for each column."""
+        columns = {"loss": pa.array(self.losses(predictions))}
         for number, name in enumerate(self.names):
             columns[f"true_{name}"] = pa.array(predictions.targets[:, number].astype(np.float64))
-            columns[f"predicted_{name}"] = pa.array(numbers[:, number], pa.float64())
+            columns[f"predicted_{name}"] = pa.array(predictions.numbers[:, number], pa.float64())
         return columns

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from slideduck.betons import Sidecar
-from slideduck.errors import ConfigError, RunError
-from slideduck.runner.scores.assess import patient_numbers
+from slideduck.errors import ConfigError
+from slideduck.runner.scores.assess import assess_file, patient_numbers
 from slideduck.runner.scores.predictions import Predictions
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.words import counted
 
-__all__ = ["Ints", "P", "Task", "TileFacts", "parts_of_epoch"]
+__all__ = ["Ints", "P", "Task", "TileFacts", "entropies", "named", "parts_of_epoch"]
 
 P = TypeVar("P", bound=Predictions)
 Ints = NDArray[np.int64]
@@ -73,8 +73,7 @@ class Task(ABC, Generic[P]):
     gives : str
         What users are given: ``"probabilities"`` or ``"numbers"``.
     tells_classes : bool
-        True if each tile is of one class: what thresholds, temperatures, tables by column, maps of classes and
-        the pooled predictions of several runs are for.
+        True if each tile is of one class: what temperatures and the likeliest class are for.
     predictions : type of Predictions
         Its kind of predictions.
     names : list of str
@@ -139,21 +138,6 @@ class Task(ABC, Generic[P]):
     def reach(cls, names: Sequence[str]) -> str:
         """Return which tiles a network says something of, as the model card says it."""
         return "It says something of every tile: of ink, folds, and tissue that it never saw as well."
-
-    @classmethod
-    def require_classes(cls, run: Path) -> None:
-        """Refuse a run whose network does not tell classes apart.
-
-        Raises
-        ------
-        RunError
-            Naming the run and its task.
-        """
-        if not cls.tells_classes:
-            raise RunError(
-                f"{run}: this network has learnt task {cls.name!r}, and this command is for classes; "
-                "slideduck evaluate writes what it predicts"
-            )
 
     # Of a network's outputs.
 
@@ -237,9 +221,28 @@ class Task(ABC, Generic[P]):
         outputs = self.activate(torch.zeros(len(rows), self.n_outputs)).numpy()
         return self.metrics(self.predictions(rows, targets, outputs), sidecar)
 
-    def assessment(self, path: Path) -> dict[str, Any] | None:
-        """Return the assessment of predictions in a file, or None for a task that has metrics alone."""
+    @abstractmethod
+    def losses(self, predictions: P) -> NDArray[np.float64]:
+        """Return the loss of each tile, not weighted, (n,); the metric ``loss`` is their mean."""
+
+    def assessment(self, path: Path) -> dict[str, Any]:
+        """Return the assessment of predictions in a file, by `slideduck.runner.scores.assess.assess`."""
+        return assess_file(path)
+
+    @classmethod
+    def entropy(cls, given: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Return the entropy of what is given of each tile, nats, (n,); None where that is no probability."""
         return None
+
+    @classmethod
+    def decided(cls, names: Sequence[str], given: NDArray[np.float64]) -> tuple[list[str], NDArray[np.float64]] | None:
+        """Return what each tile is said to be, as text, with its probability, (n,); None for numbers."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def said(cls, names: Sequence[str], given: NDArray[np.float64]) -> dict[str, pa.Array]:
+        """Return the columns of a table of what a network says of tiles, whatever they are."""
 
     @abstractmethod
     def columns(self, predictions: P) -> dict[str, pa.Array]:
@@ -248,7 +251,8 @@ class Task(ABC, Generic[P]):
     def table(self, predictions: P, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
         """Return predictions as a table: one row a tile, in the order of the beton.
 
-        Columns are ``tile_id, slide, patient`` and those of `columns`.
+        Columns are ``tile_id, slide, patient`` and those of `columns`. The schema names the task, and the grid and the
+        digest of the side-car, by which a study takes it.
 
         Parameters
         ----------
@@ -262,9 +266,22 @@ class Task(ABC, Generic[P]):
             "patient": pa.array(sidecar.tile_patient[rows], pa.string()),
             **self.columns(predictions),
         }
-        return pa.table(columns).replace_schema_metadata(dict(facts))
+        own = {"task": self.name, "grid": sidecar.raw["grid"]["name"], "sidecar": sidecar.sha256}
+        return pa.table(columns).replace_schema_metadata({**own, **facts})
 
 
 def parts_of_epoch(n_tiles: int, shares: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the part of an epoch that each of some tiles has, (n,); they sum to 1."""
     return np.full(n_tiles, 1 / n_tiles) if shares is None else shares / shares.sum()
+
+
+def named(values: NDArray[Any], prefix: str, names: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the columns of an array of float64, (n, outputs), by the names of the outputs."""
+    return {
+        f"{prefix}{name}": pa.array(column.astype(np.float64)) for name, column in zip(names, values.T, strict=True)
+    }
+
+
+def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each probability adds to an entropy, -p log p, nats; 0 adds 0."""
+    return np.asarray(-probabilities * np.log(np.where(probabilities > 0, probabilities, 1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ __all__ = ["Targets", "as_exported", "read_targets"]
 
 #: Between the labels of a slide that has several, and what is written where it has none of them.
 _SEPARATOR, _NONE_OF_THEM = ";", "-"
+#: A number as text, of which a column has some where other values of it are no numbers.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,43 @@ def _refuse_shared_names(sidecar: Sidecar, column: str, beton: Path) -> None:
 def _numbers(sidecar: Sidecar, columns: list[tuple[str, NDArray[np.object_]]], beton: Path) -> Targets:
     """Return numbers, one a column; a tile that lacks one has no target."""
     for name, cells in columns:
-        wrong = next((cell for cell in cells.tolist() if cell is not None and not isinstance(cell, (int, float))), None)
-        if wrong is not None or name == "label":
-            what = "text" if wrong is None else repr(wrong)
+        if name == "label":
             raise ConfigError(
-                f"{beton}: task is 'regression', but column {name!r} holds {what}, not numbers; "
+                f"{beton}: task is 'regression', but column 'label' holds text, not numbers; "
                 "give a target of numbers, such as patient:age"
             )
-    values = np.array([[np.nan if c is None else c for c in cells.tolist()] for _, cells in columns], np.float32).T
-    number = np.where(np.isnan(values).any(axis=1), -1, 0).astype(np.int64)
+        _refuse_text(sidecar, name, cells, beton)
+    values = np.array([[np.nan if c is None else float(c) for c in cells.tolist()] for _, cells in columns], np.float32)
+    number = np.where(np.isnan(values.T).any(axis=1), -1, 0).astype(np.int64)
     names = tuple(name for name, _ in columns)
-    return Targets(replace(sidecar, classes=names, class_number=number), np.nan_to_num(np.ascontiguousarray(values)))
+    return Targets(replace(sidecar, classes=names, class_number=number), np.nan_to_num(np.ascontiguousarray(values.T)))
+
+
+def _refuse_text(sidecar: Sidecar, name: str, cells: NDArray[np.object_], beton: Path) -> None:
+    """Refuse a column whose values are not all finite numbers, with the first patients that have others."""
+    wrong: dict[tuple[str, str], str] = {}
+    for cell, patient, slide in zip(
+        cells.tolist(), sidecar.tile_patient.tolist(), sidecar.tile_slide.tolist(), strict=True
+    ):
+        if cell is not None and not _is_number(cell):
+            wrong.setdefault((str(patient), str(slide)), repr(cell))
+    if not wrong:
+        return
+    shown = [f"{cell} of patient {patient} (slide {slide})" for (patient, slide), cell in list(wrong.items())[:3]]
+    more = f" and of {len(wrong) - 3:,} slides more" if len(wrong) > 3 else ""
+    is_or_are = "is no number" if len(wrong) == 1 else "are no numbers"
+    raise ConfigError(
+        f"{beton}: task is 'regression', but in column {name!r} {', '.join(shown)}{more} {is_or_are}; mend the patients' "
+        "table, or leave those values empty, add it (slideduck add-patients STUDY TABLE) and export again; or give a "
+        "target of numbers, such as patient:age"
+    )
+
+
+def _is_number(cell: object) -> bool:
+    """Return whether a value is a finite number, or the text of one; NaN is a value that is missing."""
+    if isinstance(cell, str) and not _NUMBER.fullmatch(cell.strip()):
+        return False
+    return not math.isinf(float(cell))  # type: ignore[arg-type]
 
 
 def _labels(

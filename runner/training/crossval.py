@@ -2,9 +2,10 @@
 
 Each run is an ordinary one in a folder of its own: it can be stopped, resumes, and is skipped once it is
 finished. Over runs a metric has a mean, a standard deviation and a 95 % interval of the mean by Student's t
-distribution. Folds share most of their training tiles, so that the runs are not independent and the interval
-is narrower than that of new data would be (Bengio and Grandvalet, No unbiased estimator of the variance of
-K-fold cross-validation, 2004). Each run's metrics are those of its best epoch, chosen on the same tiles.
+distribution, that of a share within 0 and 1. Folds share most of their training tiles, so that the runs are not
+independent and the interval is narrower than that of new data would be (Bengio and Grandvalet, No unbiased
+estimator of the variance of K-fold cross-validation, 2004). Each run's metrics are those of its best epoch, chosen
+on the same tiles.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import stdtrit
+from numpy.typing import NDArray
+from scipy.special import expit, logit, stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError, SlideduckError
@@ -29,16 +31,29 @@ from slideduck.runner.runs.checkpoint import lock_folder, write_sealed
 from slideduck.runner.runs.predictions import read_predictions, write_predictions
 from slideduck.runner.scores.assess import assess_file
 from slideduck.runner.scores.metrics import plain
+from slideduck.runner.scores.predictions import THRESHOLD, joined_labels
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tiles.rows import folds_of
 from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
 from slideduck.words import counted, message
 
-__all__ = ["Run", "cross_validate", "interval", "pool_predictions", "runs_of"]
+__all__ = ["Run", "bounds_of", "cross_validate", "interval", "pool_predictions", "runs_of"]
 
 _FORMAT = "slideduck cross-validation"
+
+#: Between which numbers metrics lie, by name without the level and the class; the others have no two bounds.
+_BOUNDS = {
+    **dict.fromkeys(
+        (
+            "accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "average_precision", "ece",
+            "classwise_ece", "fraction_error", "mean_auroc", "mean_ap", "mean_f1", "ap", "f1",
+        ),
+        (0.0, 1.0),
+    ),
+    "brier": (0.0, 2.0),
+    **dict.fromkeys(("kappa", "pearson", "mean_pearson"), (-1.0, 1.0)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ def cross_validate(
         The beton; with `folds`, of a study that was split into folds, by patient or by site.
     run : path
         Folder that gets one for each run, ``summary.json``, and ``predictions.parquet``: of each validation tile the
-        mean probabilities of the runs that did not train on its fold.
+        mean probabilities, or numbers, of the runs that did not train on its fold.
     config : TrainConfig, optional
         The settings of all runs.
     folds : bool
@@ -175,22 +190,41 @@ def cross_validate(
         if failed:
             # What an earlier call left is of other epochs.
             (folder / "predictions.parquet").unlink(missing_ok=True)
-        elif task_class(config.task).tells_classes:
+        else:
             pooled = _pooled_metrics(pool_predictions(folder, runs, sidecar))
         summary = _summary(beton, runs, finished, failed, pooled)
         write_sealed(folder / "summary.json", summary)
     return summary
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
+def bounds_of(metric: str) -> tuple[float, float] | None:
+    """Return between which numbers a metric lies, by its name; None for one without two bounds, such as the loss."""
+    name = metric.removeprefix("slide/").removeprefix("patient/")
+    return _BOUNDS.get(name.partition("/")[0])
+
+
+def interval(values: Sequence[float], bounds: tuple[float, float] | None = None) -> dict[str, Any]:
     """Return the mean of some numbers, with its interval.
+
+    With h the 0.975 quantile of Student's t distribution with n - 1 degrees of freedom times ``std / sqrt(n)``, it
+    reaches from mean - h to mean + h. Between bounds, the mean m is scaled to lie between 0 and 1, and the interval is
+    that of its logit, brought back: the logit of m, less and plus h / (m (1 - m)), which is h by the delta method. This
+    is what R's ``survey::svyciprop(method="xlogit")`` does, and SUDAAN. It holds the mean and does not leave the
+    bounds; single values may lie on them.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Of the units: folds, or seeds.
+    bounds : tuple of (float, float), optional
+        The least and the greatest that a value can be; see `bounds_of`.
 
     Returns
     -------
     dict
-        ``n``; ``mean``; ``std``, the sample's, with n - 1; and ``ci95``, two numbers: the mean less and plus
-        the 0.975 quantile of Student's t distribution with n - 1 degrees of freedom times ``std / sqrt(n)``.
-        What is not defined is None: all without a number, ``std`` and ``ci95`` of a single one.
+        ``n``; ``mean``; ``std``, the sample's, with n - 1; and ``ci95``, two numbers. What is not defined is None: all
+        without a number, ``std`` and ``ci95`` of a single one, and ``ci95`` where all values lie on the same bound:
+        they say nothing of how far the next may be from it.
     """
     n = len(values)
     if n == 0:
@@ -200,13 +234,26 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
         return {"n": 1, "mean": mean, "std": None, "ci95": None}
     deviation = stdev(values)
     half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
-    return {"n": n, "mean": mean, "std": deviation, "ci95": [mean - half, mean + half]}
+    return {"n": n, "mean": mean, "std": deviation, "ci95": _around(mean, half, bounds)}
+
+
+def _around(mean: float, half: float, bounds: tuple[float, float] | None) -> list[float] | None:
+    """Return the interval around a mean, within bounds where there are some; None for a mean on a bound."""
+    if bounds is None:
+        return [mean - half, mean + half]
+    low, width = bounds[0], bounds[1] - bounds[0]
+    part = (mean - low) / width
+    if not 0 < part < 1:
+        return None
+    reach = half / width / (part * (1 - part))
+    return [low + width * float(expit(logit(part) + side * reach)) for side in (-1, 1)]
 
 
 def pool_predictions(folder: Path, runs: Sequence[Run], sidecar: Sidecar) -> Path:
     """Write the predictions of all runs as one Parquet: each tile once, in the order of the beton.
 
-    Of several seeds a tile has the mean of its probabilities; ``predicted`` and ``loss`` are theirs. A column
+    Of several seeds a tile has the mean of its probabilities or numbers; ``predicted`` and ``loss`` are theirs. The
+    loss of numbers is the mean of the seeds' own. A column
     ``fold`` says which fold it is of, NULL where there are no folds.
 
     Returns
@@ -256,22 +303,31 @@ def _mean_table(tables: Sequence[pa.Table], folder: Path) -> pa.Table:
         return first
     if any(not table["tile_id"].equals(first["tile_id"]) for table in tables):
         raise RunError(f"{folder}: its runs predicted different tiles; give another `run`")
-    names = [name for name in first.column_names if name.startswith("prob_")]
+    prefix = "predicted_" if (first.schema.metadata or {}).get(b"task") == b"regression" else "prob_"
+    names = [name for name in first.column_names if name.startswith(prefix)]
     mean = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in names}
-    probabilities = np.stack(list(mean.values()), axis=1)
-    classes = [name.removeprefix("prob_") for name in names]
-    label = np.array([classes.index(name) for name in first["label"].to_pylist()], np.int64)
-    of_label = np.maximum(probabilities[np.arange(len(label)), label], np.finfo(np.float64).smallest_subnormal)
-    changed = {
-        **mean,
-        "predicted": np.array(classes, object)[probabilities.argmax(axis=1)],
-        "loss": -np.log(of_label),
-    }
+    changed = {**mean, "loss": np.mean([table["loss"].to_numpy() for table in tables], axis=0)}
+    if prefix == "prob_":
+        changed |= _of_probabilities(first, {name.removeprefix(prefix): values for name, values in mean.items()})
     for name, values in changed.items():
-        if name in first.column_names:
-            at = first.column_names.index(name)
-            first = first.set_column(at, first.schema.field(at), pa.array(values, first.schema.field(at).type))
+        at = first.column_names.index(name)
+        first = first.set_column(at, first.schema.field(at), pa.array(values, first.schema.field(at).type))
     return first
+
+
+def _of_probabilities(table: pa.Table, mean: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Return the predicted class, or labels, and the loss of each tile, by its probabilities."""
+    classes, probabilities = list(mean), np.stack(list(mean.values()), axis=1)
+    if f"true_{classes[0]}" in table.column_names:
+        truth = np.stack([table[f"true_{name}"].to_numpy(zero_copy_only=False) for name in classes], axis=1)
+        of_truth = np.where(truth, probabilities, 1 - probabilities)
+        predicted: Any = joined_labels(probabilities >= THRESHOLD, classes)
+    else:
+        label = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
+        of_truth = probabilities[np.arange(len(label)), label][:, None]
+        predicted = np.array(classes, object)[probabilities.argmax(axis=1)]
+    logs = np.log(np.maximum(of_truth, np.finfo(np.float64).smallest_subnormal))
+    return {"predicted": predicted, "loss": -logs.mean(axis=1)}
 
 
 def _summary(
@@ -302,12 +358,15 @@ def _summary(
             if value is not None:
                 unit = run.config.seed if run.config.fold is None else run.config.fold
                 by_unit.setdefault(unit, []).append(value)
-        metrics[name] = {"values": values, **interval([fmean(of_unit) for of_unit in by_unit.values()])}
+        metrics[name] = {
+            "values": values,
+            **interval([fmean(of_unit) for of_unit in by_unit.values()], bounds_of(name)),
+        }
     return {
         "format": _FORMAT,
         "version": 1,
         "beton": str(beton),
-        "interval": "95 %, of the mean, Student's t",
+        "interval": "95 %, of the mean, Student's t; of shares and other bounded metrics, of the logit of the mean",
         "runs": [
             {
                 "name": run.name,

@@ -93,6 +93,9 @@ class Teller:
         absent = kind.absent(data.classes, data.targets[data.rows.train])
         if absent:
             self.tell(f"warning: no training tile is of class {', '.join(absent)}: it cannot be learnt")
+        absent = kind.absent(data.classes, data.targets[data.rows.val])
+        if absent:
+            self.tell(f"warning: no validation tile is of class {', '.join(absent)}: nothing is measured of it")
 
     def resuming(self, state: Mapping[str, Any]) -> None:
         """Say from which checkpoint the run resumes."""

@@ -453,16 +453,7 @@ class _Training:
     def _assess(self) -> None:
         """Write the assessment of the best epoch, with intervals, once a run is finished; rank 0 only."""
         if self.place.is_first and self.folder.epoch_of_validation() != self.best["epoch"]:
-            self.folder.write_validation(self._validation())
-
-    def _validation(self) -> dict[str, Any]:
-        """Return the assessment of the best epoch on the validation tiles."""
-        assessment = self.task.assessment(self.folder.predictions)
-        if assessment is not None:
-            return assessment
-        line = next(line for line in self.history if line["epoch"] == self.best["epoch"])
-        metrics = {name.removeprefix("val/"): value for name, value in line.items() if name.startswith("val/")}
-        return {"epoch": self.best["epoch"], "classes": self.data.classes, "metrics": metrics}
+            self.folder.write_validation(self.task.assessment(self.folder.predictions))
 
     def _write_card(self) -> None:
         """Write the model card, with the pictures and epochs that came after the best; rank 0 only."""

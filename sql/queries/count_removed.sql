@@ -1,6 +1,6 @@
 -- count_removed: what goes with the slides $slides.
 --
--- Grain: one row. roi_files: files that speak of these slides alone.
+-- Grain: one row. roi_files: files that speak of these slides alone. predictions: of tiles, by whichever run.
 WITH roi AS (
     SELECT count(*) AS rois,
     FROM rois
@@ -26,8 +26,16 @@ tile AS (
 
 prediction AS (
     SELECT count(*) AS predictions,
-    FROM predictions
-    WHERE list_contains($slides, predictions.slide)
+    FROM (
+        SELECT predictions.tile_id
+        FROM predictions
+        WHERE list_contains($slides, predictions.slide)
+        UNION ALL
+        SELECT DISTINCT ON (predicted_numbers.run, predicted_numbers.grid, predicted_numbers.tile_id)
+            predicted_numbers.tile_id,
+        FROM predicted_numbers
+        WHERE list_contains($slides, predicted_numbers.slide)
+    ) AS predicted
 )
 
 SELECT

@@ -1,6 +1,6 @@
 -- insert_predictions: what the run $run says of the tiles of one slide, from the frame incoming_predictions.
 --
--- Grain: one row per tile, in the order of grid_y, grid_x. $classes are the classes in order of their numbers.
+-- Grain: one row per tile, in the order of grid_y, grid_x. $classes are the classes or labels in order of their numbers.
 INSERT INTO predictions
 SELECT
     $run,
@@ -9,8 +9,8 @@ SELECT
     incoming_predictions.tile_id,
     incoming_predictions.grid_x,
     incoming_predictions.grid_y,
-    $classes[incoming_predictions.class_number + 1] AS predicted,
-    incoming_predictions.probabilities[incoming_predictions.class_number + 1] AS probability,
+    incoming_predictions.predicted,
+    incoming_predictions.probability,
     map($classes::VARCHAR [], incoming_predictions.probabilities) AS probabilities,
     incoming_predictions.entropy,
     incoming_predictions.mutual_information,

@@ -76,19 +76,19 @@ def test_without_overlap_the_map_is_the_tiles() -> None:
 
 def test_the_map_of_a_slide_is_that_of_its_predictions(study: sd.Study) -> None:
     drawn = read_map(study, "run", HALF, "S0", ["dark", "light"], window="peaked")
-    assert drawn.probabilities.shape == (48, 80, 2)
+    assert drawn.given.shape == (48, 80, 2)
     assert (drawn.left, drawn.top, drawn.cell, drawn.tiles, drawn.overlaps) == (0, 0, 8, 209, True)
     rows = study.sql(
         "SELECT grid_x, grid_y, probabilities['light'], mutual_information FROM predictions ORDER BY grid_y, grid_x"
     ).fetchall()
-    for column, shown in ((2, drawn.probabilities[..., 1]), (3, drawn.mutual_information)):
+    for column, shown in ((2, drawn.given[..., 1]), (3, drawn.mutual_information)):
         assert shown is not None
         values = np.full((11, 19), np.nan)
         for row in rows:
             values[row[1], row[0]] = row[column]
         for y, x in ((0, 0), (21, 30), (47, 79)):
             assert shown[y, x] == pytest.approx(brute(values, 64, 32, 8 * x + 4, 8 * y + 4, "peaked"), abs=1e-6)
-    assert np.allclose(drawn.probabilities.sum(axis=2), 1, atol=1e-5)
+    assert np.allclose(drawn.given.sum(axis=2), 1, atol=1e-5)
 
 
 def test_a_picture_has_a_panel_of_uncertainty_where_there_is_one(folder: Path, study: sd.Study, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from slideduck.runner.plots.curves import plot_curves
 from slideduck.runner.plots.scores import plot_confusion, plot_pr, plot_reliability, plot_roc
 from slideduck.runner.plots.worst import plot_worst
 from slideduck.runner.scores.assess import read_predictions
+from slideduck.runner.scores.predictions import ClassPredictions
 from slideduck.runner.tiles.loader import to_device
 from slideduck.runner.tiles.open import open_beton
 
@@ -172,6 +173,8 @@ def test_every_command_draws_and_its_example_parses(two: Path, beton: Path, tmp_
 
 def test_the_worst_tiles_come_first_and_no_slide_has_too_many(two: Path) -> None:
     found = read_predictions(two / "predictions.parquet")
+    predictions = found.predictions
+    assert isinstance(predictions, ClassPredictions)
     worst, right = plots_tiles.choose_sections(found, 10, 3, 2)
     loss = pq.read_table(two / "predictions.parquet")["loss"].to_numpy()
     assert (np.diff(loss[worst.chosen]) <= 0).all()
@@ -179,11 +182,11 @@ def test_the_worst_tiles_come_first_and_no_slide_has_too_many(two: Path) -> None
     slides = found.slide[worst.chosen].tolist()
     assert len(slides) == 10
     assert max(slides.count(name) for name in slides) == 2
-    wrong = np.count_nonzero(found.predictions.labels != found.predictions.predicted)
+    wrong = np.count_nonzero(predictions.labels != predictions.predicted)
     assert worst.heading == f"first: greatest loss first; {wrong} of 320 tiles are wrong"
     assert right.heading == "right, and most certain of each class"
-    assert found.predictions.labels[right.chosen].tolist() == [0, 0, 0, 1, 1, 1]
-    assert found.predictions.predicted[right.chosen].tolist() == [0, 0, 0, 1, 1, 1]
+    assert predictions.labels[right.chosen].tolist() == [0, 0, 0, 1, 1, 1]
+    assert predictions.predicted[right.chosen].tolist() == [0, 0, 0, 1, 1, 1]
     assert (np.diff(loss[right.chosen[:3]]) >= 0).all()
 
 

@@ -111,7 +111,7 @@ def test_labels_and_numbers_come_out_as_the_network_gives_them(task: str, column
     assert given.name == ("numbers" if task == "regression" else "probabilities")
     tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     (theirs,) = session.run(None, {"images": tiles})
-    trained = load_run(tmp_path / "run", any_task=True)
+    trained = load_run(tmp_path / "run")
     images = torch.from_numpy(tiles).permute(0, 3, 1, 2)
     with evaluating(trained.network):
         mine = trained.task.activate(replace(trained.forward, precision="fp32")(images)).numpy()

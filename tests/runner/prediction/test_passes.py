@@ -68,19 +68,19 @@ def close(found: NDArray[np.float32] | float | None, expected: NDArray[np.float6
     return np.allclose(found, expected, atol=1e-5)
 
 
-def plain(trained: TrainedModel, images: torch.Tensor) -> NDArray[np.float32]:
-    return estimate(trained, images, NAMES[: len(images)], Passes()).probabilities
+def plain(trained: TrainedModel, images: torch.Tensor) -> NDArray[np.float64]:
+    return estimate(trained, images, NAMES[: len(images)], Passes()).given
 
 
 def test_the_eight_positions_of_a_tile_are_predicted_alike(drops: TrainedModel, images: torch.Tensor) -> None:
     expected = np.mean([plain(drops, placed(images, position)) for position in range(8)], axis=0)
     found = estimate(drops, images, NAMES, Passes(tta="d4"))
-    assert np.allclose(found.probabilities, expected, atol=1e-6)
+    assert np.allclose(found.given, expected, atol=1e-6)
     assert found.entropy is None
-    assert (found.predicted == expected.argmax(axis=1)).all()
+    assert (found.given.argmax(axis=1) == expected.argmax(axis=1)).all()
     for position in range(1, 8):
         other = estimate(drops, placed(images, position), NAMES, Passes(tta="d4"))
-        assert np.allclose(other.probabilities, expected, atol=1e-6)
+        assert np.allclose(other.given, expected, atol=1e-6)
         # Which is not so without.
         assert np.abs(plain(drops, placed(images, position)) - plain(drops, images)).max() > 1e-4
 
@@ -134,14 +134,14 @@ def test_mc_dropout_of_a_tile_does_not_depend_on_its_batch(drops: TrainedModel, 
     assert whole.mutual_information is not None
     for i in (0, 4):
         one = estimate(drops, images[i : i + 1], NAMES[i : i + 1], MC)
-        assert np.allclose(one.probabilities[0], whole.probabilities[i], atol=1e-5)
+        assert np.allclose(one.given[0], whole.given[i], atol=1e-5)
         assert close(one.entropy, whole.entropy[i])
         assert close(one.mutual_information, whole.mutual_information[i])
     assert torch.equal(torch.get_rng_state(), state)
     again = estimate(drops, images, NAMES, MC)
-    assert np.array_equal(again.probabilities, whole.probabilities)
+    assert np.array_equal(again.given, whole.given)
     other = estimate(drops, images, NAMES, Passes(mc_dropout=10, mc_seed=1))
-    assert np.abs(other.probabilities - whole.probabilities).max() > 1e-4
+    assert np.abs(other.given - whole.given).max() > 1e-4
     assert drops.network.training is False
 
 
@@ -155,7 +155,7 @@ def test_uncertainty_is_that_of_the_passes(drops: TrainedModel, images: torch.Te
     entropy = -(mean * np.log(mean)).sum(axis=1)
     within = np.mean([-(p * np.log(p)).sum(axis=1) for p in each], axis=0)
     found = estimate(drops, images, NAMES, MC)
-    assert np.allclose(found.probabilities, mean, atol=1e-6)
+    assert np.allclose(found.given, mean, atol=1e-6)
     assert close(found.entropy, entropy)
     assert close(found.mutual_information, entropy - within)
 

@@ -283,7 +283,11 @@ def test_metrics_of_labels_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
     assert math.isnan(metrics["patient/mean_auroc"])
     write_predictions(tmp_path / "p.parquet", several.table(predictions, sidecar, {"epoch": "1"}))
     table = pq.read_table(tmp_path / "p.parquet")
-    assert table.column_names == ["tile_id", "slide", "patient", "true_a", "prob_a", "true_b", "prob_b"]
+    assert table.column_names == [
+        "tile_id", "slide", "patient", "label", "predicted", "loss", "true_a", "prob_a", "true_b", "prob_b",
+    ]  # fmt: skip
+    assert table["label"].to_pylist() == ["a;b", "a", "b", "-"]
+    assert table["predicted"].to_pylist() == ["a;b", "b", "a;b", "-"]
     assert table["true_b"].to_pylist() == [True, False, True, False]
     assert table["prob_a"].to_pylist() == pytest.approx(p[:, 0].tolist())
 
@@ -303,5 +307,6 @@ def test_metrics_of_numbers_by_hand(tmp_path: Path, sidecar: Sidecar) -> None:
     assert metrics["slide/mae/age"] == metrics["patient/mae/age"] == 0.5
     write_predictions(tmp_path / "p.parquet", objective.table(predictions, sidecar, {"epoch": "1"}))
     table = pq.read_table(tmp_path / "p.parquet")
-    assert table.column_names == ["tile_id", "slide", "patient", "true_age", "predicted_age"]
+    assert table.column_names == ["tile_id", "slide", "patient", "loss", "true_age", "predicted_age"]
+    assert table["loss"].to_numpy().mean() == pytest.approx(metrics["loss"])
     assert table["predicted_age"].to_pylist() == [1, 3, 3, 5]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from slideduck.betons import Sidecar, read_sidecar
-from slideduck.errors import ConfigError, RunError
+from slideduck.errors import ConfigError
 from slideduck.runner.scores.predictions import ClassPredictions, LabelPredictions, NumberPredictions
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.classification import Classification
@@ -134,18 +133,6 @@ def test_what_a_model_card_says_of_a_task() -> None:
     )
 
 
-def test_commands_for_classes_refuse_the_other_tasks() -> None:
-    run = Path("runs/first")
-    Classification.require_classes(run)
-    for kind in (MultiLabel, Regression):
-        with pytest.raises(RunError) as error:
-            kind.require_classes(run)
-        assert str(error.value) == (
-            f"runs/first: this network has learnt task {kind.name!r}, and this command is for classes; "
-            "slideduck evaluate writes what it predicts"
-        )
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_names_of_metrics_are_known_before_any_network_predicts(name: str, sidecar: Sidecar) -> None:
     task, rows = task_of(name), np.array([0, 2, 5, 7])
@@ -173,22 +160,24 @@ def test_a_table_of_classes_has_each_probability_and_names_its_grid_and_side_car
     assert table["predicted"].to_pylist() == ["stripes", "stripes", "chequers", "chequers"]
     assert table["loss"].to_pylist() == pytest.approx([-math.log(x) for x in (0.75, 0.5, 0.875, 0.25)])
     assert table["prob_chequers"].to_pylist() == pytest.approx(p[:, 1].tolist())
-    facts = {b"grid": sidecar.raw["grid"]["name"].encode(), b"sidecar": sidecar.sha256.encode(), b"epoch": b"3"}
+    facts = {
+        b"task": b"classification", b"grid": sidecar.raw["grid"]["name"].encode(),
+        b"sidecar": sidecar.sha256.encode(), b"epoch": b"3",
+    }  # fmt: skip
     assert table.schema.metadata == facts
 
 
 @pytest.mark.parametrize("name", ["multi-label", "regression"])
-def test_tables_of_labels_and_numbers_have_the_facts_that_are_given(
-    name: str, sidecar: Sidecar, tmp_path: Path
-) -> None:
+def test_tables_of_labels_and_numbers_have_the_facts_that_are_given(name: str, sidecar: Sidecar) -> None:
     task = task_of(name)
     table = task.table(
         task.predictions(np.arange(4), CASES[name][1], np.zeros((4, 2), np.float32)), sidecar, {"a": "b"}
     )
-    assert table.schema.metadata == {b"a": b"b"}
+    assert table.schema.metadata == {
+        b"task": name.encode(), b"grid": sidecar.raw["grid"]["name"].encode(),
+        b"sidecar": sidecar.sha256.encode(), b"a": b"b",
+    }  # fmt: skip
     assert table["slide"].to_pylist() == sidecar.tile_slide[:4].tolist()
-    # Their metrics are all that is said of them.
-    assert task.assessment(tmp_path / "none.parquet") is None
 
 
 def test_some_tiles_of_predictions_are_of_their_kind() -> None:
