@@ -22,6 +22,7 @@ import slideduck
 from slideduck.draw.figure import save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.networks.forward import logits_of
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.study import Study
@@ -45,6 +46,7 @@ def gradcam(
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
 ) -> Path:
     """Draw tiles, and over each the Grad-CAM of every class.
 
@@ -64,6 +66,8 @@ def gradcam(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def gradcam(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source))
-        trained = load_run(run, checkpoint, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust, network=network)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)
     maps, probabilities = class_maps(trained, tiles)

@@ -22,6 +22,7 @@ from slideduck.interop.tiles import export_tiles
 from slideduck.palette import label_colours
 from slideduck.rois.frame import written_offsets
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.prediction.study_runs import held_passes
 from slideduck.slides.reader import thumbnail
@@ -44,6 +45,7 @@ def heatmap(
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     max_px: int = _THUMBNAIL_PX,
     window: str = "flat",
     merge: bool = False,
@@ -74,6 +76,8 @@ def heatmap(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     max_px : int
         Longer side of the slide's picture, pixels.
     window : str
@@ -115,7 +119,9 @@ def heatmap(
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
         passes = held_passes(study, Path(run).absolute().name)
-        report = predict(run, study, grid=grid, slides=[slide], checkpoint=checkpoint, trust=trust, **vars(passes))
+        report = predict(
+            run, study, grid=grid, slides=[slide], checkpoint=checkpoint, trust=trust, network=network, **vars(passes)
+        )
         if is_geojson:
             _write_geojson(study, report.run, report.grid, slide, out, merge=merge, frame=frame)
             return out

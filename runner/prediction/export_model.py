@@ -20,6 +20,7 @@ from torch import nn
 
 from slideduck.errors import BetonError, ConfigError, RunError
 from slideduck.runner.networks.forward import evaluating, logits_of
+from slideduck.runner.networks.given import Network
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.checkpoint import write_json, write_whole
@@ -86,6 +87,7 @@ def export_model(
     *,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     layout: str = "nhwc",
 ) -> ModelReport:
     """Write a run's network in a form that other programs read, checked before it appears.
@@ -105,6 +107,8 @@ def export_model(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     layout : str
         Of the tiles that an ONNX model takes: ``"nhwc"`` (batch, height, width, channel) or ``"nchw"``.
 
@@ -124,7 +128,7 @@ def export_model(
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{out.name} needs {', '.join(missing)}; pip install 'slideduck[onnx]'")
-    trained = load_run(run, checkpoint, any_task=True, trust=trust)
+    trained = load_run(run, checkpoint, any_task=True, trust=trust, network=network)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 
