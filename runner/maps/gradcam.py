@@ -24,6 +24,7 @@ from slideduck.draw.figure import own_style, save_figure
 from slideduck.errors import ConfigError, RunError, StudyError
 from slideduck.runner.maps.heatmap import chosen_outputs
 from slideduck.runner.networks.forward import logits_of
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.tile_source import TileSource, is_beton, open_tiles
 from slideduck.runner.runs.trained import TrainedModel, load_run
 from slideduck.runner.scores.predictions import THRESHOLD
@@ -49,6 +50,7 @@ def gradcam(
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
 ) -> Path:
     """Draw tiles, and over each the Grad-CAM of every class, label or number.
 
@@ -70,6 +72,8 @@ def gradcam(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def gradcam(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source, sealed=True))
-        trained = load_run(run, checkpoint, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust, network=network)
         shown = chosen_outputs(trained, only)
         where = str(source.path if isinstance(source, Study) else source)
         tiles = _read(stack.enter_context(open_tiles(trained, source, grid=grid)), names, where)

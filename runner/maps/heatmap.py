@@ -22,6 +22,7 @@ from slideduck.interop.tiles import export_tiles
 from slideduck.palette import label_colours
 from slideduck.rois.frame import written_offsets
 from slideduck.runner.maps.blend import WINDOWS, SlideMap, read_map
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.study import predict_trained
 from slideduck.runner.prediction.study_runs import held_passes
 from slideduck.runner.runs.trained import TrainedModel, load_run
@@ -47,6 +48,7 @@ def heatmap(
     grid: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     only: Sequence[str] = (),
     max_px: int = _THUMBNAIL_PX,
     window: str = "flat",
@@ -80,6 +82,8 @@ def heatmap(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     only : sequence of str
         Names of classes, labels or numbers to draw, in that order; default all.
     max_px : int
@@ -122,7 +126,7 @@ def heatmap(
             study = stack.enter_context(slideduck.open(study, sealed=True))
         if is_geojson:
             written_offsets(study.handle, [slide], frame, is_needed=True)  # Before the slide is predicted.
-        trained = load_run(run, checkpoint, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust, network=network)
         names = chosen_outputs(trained, only)
         if is_geojson and only:
             raise ConfigError(f"only is given for {out.name}, which has all of them; leave only out")

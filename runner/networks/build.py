@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from slideduck.errors import ConfigError
+from slideduck.runner.networks.given import Network, built_by, require_given
 from slideduck.runner.networks.layers import freeze, parameter_groups
 from slideduck.runner.networks.otherlibs import FETCHED, build_monai, build_timm
 from slideduck.runner.networks.transformers_nets import HfSource, Pixels, build_hf, find_hf, inner_hf, transformers
 from slideduck.runner.networks.weights import load_pretrained, load_weights, read_weights
-from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder
+from slideduck.runner.settings.modelnames import BUILT_IN, ENCODERS, MODELS, Encoder, is_given, titled
 from slideduck.runner.settings.train_config import TrainConfig
 
 __all__ = ["Built", "build_model", "build_network", "parameter_groups"]
@@ -69,7 +70,12 @@ def build_model(name: str, num_classes: int, seed: int) -> nn.Module:
 
 
 def build_network(
-    config: TrainConfig, n_outputs: int, *, architecture: Mapping[str, Any] | None = None, fresh: bool = True
+    config: TrainConfig,
+    n_outputs: int,
+    *,
+    architecture: Mapping[str, Any] | None = None,
+    fresh: bool = True,
+    network: Network | None = None,
 ) -> Built:
     """Build the network of a run.
 
@@ -85,13 +91,18 @@ def build_network(
         `Built.architecture` of a checkpoint.
     fresh : bool
         Load the weights that training starts from; not needed where a checkpoint's are loaded next.
+    network : callable or nn.Module, optional
+        What builds the network in place of its name, or a module, of which a copy is taken; see
+        `slideduck.runner.networks.given`.
 
     Raises
     ------
     ConfigError
-        If a name, a folder or a library is not there, weights do not fit, the user's function fails, or it
-        returns no module.
+        If a name, a folder or a library is not there, weights do not fit, the user's function fails, it returns no
+        module, or a network has to be given and is not.
     """
+    require_given(config.model, network)
+    given = network
     torch.manual_seed(config.seed)
     shaping: dict[str, Any] = {"input_px": config.input_px, "dropout": config.dropout, "drop_path": config.drop_path}
     library, name, encoder = _resolve(config.model)
@@ -120,10 +131,11 @@ def build_network(
         for setting in ("input_px", "dropout", "drop_path"):
             if shaping[setting]:
                 raise ConfigError(
-                    f"{setting} is {shaping[setting]:g}, but model {config.model!r} is a function of your own; "
+                    f"{setting} is {shaping[setting]:g}, but {titled(config.model)} is a function of your own; "
                     "do it there, and leave this at 0"
                 )
-        network = _own_model(config.model, n_outputs)
+        given = _own_function(config.model) if given is None else given
+        network = built_by(given, config.model, n_outputs)
     if encoder is not None:
         pixels = {"mean": [255 * value for value in encoder.mean], "std": [255 * value for value in encoder.std]}
     told: list[str] = []
@@ -139,6 +151,12 @@ def build_network(
         told = [f"model {config.model!r} has no weights of its own: it starts with random ones"]
     if fresh and not told and config.train_layers != "all" and library != "timm":
         told = [f"warning: train_layers is {config.train_layers!r}, and the rest keeps its random weights"]
+    if fresh and is_given(config.model):
+        name = config.model.partition(":")[2]
+        told.append(
+            f"{titled(config.model)} was given from Python: the run holds its weights and no code, and whoever loads "
+            f"it gives network={name} again"
+        )
     freeze(network, config.train_layers)
     return Built(network, kept, pixels, tuple(told))
 
@@ -172,19 +190,16 @@ def _hf_source(name: str, architecture: Mapping[str, Any] | None) -> HfSource:
         ) from error
 
 
-def _own_model(name: str, num_classes: int) -> nn.Module:
-    """Return the network that the user's ``module:function`` builds."""
+def _own_function(name: str) -> Network:
+    """Return the user's ``module:function``."""
     module_name, _, function_name = name.partition(":")
     # As with python -m: a module beside the user is found.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-        model = function(num_classes)
+        function: Network = getattr(importlib.import_module(module_name), function_name)
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"model {name!r} cannot be built: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model {name!r} returned a {type(model).__name__}; it must return a torch.nn.Module")
-    return model
+    return function

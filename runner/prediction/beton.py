@@ -12,6 +12,7 @@ import pyarrow as pa
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError
 from slideduck.progress import track
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
@@ -52,6 +53,7 @@ def predict_beton(
     out: Path | str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     tta: str = "none",
@@ -76,6 +78,8 @@ def predict_beton(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -100,7 +104,7 @@ def predict_beton(
     """
     passes = Passes(tta, mc_dropout, mc_seed)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust, network=network)
     passes.check(trained)
     target = Path(out).absolute() if out else trained.run / "predictions" / f"{beton.stem}-{checkpoint}.parquet"
     if target.suffix != ".parquet":

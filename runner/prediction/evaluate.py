@@ -15,6 +15,7 @@ import slideduck
 from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.names import path_problem
+from slideduck.runner.networks.given import Network
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.predictions import write_predictions
@@ -48,6 +49,7 @@ def evaluate(
     where: str | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     batch_size: int | None = None,
     out: Path | str | None = None,
     by: Sequence[str] = (),
@@ -73,6 +75,8 @@ def evaluate(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     out : path, optional
@@ -113,7 +117,7 @@ def evaluate(
         raise ConfigError(f"resamples is {resamples}; it must be 0 or more")
     divisor = None if temperature is None else read_temperature(temperature)
     beton = Path(beton).absolute()
-    trained = load_run(run, checkpoint, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust, network=network)
     chosen = None if thresholds is None else read_thresholds(thresholds, trained.classes)
     _refuse_of_task(trained, thresholds=thresholds, temperature=temperature)
     tiles = _choose_tiles(trained, beton, split, where, by)

@@ -19,6 +19,7 @@ from torch import nn
 
 from slideduck.errors import BetonError, ConfigError, RunError
 from slideduck.runner.networks.forward import evaluating, logits_of
+from slideduck.runner.networks.given import Network
 from slideduck.runner.ranks import dist
 from slideduck.runner.runs import checkpoint as checkpoints
 from slideduck.runner.runs.checkpoint import write_json, write_whole
@@ -87,6 +88,7 @@ def export_model(
     *,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     layout: str = "nhwc",
 ) -> ModelReport:
     """Write a run's network in a form that other programs read, checked before it appears.
@@ -106,6 +108,8 @@ def export_model(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     layout : str
         Of the tiles that an ONNX model takes: ``"nhwc"`` (batch, height, width, channel) or ``"nchw"``.
 
@@ -120,7 +124,7 @@ def export_model(
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
     require_model_file(out)
-    trained = load_run(run, checkpoint, trust=trust)
+    trained = load_run(run, checkpoint, trust=trust, network=network)
     checkpoints.make_folder(out.parent)
     return _export_onnx(trained, out, layout) if out.suffix == ".onnx" else _export_safetensors(trained, out)
 

@@ -16,6 +16,7 @@ import slideduck
 from slideduck.catalog.features import delete_features, feature_tables, make_feature_table
 from slideduck.errors import ConfigError, SlideError
 from slideduck.progress import track
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.feature_files import FORMATS, FeatureFiles, feature_rows
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, is_beton, open_tiles
@@ -83,6 +84,7 @@ def features(
     slides: Sequence[str] | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -111,6 +113,8 @@ def features(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -147,7 +151,7 @@ def features(
     with ExitStack() as stack:
         if not isinstance(source, Study) and not is_beton(source):
             source = stack.enter_context(slideduck.open(source, sealed=True))
-        trained = load_run(run, checkpoint, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust, network=network)
         tiles = stack.enter_context(open_tiles(trained, source, grid=grid, slides=slides, threads=threads))
         sink: _Sink
         if out is not None:

@@ -19,6 +19,7 @@ import slideduck
 from slideduck.catalog.evaluations import delete_predictions
 from slideduck.errors import SlideError
 from slideduck.progress import track
+from slideduck.runner.networks.given import Network
 from slideduck.runner.prediction.passes import Estimate, Passes, estimate
 from slideduck.runner.prediction.study_runs import register_run
 from slideduck.runner.prediction.tile_source import TilesOfSlide, open_tiles
@@ -61,6 +62,7 @@ def predict(
     slides: Sequence[str] | None = None,
     checkpoint: str = "best",
     trust: str | Sequence[str] = (),
+    network: Network | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -89,6 +91,8 @@ def predict(
         ``"best"`` or ``"last"``.
     trust : str or sequence of str
         The run's model, where that is code, ``module:function``; see `slideduck.runner.runs.trained.load_run`.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.runs.trained.load_run`.
     batch_size : int, optional
         Tiles at a time; default as in training.
     threads : int, optional
@@ -119,7 +123,7 @@ def predict(
     with ExitStack() as stack:
         if not isinstance(study, Study):
             study = stack.enter_context(slideduck.open(study, sealed=True))
-        trained = load_run(run, checkpoint, trust=trust)
+        trained = load_run(run, checkpoint, trust=trust, network=network)
         return predict_trained(
             trained,
             study,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from slideduck.errors import ConfigError, RunError, SlideduckError
+from slideduck.words import listed
 
 __all__ = [
     "TIMEOUT_MINUTES",
@@ -40,6 +42,7 @@ __all__ = [
     "is_out_of_memory",
     "is_joining",
     "joined",
+    "require_nproc",
     "visible",
 ]
 
@@ -82,8 +85,54 @@ class Place:
 
 
 def is_joining() -> bool:
-    """Return True if a launcher such as torchrun started this process."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+    """Return True if a launcher such as torchrun started this process.
+
+    Raises
+    ------
+    ConfigError
+        If a part of a launcher's environment is missing, or contradicts another: with what to unset.
+    """
+    there = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if os.environ.get(name)]
+    if not there:
+        return False
+    rank, world_size = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and max(rank, world_size - 1, _environment_number("LOCAL_RANK", 0)) == 0:
+        return False  # One process, with or without a launcher.
+    said = listed([f"{name}={os.environ[name]}" for name in there])
+    if missing:
+        verb = "is" if len(there) == 1 else "are"
+        raise ConfigError(
+            f"{said} {verb} set in the environment, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"not: no launcher started this process; {_unset(there)}, or start with torchrun"
+        )
+    if rank >= max(1, world_size):
+        raise ConfigError(
+            f"{said} are set in the environment, and a rank is below the number of processes; {_unset(there)}, or "
+            "start with torchrun"
+        )
+    return True
+
+
+def _unset(names: Sequence[str]) -> str:
+    """Return how to take names out of the environment, in a shell's words."""
+    return f"unset {' '.join(names)}"
+
+
+def require_nproc(nproc: str | int) -> None:
+    """Raise if a number of processes is asked for under a launcher that started another.
+
+    Raises
+    ------
+    ConfigError
+        With both numbers.
+    """
+    started = _environment_number("LOCAL_WORLD_SIZE", _environment_number("WORLD_SIZE", 1))
+    if str(nproc) not in ("auto", str(started)):
+        raise ConfigError(
+            f"`nproc` is {nproc}, but a launcher started {started} process{'es' * (started > 1)} on this machine; "
+            "give that number to the launcher (torchrun --nproc-per-node), and `nproc='auto'` here"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -155,11 +204,12 @@ def joined(timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Place]:
         yield Place(0, 1, device, threads, timeout_minutes)
         return
     timeout = timedelta(minutes=timeout_minutes)
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    # A launcher keeps its store over restarts, with the addresses of the processes before.
-    store = PrefixStore(f"slideduck-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    torch_dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    with _meeting(world_size, timeout_minutes):
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        # A launcher keeps its store over restarts, with the addresses of the processes before.
+        store = PrefixStore(f"slideduck-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        torch_dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     place = Place(rank, world_size, device, threads, timeout_minutes)
     try:
         yield place
@@ -171,6 +221,59 @@ def joined(timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[Place]:
     else:
         torch_dist.barrier(device_ids=[device.index] if gpus else None)
         torch_dist.destroy_process_group()
+
+
+@contextmanager
+def _meeting(world_size: int, timeout_minutes: float) -> Iterator[None]:
+    """Turn what goes wrong where ranks do not meet into an error of ours.
+
+    Raises
+    ------
+    RunError
+        With who waited where, and what to do.
+    """
+    rank, host, port = _environment_number("RANK", 0), os.environ["MASTER_ADDR"], _environment_number("MASTER_PORT", 0)
+    who, where = f"rank {rank} of {world_size}", f"{host}:{port} (MASTER_ADDR, MASTER_PORT)"
+    names = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name in os.environ]
+    others = "the others, which did" if rank == 0 else "rank 0, which did"
+    not_met = RunError(
+        f"{who} waited {timeout_minutes:g} minutes at {where} for {others} not come; start all {world_size} of them, "
+        f"as torchrun does, or, to run alone, {_unset(names)}"
+    )
+    # A launcher's own process holds the port where this says so. Torch would say the rest in sixty lines, or wait on
+    # a stranger for ever.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if rank == 0 and not _is_free(port):
+            raise RunError(f"{who} cannot open {where}: the port is in use; set MASTER_PORT to another for all ranks")
+        if rank > 0 and not _answers(host, port, 60 * timeout_minutes):
+            raise not_met
+    try:
+        yield
+    except (torch_dist.DistError, RuntimeError) as error:
+        if not any(sign in str(error).lower() for sign in ("timed out", "timeout")):
+            raise
+        raise not_met from error
+
+
+def _is_free(port: int) -> bool:
+    """Return True if this process can listen to a port."""
+    try:
+        with socket.create_server(("", port)):
+            return True
+    except OSError:
+        return False
+
+
+def _answers(host: str, port: int, seconds: float) -> bool:
+    """Wait until somebody listens to a port; return False if nobody has for so long."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, port), timeout=left):
+                return True
+        except OSError:
+            time.sleep(min(0.2, left))
+    return False
 
 
 def average(tensor: torch.Tensor, place: Place) -> torch.Tensor:
@@ -275,8 +378,11 @@ def gather(array: np.ndarray, place: Place) -> list[np.ndarray] | None:
     return [box.numpy()[: int(count.item())] for box, count in zip(boxes, counts, strict=True)]
 
 
-def distribute(network: nn.Module, place: Place) -> nn.Module:
-    """Return the network with its gradients averaged over ranks, and its weights made rank 0's."""
+def distribute(network: nn.Module, place: Place, *, unused: bool = False) -> nn.Module:
+    """Return the network with its gradients averaged over ranks, and its weights made rank 0's.
+
+    With `unused` each step looks for weights that had no part in it, and does not wait for their gradients.
+    """
     parameters = inspect.signature(DistributedDataParallel).parameters
     # Running statistics are averaged before validation instead of being sent at each step.
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
@@ -285,5 +391,6 @@ def distribute(network: nn.Module, place: Place) -> nn.Module:
         network,
         device_ids=[place.device.index] if place.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
+        find_unused_parameters=unused,
         **options,
     )

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -154,7 +155,7 @@ def launch(nproc: int, function: Callable[..., Any], *args: Any, how: Launch | N
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="slideduck-") as folder, _own_signal_handlers():
+    with tempfile.TemporaryDirectory(prefix="slideduck-") as folder, _own_signal_handlers(), _without_main():
         config = LaunchConfig(
             min_nodes=how.nnodes,
             max_nodes=how.nnodes,
@@ -217,6 +218,35 @@ def _own_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep the processes that this thread starts from importing the script or notebook that they are started from.
+
+    They need nothing of it. One without a guard would start processes of its own, and that of a pipe cannot be found.
+    """
+    before, thread = spawn.get_preparation_data, threading.get_ident()
+
+    def prepared(name: str) -> dict[str, Any]:
+        data = before(name)
+        if threading.get_ident() == thread:
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = prepared
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = before
+
+
+class _Traceback(Exception):
+    """Shows the traceback of another process as the cause of an error."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
 # ------------------------------------------------------------------------------------------ in each process
 
 
@@ -232,6 +262,8 @@ class _Left:
         True if it waited for another rank in vain, or lost its connection to one: the cause is elsewhere.
     final : bool
         True if it would fail again, so that a restart is of no use.
+    trace : str
+        The traceback of what is no error of ours.
     """
 
     rank: int
@@ -240,6 +272,7 @@ class _Left:
     waited: bool = False
     lost: bool = False
     final: bool = False
+    trace: str = ""
 
 
 def _guarded(folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -271,7 +304,7 @@ def _guarded(folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -
             os._exit(1)  # Its connections hang with the other rank: nothing is to be put in order.
         traceback.print_exc()
         told = RunError(f"rank {rank} failed: {type(error).__name__}: {error} (traceback above)")
-        _leave(folder, _Left(rank, time.time(), told))
+        _leave(folder, _Left(rank, time.time(), told, trace=traceback.format_exc()))
         sys.exit(1)
 
 
@@ -326,7 +359,8 @@ def _raise_failure(folder: Path, rank: int, exit_code: int, how: Launch, first: 
         raise KeyboardInterrupt from None
     cause = _cause(folder, rank, exit_code, how, first, nproc)
     if isinstance(cause, _Left):
-        raise cause.error from None
+        # Where nobody sees what the process printed, as in some notebooks, this does.
+        raise cause.error from (_Traceback(cause.trace) if cause.trace else None)
     tried = f" (after {how.restarts} of {how.restarts} restarts)" if how.restarts else ""
     again = "" if how.restarts else "; `restarts=3` would have started it again"
     raise RunError(f"{cause}{tried}, and {_GOES_ON}{again}") from None

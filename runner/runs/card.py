@@ -17,6 +17,7 @@ from slideduck.betons import Sidecar
 from slideduck.runner.runs.checkpoint import write_whole
 from slideduck.runner.runs.runfolder import RunFolder
 from slideduck.runner.scores.notes import notes_of
+from slideduck.runner.settings.modelnames import is_given
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tasks.task import Task
@@ -95,7 +96,7 @@ def card_text(
         _confusion(best, classes),
         *(f"![{name.partition('.')[0]}]({name})" for name in pictures),
         "## Use",
-        _use(run),
+        _use(run, state["config"]["model"]),
         "## Limits",
         _limits(state, sidecar, rows),
         "## Settings",
@@ -243,8 +244,30 @@ def _confusion(best: Mapping[str, Any], classes: Sequence[str]) -> str:
     return "Tiles by class (rows) and prediction (columns):\n\n" + _table(("", *names), lines)
 
 
-def _use(run: str) -> str:
-    """Return the commands that use the network."""
+#: What a run's network is used for in Python, and what that takes beside the run.
+_CALLS = (
+    ("evaluate", '"other.beton"'),
+    ("predict", '"study.duckdb"'),
+    ("heatmap", '"study.duckdb", "SLIDE", "heatmap.png"'),
+)
+
+
+def _use(run: str, model: str) -> str:
+    """Return the commands that use the network, or the calls where its code has to be given."""
+    if is_given(model):
+        network = model.partition(":")[2]
+        calls = (f"{verb}({printable(run)!r}, {rest}, network={network})" for verb, rest in _CALLS)
+        return "\n".join(
+            (
+                f"The run holds the weights of {network} and no code: give what it was trained with, from Python.",
+                "",
+                "```python",
+                "from slideduck.runner import evaluate, heatmap, predict",
+                "",
+                *calls,
+                "```",
+            )
+        )
     name = shlex.quote(printable(run))
     return "\n".join(
         (

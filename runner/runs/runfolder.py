@@ -32,7 +32,7 @@ _FORMAT = "slideduck run"
 STEP_CHECKPOINTS = 3
 
 #: Settings that change files and messages, but no number: a run may resume with others.
-_FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps", "shard", "track")
+_FREE_SETTINGS = ("checkpoint_steps", "checkpoint_minutes", "log_steps", "shard", "track", "unused_parameters")
 #: Settings that count by what they multiply to, the global batch.
 _PARTS_OF_BATCH = ("batch_size_per_rank", "accumulate")
 
@@ -98,6 +98,11 @@ class RunFolder:
     def step_checkpoint(self, step: int) -> Path:
         """Return where the checkpoint of a step within an epoch is."""
         return self.checkpoints / f"step-{step:08}.pt"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """True where a run left one, so that it goes on from there."""
+        return self.last.exists() or bool(self._step_checkpoints())
 
     def _step_checkpoints(self) -> list[tuple[int, Path]]:
         """Return the checkpoints within epochs with their steps, the newest first."""

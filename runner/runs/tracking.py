@@ -9,12 +9,14 @@ import json
 import math
 import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from slideduck.errors import FULL_ERRNOS
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.trackers import tracker_names
 from slideduck.words import message
@@ -83,17 +85,18 @@ class Tracking:
             self._each(lambda tracker: tracker.picture(path.stem, path, step))
 
     def finish(self, whole: bool = True) -> None:
-        """End tracking of a run that is whole, or was stopped."""
-        self._each(lambda tracker: tracker.finish(whole))
+        """End tracking of a run that is whole, or was stopped; where the disk is full, the run's own error says so."""
+        self._each(lambda tracker: tracker.finish(whole), tells_full=whole)
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
+    def _each(self, call: Callable[[Tracker], None], *, tells_full: bool = True) -> None:
         """Call every tracker, and drop those that fail."""
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
             except Exception as error:
                 del self._trackers[name]
-                _tell(f"{name} no longer tracks this run", error)
+                if tells_full or not (isinstance(error, OSError) and error.errno in FULL_ERRNOS):
+                    _tell(f"{name} no longer tracks this run", error)
 
 
 def _tell(what: str, error: Exception) -> None:
@@ -125,6 +128,18 @@ def _keep(folder: Path, tracker: str, identity: str) -> None:
     checkpoint.write_json(path, {**before, tracker: identity})
 
 
+def _left_to_the_caller(before: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a hook for errors of threads that is silent for TensorBoard's writer: its next call raises the same."""
+
+    def hook(failed: Any) -> None:
+        is_writer = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(failed.exc_value, OSError)):
+            before(failed)
+
+    hook.is_ours = True  # type: ignore[attr-defined]
+    return hook
+
+
 class _TensorBoard:
     """Events in the run folder; a run that resumes replaces the events of steps that it does again."""
 
@@ -133,6 +148,9 @@ class _TensorBoard:
 
         path = folder / "tensorboard"
         goes_on = path.exists()
+        if not hasattr(threading.excepthook, "is_ours"):
+            # A full disk is told once, and not by a traceback of a thread.
+            threading.excepthook = _left_to_the_caller(threading.excepthook)
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if goes_on else None)
         if not goes_on:
             rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())

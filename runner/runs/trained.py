@@ -16,8 +16,10 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.networks.forward import Forward, Standard, evaluating, precision_context
+from slideduck.runner.networks.given import Network, require_given
 from slideduck.runner.networks.penultimate import penultimate
 from slideduck.runner.runs import checkpoint as checkpoints
+from slideduck.runner.settings.modelnames import titled
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.settings.trust import require_trust
 from slideduck.runner.tasks.kinds import make_task
@@ -92,7 +94,9 @@ class TrainedModel:
         return result.cpu().numpy()
 
 
-def load_run(run: Path | str, checkpoint: str = "best", *, trust: str | Sequence[str] = ()) -> TrainedModel:
+def load_run(
+    run: Path | str, checkpoint: str = "best", *, trust: str | Sequence[str] = (), network: Network | None = None
+) -> TrainedModel:
     """Load a run's network onto the first GPU, or the CPU without one.
 
     Parameters
@@ -104,6 +108,9 @@ def load_run(run: Path | str, checkpoint: str = "best", *, trust: str | Sequence
     trust : str or sequence of str
         The run's model, where it is code: a run may come from anyone, and its ``module:function`` is imported only if
         it is named here, or was given to `train` in this process.
+    network : callable or nn.Module, optional
+        What builds the run's network: needed where it was given to `train` as an object that has no name to import,
+        and taken in place of its ``module:function``. A module is copied, and gets the run's weights.
 
     Raises
     ------
@@ -120,17 +127,20 @@ def load_run(run: Path | str, checkpoint: str = "best", *, trust: str | Sequence
     state = checkpoints.load(path)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     config = TrainConfig.from_dict(state["config"])
-    require_trust(config.model, path, trust)
+    if network is None:
+        require_trust(config.model, path, trust)
     architecture = state.get("architecture")
-    network = build_network(config, len(state["classes"]), architecture=architecture, fresh=False).network
+    require_given(config.model, network, f"{path}: its ")
+    n_outputs = len(state["classes"])
+    model = build_network(config, n_outputs, architecture=architecture, fresh=False, network=network).network
     try:
-        network.load_state_dict(state["model"])
+        model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise RunError(
-            f"{path}: its weights do not fit model {config.model!r}; has its function changed? {error}"
+            f"{path}: its weights do not fit {titled(config.model)}; has its function changed? {error}"
         ) from error
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.eval()
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.eval()
     return TrainedModel(
         run=folder,
         path=path,
@@ -139,7 +149,7 @@ def load_run(run: Path | str, checkpoint: str = "best", *, trust: str | Sequence
         classes=tuple(state["classes"]),
         config=config,
         beton=state["beton"],
-        network=network,
+        network=model,
         standard=Standard(state["image"]["mean"], state["image"]["std"], device),
         device=device,
         task=make_task(config, state["classes"], device, state=state.get("objective")),

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BUILT_IN", "ENCODERS", "LIBRARIES", "MODELS", "Encoder", "check_model", "is_own_model", "model_names"]
+__all__ = [
+    "BUILT_IN",
+    "ENCODERS",
+    "GIVEN",
+    "LIBRARIES",
+    "MODELS",
+    "Encoder",
+    "check_model",
+    "is_given",
+    "is_own_model",
+    "model_names",
+    "titled",
+]
 
 #: ResNets with random weights; the first is the default.
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -19,6 +31,9 @@ BUILT_IN = ("vit-s16", "vit-b16", "dinov2-s14", "swin-t", "convnext-t")
 
 #: Prefixes of names that a library knows.
 LIBRARIES = ("hf", "timm", "monai")
+
+#: Stands before the name of a network that was given as an object; no module has such a name.
+GIVEN = "<given>"
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -135,9 +150,20 @@ def is_own_model(name: str) -> bool:
     return bool(colon) and before not in LIBRARIES and is_code
 
 
+def is_given(name: str) -> bool:
+    """Return True for ``<given>:NAME``: a network that was given as an object, and has to be given again."""
+    before, colon, after = name.partition(":")
+    return before == GIVEN and bool(colon) and after.isidentifier()
+
+
+def titled(name: str) -> str:
+    """Return a model's name for a message: ``model 'resnet18'``, or ``network Net`` for one that was given."""
+    return f"network {name.partition(':')[2]}" if is_given(name) else f"model {name!r}"
+
+
 def check_model(name: str) -> str | None:
     """Return which names a model may have if this is none of them, else None."""
-    if name in MODELS or name in BUILT_IN or name in ENCODERS or is_own_model(name):
+    if name in MODELS or name in BUILT_IN or name in ENCODERS or is_own_model(name) or is_given(name):
         return None
     before, _, after = name.partition(":")
     is_library = before in LIBRARIES and after and after.isprintable()

@@ -31,7 +31,7 @@ GROUPS = {
     ),
     "Network": (
         "model", "weights", "normalise", "input_px", "train_layers", "dropout", "drop_path", "compile", "precision",
-        "shard",
+        "shard", "unused_parameters",
     ),
     "Targets": ("task", "target", "loss", "focal_gamma", "label_smoothing"),
     "Steps": (
@@ -219,6 +219,12 @@ class TrainConfig:
         "way",
         "fsdp cuts weights and optimizer across processes: models that fit no GPU.",
         choices=("none", "fsdp"),
+    )
+    unused_parameters: str = _setting(
+        "refuse",
+        "way",
+        "What to do where weights that train have no part in the output; allow makes several processes slower.",
+        choices=("refuse", "allow"),
     )
     log_steps: int = _setting(50, "steps", "Steps between the lines of steps.jsonl.")
     track: str = _setting(

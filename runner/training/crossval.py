@@ -25,6 +25,7 @@ from scipy.special import expit, logit, stdtrit
 
 from slideduck.betons import Sidecar, read_sidecar
 from slideduck.errors import ConfigError, RunError, SlideduckError
+from slideduck.runner.networks.given import Network
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.launch import Launch
 from slideduck.runner.runs.checkpoint import lock_folder, write_sealed
@@ -109,6 +110,7 @@ def cross_validate(
     *,
     folds: bool = False,
     seeds: int | None = None,
+    network: Network | None = None,
     nproc: str | int = "auto",
     how: Launch | None = None,
     progress: bool = True,
@@ -128,8 +130,9 @@ def cross_validate(
         Let each fold validate in turn.
     seeds : int, optional
         Train with so many seeds, from that of `config` on.
-    nproc, how
-        How each run is started; see `slideduck.runner.training.train.train`. One machine is all that is used.
+    network, nproc, how
+        The network of each run, and how it is started; see `slideduck.runner.training.train.train`. One machine is all
+        that is used.
     progress : bool
         Tell on standard error how it goes.
 
@@ -175,7 +178,7 @@ def cross_validate(
                 message(f"{one.name}: run {number} of {len(runs)}")
             try:
                 finished[one.name] = train(
-                    beton, folder / one.name, one.config, nproc=nproc, how=how, progress=progress
+                    beton, folder / one.name, one.config, network=network, nproc=nproc, how=how, progress=progress
                 )
             except Exception as error:
                 if not isinstance(error, SlideduckError):

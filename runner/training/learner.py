@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from slideduck.errors import RunError
-from slideduck.runner.networks.build import build_network, parameter_groups
+from slideduck.runner.networks.build import Built, build_network, parameter_groups
 from slideduck.runner.networks.forward import Forward, Standard, evaluating, logits_of, precision_context
+from slideduck.runner.networks.given import Network
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.ranks.sharding import gradients_stay, is_sharded, shard, sharded_state, whole, whole_state
@@ -131,6 +132,10 @@ class Learner:
         This rank.
     state : dict, optional
         A checkpoint to go on from.
+    given : callable or nn.Module, optional
+        What builds the network in place of its name.
+    first : Built, optional
+        The network of a new run, where it is built already.
 
     Attributes
     ----------
@@ -145,7 +150,15 @@ class Learner:
         If the model cannot be built, or the device does not have the precision.
     """
 
-    def __init__(self, data: TrainingData, config: TrainConfig, place: Place, state: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        config: TrainConfig,
+        place: Place,
+        state: dict[str, Any] | None,
+        given: Network | None = None,
+        first: Built | None = None,
+    ) -> None:
         self.data, self.config, self.place = data, config, place
         self.steps, self.batches_per_step = steps_of_epoch(data.steps, config.accumulate)
         self.total_steps = config.epochs * self.steps
@@ -158,7 +171,10 @@ class Learner:
         self.task = make_task(
             config, data.classes, place.device, targets=data.targets[data.rows.train], shares=data.sampler.shares
         )
-        built = build_network(config, self.task.n_outputs, architecture=architecture, fresh=state is None)
+        built = first if state is None else None
+        if built is None:
+            fresh = state is None
+            built = build_network(config, self.task.n_outputs, architecture=architecture, fresh=fresh, network=given)
         self.architecture, self.told, network = built.architecture, built.told, built.network
         self.image = state["image"] if state else input_statistics(data, config, built.pixels)
         self.augmenter = Augmenter(parse_recipe(config.augment), config.seed, place.device)
@@ -186,7 +202,7 @@ class Learner:
                 self.optimizer.load_state_dict(sharded_state(state["optimizer"], self.optimizer))
         # What is called in training; the plain network keeps the names of its weights.
         plain = place.world_size == 1 or is_sharded(self.network)
-        self.distributed = self.network if plain else dist.distribute(self.network, place)
+        self.distributed = self.network if plain else self._shared(place)
         if state:
             with _fitting():
                 self._load_buffers(state["buffers_of_ranks"])
@@ -201,6 +217,10 @@ class Learner:
     def forward(self) -> Forward:
         """That network, from tiles to outputs."""
         return Forward(self.inference_network, self.standard, self.config.precision, self.place.device)
+
+    def _shared(self, place: Place) -> nn.Module:
+        """Return the network with its gradients averaged over ranks."""
+        return dist.distribute(self.network, place, unused=self.config.unused_parameters == "allow")
 
     def state(self) -> dict[str, Any]:
         """Return the state of network and training for a checkpoint; every rank is to call it.

@@ -9,8 +9,9 @@ from typing import Any
 
 from slideduck.errors import ConfigError
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.runner.training.schedule import plateau_factor
 
-__all__ = ["Criteria", "Metric", "resolve_criteria"]
+__all__ = ["Criteria", "Metric", "plateau_of", "resolve_criteria"]
 
 #: Words in the names of metrics of which less is better.
 _LESS_IS_BETTER = ("loss", "error", "brier", "ece", "mae", "mse", "rmse", "nll")
@@ -150,3 +151,16 @@ def _mode(name: str) -> str:
     """Return which values of a metric are better, by the words of its name; names of classes do not count."""
     words = name.partition("auroc/")[0].partition("average_precision/")[0].lower().replace("/", "_").split("_")
     return "min" if any(word in _LESS_IS_BETTER for word in words) else "max"
+
+
+def plateau_of(config: TrainConfig, metric: Metric, history: Sequence[Line]) -> float:
+    """Return the factor of the learning rate on a plateau of a metric, after the epochs so far."""
+    if config.schedule != "plateau":
+        return 1.0
+    return plateau_factor(
+        [metric.value(line) for line in history],
+        mode=metric.mode,
+        patience=config.plateau_patience,
+        factor=config.plateau_factor,
+        min_delta=config.stop_min_delta,
+    )

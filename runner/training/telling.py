@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slideduck.runner.ranks import dist
 from slideduck.runner.ranks.dist import Place
+from slideduck.runner.settings.modelnames import is_given, titled
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tasks.kinds import task_class
 from slideduck.runner.tiles.open import TrainingData
@@ -16,7 +19,7 @@ from slideduck.runner.training.stopping import Criteria
 from slideduck.runner.training.waiting import LoaderFacts, Usage, advice
 from slideduck.words import agreeing, counted, message
 
-__all__ = ["Teller"]
+__all__ = ["Teller", "no_memory"]
 
 #: Shorter epochs are all start, and what they wait for tells nothing.
 _SECONDS_FOR_ADVICE = 5.0
@@ -60,14 +63,20 @@ class Teller:
     def start(self) -> None:
         """Say what will be trained, and what cannot be learnt."""
         data, kind = self.data, task_class(self.config.task)
+        name = titled(self.config.model) if is_given(self.config.model) else self.config.model
         self.tell(
-            f"training {self.config.model} on {counted(len(data.rows.train), 'tile')}, validating on "
+            f"training {name} on {counted(len(data.rows.train), 'tile')}, validating on "
             f"{len(data.rows.val):,}, {len(data.classes)} {kind.nouns} ({', '.join(data.classes)}); "
             f"{self.place.world_size} x {self.place.device.type}, "
             f"{self.steps} steps of {self.tiles_per_step} tiles an epoch"
         )
         if self.config.task == "classification" and data.targets.ndim > 1:
             self.tell("labels are soft: the loss is against probabilities, and a tile counts for its likeliest class")
+        if self.place.device.type == "cpu" and torch.backends.mps.is_available():
+            self.tell(
+                "warning: this machine's GPU is Apple's (MPS), which is not supported: it has no float64, in which "
+                "losses are summed, and no streams, on which tiles are copied; the CPU trains"
+            )
         if data.rows.unlabelled:
             what = "label" if self.config.target == "label" else f"value of {self.config.target}"
             self.tell(
@@ -176,3 +185,12 @@ class Teller:
         """Return the metric that chooses the best epoch, of a line or of what is kept of the best epoch."""
         value = values.get(self.criteria.best.name, values.get("value"))
         return f"{self.criteria.best.title} {'undefined' if value is None else f'{value:.4f}'}"
+
+
+def no_memory(config: TrainConfig, place: Place) -> str:
+    """Return the message for a device without memory."""
+    return (
+        f"{place.device} has no memory left for batches of {config.batch_size_per_rank}; give a smaller "
+        "`batch_size_per_rank`, and a larger `accumulate` to train as before"
+        + (", or `shard='fsdp'` if the network itself is too large" if place.world_size > 1 else "")
+    )

@@ -21,7 +21,9 @@ from typing import Any
 import torch
 
 from slideduck.errors import RunError
+from slideduck.runner.networks.build import Built
 from slideduck.runner.networks.forward import precision_context
+from slideduck.runner.networks.given import Network, named, received, require_given, sent
 from slideduck.runner.plots.curves import draw_curves
 from slideduck.runner.plots.examples import draw_examples
 from slideduck.runner.ranks import dist
@@ -40,10 +42,10 @@ from slideduck.runner.settings.trust import say
 from slideduck.runner.tasks.kinds import make_task
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.training.learner import EpochPart, Learner, NotFinite, steps_of_epoch
-from slideduck.runner.training.schedule import plateau_factor
 from slideduck.runner.training.steplog import epoch_bar, step_line
-from slideduck.runner.training.stopping import resolve_criteria
-from slideduck.runner.training.telling import Teller
+from slideduck.runner.training.stopping import plateau_of, resolve_criteria
+from slideduck.runner.training.telling import Teller, no_memory
+from slideduck.runner.training.trial import first_network
 from slideduck.runner.training.waiting import usage
 from slideduck.runner.training.writer import Writer, background_writer, copied
 from slideduck.words import message
@@ -61,6 +63,7 @@ def train(
     run: Path | str,
     config: TrainConfig | None = None,
     *,
+    network: Network | None = None,
     nproc: str | int = "auto",
     how: Launch | None = None,
     progress: bool = True,
@@ -75,9 +78,13 @@ def train(
         The run's folder.
     config : TrainConfig, optional
         The settings.
+    network : callable or nn.Module, optional
+        The network, in place of the settings' ``model``: a function that is called with the number of outputs, or a
+        module, of which a copy trains. It may be of a script or a notebook; the run then holds its weights and no
+        code, and `evaluate` and its like need it again.
     nproc : str or int
         Processes: ``"auto"`` is one a GPU, or one without any. Under a launcher such as torchrun, this
-        process joins those that it started.
+        process joins those that it started. They import nothing of the script or notebook that calls.
     how : Launch, optional
         Several nodes, restarts after a lost process, and how long processes wait for each other.
     progress : bool
@@ -95,21 +102,28 @@ def train(
     ConfigError, BetonError, RunError, DiskFullError
         Each says what to do; the last checkpoint is never lost.
     """
-    settings = (config or TrainConfig()).to_dict()
+    settings = named(config or TrainConfig(), network).to_dict()
+    require_given(settings["model"], network)
     say(settings["model"])
     beton, run = str(Path(beton).absolute()), str(Path(run).absolute())
     how = how or Launch()
     rest = (beton, run, settings, progress, how.timeout_minutes)
     if dist.is_joining():
-        return train_rank(*rest)
+        dist.require_nproc(nproc)
+        return train_rank(*rest, network)
     count = resolve_nproc(nproc)
     if count == how.nnodes == 1 and not how.restarts:
-        return train_rank(*rest)
-    return launch(count, train_rank, *rest, how=how) or {}
+        return train_rank(*rest, network)
+    return launch(count, train_rank, *rest, sent(network), how=how) or {}
 
 
 def train_rank(
-    beton: str, run: str, settings: dict[str, Any], progress: bool = True, timeout_minutes: float = dist.TIMEOUT_MINUTES
+    beton: str,
+    run: str,
+    settings: dict[str, Any],
+    progress: bool = True,
+    timeout_minutes: float = dist.TIMEOUT_MINUTES,
+    network: Network | bytes | None = None,
 ) -> dict[str, Any]:
     """Do one rank's part of a run; spawned processes start here.
 
@@ -123,25 +137,26 @@ def train_rank(
         Tell on standard error how it goes; rank 0 only.
     timeout_minutes : float
         Longest wait for another rank, minutes.
+    network : callable, nn.Module or bytes, optional
+        As `train` takes it, or as another process sent it.
     """
     with dist.joined(timeout_minutes) as place:
         config = TrainConfig.from_dict(settings)
-        # Refused before the folder is made.
         precision_context(config.precision, place.device)
         require_trackers(config.track)
+        if isinstance(network, bytes):
+            network = received(network, config.model)
         data = open_data(Path(beton), config, place, progress=progress)
-        training = _Training(data, RunFolder(run), config, place, progress and place.is_first)
+        folder = RunFolder(run)
         try:
+            first = first_network(data, folder, config, place, network)
+            training = _Training(data, folder, config, place, progress and place.is_first, network, first)
             with lock_folder(Path(run)) if place.is_first else nullcontext(), background_writer() as writer:
                 return training.run(writer)
         except (RuntimeError, MemoryError) as error:
             if not dist.is_out_of_memory(error):
                 raise
-            raise RunError(
-                f"{place.device} has no memory left for batches of {config.batch_size_per_rank}; give a smaller "
-                "`batch_size_per_rank`, and a larger `accumulate` to train as before"
-                + (", or `shard='fsdp'` if the network itself is too large" if place.world_size > 1 else "")
-            ) from error
+            raise RunError(no_memory(config, place)) from error
 
 
 class _Training:
@@ -152,12 +167,19 @@ class _Training:
     tracking: Tracking
 
     def __init__(
-        self, data: TrainingData, folder: RunFolder, config: TrainConfig, place: Place, progress: bool
+        self,
+        data: TrainingData,
+        folder: RunFolder,
+        config: TrainConfig,
+        place: Place,
+        progress: bool,
+        network: Network | None,
+        first: Built | None,
     ) -> None:
         self.data, self.folder, self.config, self.place, self.progress = data, folder, config, place, progress
+        self.network, self.first = network, first
         self.steps, batches = steps_of_epoch(data.steps, config.accumulate)
         self.tiles_per_step = batches * data.batch_size * place.world_size
-        # Metrics are computed on the CPU.
         self.task = make_task(
             config,
             data.classes,
@@ -178,7 +200,7 @@ class _Training:
         state, lacks_best = self._open_folder()
         is_left = not self._is_over()
         if is_left or lacks_best:
-            self.learner = Learner(self.data, self.config, self.place, state)
+            self.learner = Learner(self.data, self.config, self.place, state, self.network, self.first)
             for text in self.learner.told:
                 self.teller.tell(text)
         if state and lacks_best:
@@ -273,7 +295,7 @@ class _Training:
     def _epoch(self, epoch: int, part: EpochPart) -> None:
         """Do the remaining steps of an epoch, validate, and save it."""
         learner = self.learner
-        learner.lr_factor = self._plateau_factor()
+        learner.lr_factor = plateau_of(self.config, self.criteria.stop, self.history)
         self._train(epoch, part)
         learner.finish_epoch()
         trained = time.perf_counter()
@@ -403,19 +425,6 @@ class _Training:
         rows = self.data.rows.val
         metrics = self.task.blank_metrics(rows, self.data.targets[rows], self.data.sidecar)
         return {"train/loss": 0.0, **{f"val/{name}": value for name, value in plain(metrics).items()}}
-
-    def _plateau_factor(self) -> float:
-        """Return the factor of the learning rate on a plateau, after the epochs so far."""
-        config, metric = self.config, self.criteria.stop
-        if config.schedule != "plateau":
-            return 1.0
-        return plateau_factor(
-            [metric.value(line) for line in self.history],
-            mode=metric.mode,
-            patience=config.plateau_patience,
-            factor=config.plateau_factor,
-            min_delta=config.stop_min_delta,
-        )
 
     def _kept_as(self, step: int) -> str:
         """Return the place of a step's checkpoint, in words."""

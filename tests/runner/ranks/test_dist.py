@@ -396,3 +396,100 @@ def test_what_cannot_be_started_is_refused(options: dict[str, Any], message: str
     with pytest.raises(ConfigError) as error:
         launch.Launch(**options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "2"},
+            "RANK=0 and WORLD_SIZE=2 are set in the environment, but MASTER_ADDR and MASTER_PORT are not: no launcher "
+            "started this process; unset RANK WORLD_SIZE, or start with torchrun",
+        ),
+        (
+            {"LOCAL_RANK": "1"},
+            "LOCAL_RANK=1 is set in the environment, but RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are not: "
+            "no launcher started this process; unset LOCAL_RANK, or start with torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "WORLD_SIZE=4 is set in the environment, but RANK is not: no launcher started this process; unset "
+            "WORLD_SIZE, or start with torchrun",
+        ),
+        (
+            {"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "RANK=3 and WORLD_SIZE=2 are set in the environment, and a rank is below the number of processes; unset "
+            "RANK WORLD_SIZE, or start with torchrun",
+        ),
+        (
+            {"RANK": "x", "WORLD_SIZE": "2"},
+            "RANK='x' is not a number from 0; unset it, or start with torchrun",
+        ),
+    ],
+)
+def test_what_a_launcher_left_in_the_environment_is_told(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as error:
+        train("tiles.beton", "run", CONFIG)
+    assert str(error.value) == message
+    # The remedy of each: unset these.
+    for name in message.partition("; unset ")[2].partition(",")[0].replace("it", "RANK WORLD_SIZE").split():
+        monkeypatch.delenv(name)
+    assert not dist.is_joining()
+    with pytest.raises(BetonError, match=r"tiles\.beton"):
+        train("tiles.beton", "run", CONFIG)
+
+
+def test_one_process_of_a_launcher_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with dist.joined() as place:
+        assert place.world_size == 1
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The environment of rank 0 of two; its port."""
+    port = free_port()
+    values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for name, value in {**values, "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    return port
+
+
+def test_another_number_of_processes_than_the_launcher_s_is_refused(launched: int) -> None:
+    with pytest.raises(ConfigError) as error:
+        train("tiles.beton", "run", CONFIG, nproc=4)
+    assert str(error.value) == (
+        "`nproc` is 4, but a launcher started 2 processes on this machine; give that number to the launcher "
+        "(torchrun --nproc-per-node), and `nproc='auto'` here"
+    )
+    for nproc in ("auto", 2, "2"):
+        dist.require_nproc(nproc)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_meets_no_other_says_so(
+    rank: str, launched: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(RunError) as error, dist.joined(timeout_minutes=0.01):
+        pass
+    others = "the others, which did" if rank == "0" else "rank 0, which did"
+    assert str(error.value) == (
+        f"rank {rank} of 2 waited 0.01 minutes at localhost:{launched} (MASTER_ADDR, MASTER_PORT) for {others} not "
+        "come; start all 2 of them, as torchrun does, or, to run alone, unset RANK WORLD_SIZE MASTER_ADDR"
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_a_port_of_a_stranger_is_told(launched: int) -> None:
+    with socket.create_server(("", launched)), pytest.raises(RunError) as error, dist.joined():
+        pass
+    assert str(error.value) == (
+        f"rank 0 of 2 cannot open localhost:{launched} (MASTER_ADDR, MASTER_PORT): the port is in use; set MASTER_PORT "
+        "to another for all ranks"
+    )

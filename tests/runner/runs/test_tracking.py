@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -197,3 +200,45 @@ def test_wandb_keeps_a_run_offline_in_its_folder(tmp_path: Path, monkeypatch: py
     assert runs
     assert all(name.endswith(identity) for name in runs)
     assert os.environ.get("WANDB_MODE") is None
+
+
+def test_a_full_disk_is_told_once_and_not_by_tensorboard_s_thread(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: printed.append(failed.exc_type))
+    tracking = Tracking("tensorboard", tmp_path, SETTINGS, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Under the limit are the lines of standard error, which is a file here.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        for step in range(1, 4):
+            tracking.step({"step": step, **{f"number {i}": 0.5 for i in range(300)}})
+        tracking.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr().err == (
+        "warning: tensorboard no longer tracks this run (OSError: [Errno 27] File too large); training goes on\n"
+    )
+    assert printed == []
+    # Other threads speak for themselves.
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    assert printed == [ZeroDivisionError]
+
+
+def test_a_run_that_ends_for_a_full_disk_says_so_once(capfd: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        def log(self, numbers: Mapping[str, float], step: int) -> None: ...
+        def picture(self, name: str, path: Path, step: int) -> None: ...
+        def finish(self, whole: bool) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for whole in (False, True):
+        tracking = Tracking("none", Path(), SETTINGS, 0)
+        tracking.add("full", Full)
+        tracking.finish(whole)
+    assert capfd.readouterr().err == (
+        "warning: full no longer tracks this run (OSError: [Errno 28] No space left on device); training goes on\n"
+    )
