@@ -234,7 +234,8 @@ def _values(table: GivenTable, keys: Sequence[str], classes: Sequence[str] | Non
             raise InputError([f"{table.name} {what}; name the columns of soft labels with `classes`: {_shown(table)}"])
         return "soft", tuple(dict.fromkeys(classes))
     label, value = table.column("label"), table.column("value")
-    if label is not None and value is not None:
+    # The view labels has both, and is given back for its labels.
+    if label is not None and value is not None and table.column("label_from") is None:
         raise InputError(
             [f"{table.name}: columns label and value; add them as two sets, each from a table with one of them"]
         )

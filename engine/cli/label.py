@@ -161,7 +161,7 @@ def print_alike(study: Path, report: LabelReport) -> None:
 
 @click.command(
     epilog=example(
-        "slideduck add-labels study.duckdb labels.parquet --name consensus",
+        "slideduck add-labels study.duckdb consensus.csv --grid 256px_256um",
         "slideduck label study.duckdb --from consensus --from rois",
     )
 )
@@ -214,7 +214,9 @@ def _print_added(study: Path, report: LabelsAdded) -> None:
     message(f"label the tiles by them with: slideduck label {study}{remedy}")
 
 
-@click.command(epilog=example("slideduck remove-labels study.duckdb consensus --dry-run"))
+@click.command(
+    epilog=example("slideduck label study.duckdb --from rois", "slideduck remove-labels study.duckdb consensus")
+)
 @STUDY
 @click.argument("name")
 @click.option("--grid", metavar="NAME", help="Only those of this grid.")

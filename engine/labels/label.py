@@ -264,10 +264,14 @@ def _require_sources(handle: Handle, sources: Sequence[str]) -> None:
     names = list(dict.fromkeys(held.name for held in label_sets(handle.con)))
     for name in sources:
         if name != ROIS and name not in names:
-            raise StudyError(
-                f"`labels_from` names {name!r}, and {handle.name} has no such labels; it has "
-                f"{', '.join([ROIS, *names])}{suggestion(name, names)}; others are added with: "
+            near = suggestion(name, names)
+            rest = (
+                f"t has {', '.join([ROIS, *names])}, and others are added with: "
                 f"slideduck add-labels {handle.name} FILE --name {shlex.quote(name)}"
+            )
+            raise StudyError(
+                f"`labels_from` names {name!r}, and {handle.name} has no such labels"
+                + (f"{near} I{rest}" if near else f"; i{rest}")
             )
 
 

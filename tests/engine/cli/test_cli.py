@@ -26,9 +26,9 @@ from slideduck.cli.group import cli
 from tests.slides import write_slide
 
 ENGINE = (
-    "add-slides", "relocate", "add-rois", "add-masks", "add-patients", "remove-rois", "remove-slides", "tile", "label",
-    "qc", "split", "stain", "export", "sql", "info", "counts", "conflicts", "rois", "coverage", "neighbours", "at",
-    "area", "agreement", "disagreements", "rename-label",
+    "add-slides", "relocate", "add-rois", "add-masks", "add-patients", "remove-rois", "remove-slides", "tile",
+    "label", "add-labels", "remove-labels", "qc", "split", "stain", "export", "sql", "info", "counts", "conflicts",
+    "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements", "rename-label",
 )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(tmp_path / "old", tmp_path / "archive")
     (tmp_path / "mpp.csv").write_text("slide,mpp\no1,0.5\n")
     (tmp_path / "patients.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "consensus.csv").write_text("tile_id,label\ns0-256-256,tumour\ns0-768-256,stroma\n")
     (tmp_path / "cohort.csv").write_text("Image file,patient\no1.svs,p4\n")
     (tmp_path / "project" / "tfrecords" / "256px_256um").mkdir(parents=True)
     source = {"slides": "../slides", "roi": "../rois", "tfrecords": "./tfrecords"}

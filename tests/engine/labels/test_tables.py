@@ -433,7 +433,7 @@ def test_labels_are_removed_unless_the_rule_takes_them(study: sd.Study, table: p
     with pytest.raises(StudyError) as error:
         study.label(labels_from="consensus")
     assert str(error.value) == (
-        "`labels_from` names 'consensus', and s.duckdb has no such labels; it has rois; others are added with: "
+        "`labels_from` names 'consensus', and s.duckdb has no such labels; it has rois, and others are added with: "
         "slideduck add-labels s.duckdb FILE --name consensus"
     )
     table.to_csv("labels.csv", index=False)
