@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
@@ -148,12 +148,7 @@ class Sidecar(Shown):
     raw: dict[str, Any]
     sha256: str
 
-    def shown(self) -> Iterator[tuple[str, object]]:
-        """Yield what the tiles are; not those themselves."""
-        for name in ("path", "samples", "tile_px", "image_mode", "quality"):
-            yield name.replace("_", " "), getattr(self, name)
-        yield "slides", [info.slide for info in self.slides]
-        yield "classes", self.classes
+    told = ("path", "samples", "tile_px", "image_mode", "quality", "classes")
 
     @property
     def samples(self) -> int:
