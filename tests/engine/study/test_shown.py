@@ -119,6 +119,9 @@ def test_what_there_is_to_draw_is_drawn_as_bars(reports: dict[str, Any], tmp_pat
     assert drawn == Picture(tmp_path / "classes.png")
     assert drawn._repr_png_().startswith(b"\x89PNG")
     assert reports["export"].plot(tmp_path / "classes.svg")._repr_svg_().startswith("<?xml")
+    slide = reports["study"].plot_labels("A", tmp_path / "A.png")
+    assert isinstance(slide, Picture)
+    assert (slide._repr_png_() or b"").startswith(b"\x89PNG")
     with pytest.raises(sd.ConfigError) as caught:
         reports["tile"].plot()
     assert str(caught.value) == "a GridReport has nothing to draw; print it, or read its fields"
