@@ -46,10 +46,16 @@ class Shown:
     Attributes
     ----------
     plotted : tuple of str
-        Name of the field that `plot` draws, a dict of numbers or a table, and the name of what is counted.
+        Name of the field that `plot` draws, a dict of numbers, and the name of what is counted.
+    told : tuple of str
+        What is shown, in its order; default every field.
+    always : tuple of str
+        What is shown even where it is empty, as the number that it then is.
     """
 
     plotted: ClassVar[tuple[str, str] | None] = None
+    told: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Give each class the text as its own, which a dataclass then leaves alone."""
@@ -59,11 +65,13 @@ class Shown:
 
     def shown(self) -> Iterator[tuple[str, object]]:
         """Yield what is shown, by name: the fields, but for those that are empty or not given."""
-        for item in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, item.name)
+        for name in self.told or [item.name for item in fields(self)]:  # type: ignore[arg-type]
+            value = getattr(self, name)
             if value is None or (isinstance(value, (str, Sequence, Mapping)) and not value):
-                continue
-            yield item.name.replace("_", " "), value
+                if name not in self.always:
+                    continue
+                value = 0
+            yield name.replace("_", " "), value
 
     def __repr__(self) -> str:
         first: list[str] = []

@@ -111,10 +111,7 @@ class BetonReport(Shown):
     notes: tuple[str, ...]
     seconds: float
 
-    def shown(self) -> Iterator[tuple[str, object]]:
-        """Yield what was checked, and how many problems there are even where there is none."""
-        yield from ((name, value) for name, value in super().shown() if name != "problems")
-        yield "problems", [f"row {one.row}: {one.problem}" for one in self.problems] or 0
+    always = ("problems",)
 
 
 def verify_beton(

@@ -29,22 +29,19 @@ from slideduck.betons.shards import (
     Shard,
     beton_identity,
     chosen_shards,
-    digest,
     left_out_from_json,
     with_written,
 )
 from slideduck.betons.sidecar import load_sidecar
-from slideduck.catalog.chosen import ChosenTiles
+from slideduck.catalog.chosen import chosen_notes
 from slideduck.errors import BetonError, SlideError
-from slideduck.files.write import explained
 from slideduck.measure.stain import REFERENCE
 from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
-from slideduck.words import counted
 
-__all__ = ["ExportReport", "export", "export_once"]
+__all__ = ["ExportReport", "export"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,9 @@ class ExportReport(Shown):
     plotted = ("tiles_per_class", "tiles")
 
 
-def export(handle: Handle, out: str | os.PathLike[str], settings: ExportSettings) -> ExportReport:
+def export(
+    handle: Handle, out: str | os.PathLike[str], settings: ExportSettings, plan: ExportPlan | None = None
+) -> ExportReport:
     """Write tiles of one grid into a beton, with a side-car that says what they are.
 
     Parameters
@@ -110,6 +109,8 @@ def export(handle: Handle, out: str | os.PathLike[str], settings: ExportSettings
         files are whole.
     settings : ExportSettings
         What to export, and how.
+    plan : ExportPlan, optional
+        What these settings mean, where it was read already.
 
     Returns
     -------
@@ -145,49 +146,7 @@ def export(handle: Handle, out: str | os.PathLike[str], settings: ExportSettings
     if settings.shards is None:
         _check_free(path, settings.overwrite)
     with translated():
-        plan = make_plan(handle, settings)
-    return _written(handle, path, plan, settings, started)
-
-
-def export_once(handle: Handle, folder: Path, settings: ExportSettings) -> tuple[Path, ExportReport | None]:
-    """Write a beton under a name that its content decides, unless it is there already.
-
-    Parameters
-    ----------
-    handle : Handle
-        The study; its labels are up to date.
-    folder : Path
-        Where the beton lies, or is to lie: ``tiles-DIGEST.beton``; made if it does not exist.
-    settings : ExportSettings
-        What to export, and how; no shards.
-
-    Returns
-    -------
-    path : Path
-        The beton. Other tiles, labels, classes, splits, patients, ROI files, slides or settings have another.
-    report : ExportReport or None
-        None if it was there.
-
-    Raises
-    ------
-    StudyError, QueryError, SlideError, BetonError, DiskFullError
-        See `export`.
-    """
-    started = time.monotonic()
-    with translated():
-        plan = make_plan(handle, settings)
-    path = folder.absolute() / f"tiles-{digest(plan.identity, settings.skip_errors)[:12]}.beton"
-    if path.is_file() and sidecar_path(path).is_file() and not load_sidecar(sidecar_path(path)).is_changed:
-        return path, None
-    with explained(
-        folder, full="; free some, and call again", kind=BetonError, place="`betons`, another folder for it"
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-    return path, _written(handle, path, plan, settings, started)
-
-
-def _written(handle: Handle, path: Path, plan: ExportPlan, settings: ExportSettings, started: float) -> ExportReport:
-    """Write what is planned, and report it."""
+        plan = plan or make_plan(handle, settings)
     chosen = [None] if settings.shards is None else chosen_shards(settings.shards, settings.shard, plan.samples)
     parts = []
     for part in chosen:
@@ -215,7 +174,7 @@ def _written(handle: Handle, path: Path, plan: ExportPlan, settings: ExportSetti
         seconds=time.monotonic() - started,
         notes=(
             *_stain_notes(plan, settings.jpeg),
-            *_choice_notes(plan, settings),
+            *chosen_notes(settings.where, plan.samples, plan.grid["name"]),
             *(note for part in parts for note in part.notes),
         ),
         shards=() if settings.shards is None else tuple(part.path for part in parts),
@@ -230,14 +189,6 @@ def _stain_notes(plan: ExportPlan, jpeg: str) -> tuple[str, ...]:
     name = plan.stain.name if plan.stain.name == REFERENCE else f"slide {plan.stain.name}"
     note = f"stains normalised by {plan.stain.fit.method} to those of {name}"
     return (f"{note}; so no stored JPEG is taken as it is" if jpeg == "auto" and plan.quality is not None else note,)
-
-
-def _choice_notes(plan: ExportPlan, settings: ExportSettings) -> tuple[str, ...]:
-    """Return how many of the tiles that were named are not exported."""
-    if not isinstance(settings.where, ChosenTiles) or plan.samples == settings.where.table.num_rows:
-        return ()
-    left_out = settings.where.table.num_rows - plan.samples
-    return (f"of the {settings.where}, {counted(left_out, 'is', 'are')} not kept in grid {plan.grid['name']}",)
 
 
 def _output(out: str | os.PathLike[str]) -> Path:

@@ -152,11 +152,6 @@ class ExportPlan:
         )
 
     @cached_property
-    def identity(self) -> str:
-        """Digest of all that decides the bytes of the beton and of its side-car, but for their names."""
-        return digest(self.digest, [vars(slide) for slide in self.slides], self.columns["roi_name"], self.context)
-
-    @cached_property
     def normalisers(self) -> list[Normaliser | None]:
         """What changes the stains of each slide."""
         if self.stain is None:
@@ -436,13 +431,10 @@ def _why_nothing(handle: Handle, grid: str, where: str | ChosenTiles | None) -> 
             counts[key] = counts.get(key, 0) + row["tiles"]
         return ", ".join(f"{count:,} {key}" for key, count in counts.items())
 
-    if isinstance(where, ChosenTiles):
-        nothing = f"none of the {where} is kept in grid {grid!r}"
-    else:
-        nothing = f"no tile of grid {grid!r} meets the condition {where!r}"
+    met = f"is one of the {where}" if isinstance(where, ChosenTiles) else f"meets the condition {where!r}"
     return (
-        f"{nothing}; of the tiles that are kept there are, by label: {total('label', 'without a label')}; "
-        f"by split: {total('split', 'in no split')}"
+        f"no tile of grid {grid!r} {met}; of the tiles that are kept there are, by label: "
+        f"{total('label', 'without a label')}; by split: {total('split', 'in no split')}"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from os import PathLike
@@ -155,12 +155,7 @@ class Sidecar(Shown):
     value: npt.NDArray[np.float64] | None = None
     soft: npt.NDArray[np.float64] | None = None
 
-    def shown(self) -> Iterator[tuple[str, object]]:
-        """Yield what the tiles are; not those themselves."""
-        for name in ("path", "samples", "tile_px", "image_mode", "quality"):
-            yield name.replace("_", " "), getattr(self, name)
-        yield "slides", [info.slide for info in self.slides]
-        yield "classes", self.classes
+    told = ("path", "samples", "tile_px", "image_mode", "quality", "classes")
 
     @property
     def samples(self) -> int:

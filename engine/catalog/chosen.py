@@ -17,7 +17,7 @@ from slideduck.errors import QueryError, StudyError
 from slideduck.store.handle import Handle
 from slideduck.words import counted, some
 
-__all__ = ["ChosenTiles", "chosen_tiles"]
+__all__ = ["ChosenTiles", "chosen_notes", "chosen_tiles"]
 
 _WAYS = "give an SQL condition, a DuckDB relation, or a data frame with tile ids as its index or its column tile_id"
 
@@ -117,6 +117,14 @@ def chosen_tiles(where: Any) -> str | ChosenTiles | None:
     if missing := sum(table[name].null_count for name in table.column_names):
         raise QueryError(f"`where` lacks the tile id or the grid of {counted(missing, 'row')}; leave such rows out")
     return ChosenTiles(table.group_by(table.column_names).aggregate([]))
+
+
+def chosen_notes(where: str | ChosenTiles | None, samples: int, grid: str) -> tuple[str, ...]:
+    """Return what is to be known of tiles that were named, if fewer of a grid are taken: the others are not kept."""
+    if not isinstance(where, ChosenTiles) or samples == where.table.num_rows:
+        return ()
+    left_out = counted(where.table.num_rows - samples, "is", "are")
+    return (f"of the {where}, {left_out} not kept in grid {grid}",)
 
 
 def _named(where: Any) -> pa.Table:

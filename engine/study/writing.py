@@ -15,6 +15,7 @@ from slideduck.draw.stain import plot_stain
 from slideduck.interop.rois import RoiExportReport, export_rois
 from slideduck.interop.slideflow_export import SlideflowExport, export_slideflow
 from slideduck.interop.tiles import TileExportReport, export_tiles
+from slideduck.show import Picture
 from slideduck.study.base import OpenStudy
 
 __all__ = ["Writing"]
@@ -88,9 +89,10 @@ class Writing(OpenStudy):
         rois: bool = True,
     ) -> Path:
         """Draw a slide with its ROIs and tiles as a picture or a page; see `slideduck.draw.picture.plot_labels`."""
-        return plot_labels(
+        drawn = plot_labels(
             self.handle, slide, out, grid=grid, html=html, max_px=max_px, dpi=dpi, tiles=tiles, rois=rois
         )
+        return Picture(drawn)
 
     def plot_stain(
         self,
@@ -103,10 +105,10 @@ class Writing(OpenStudy):
     ) -> Path:
         """Draw slides before and after normalisation of their stains; see `slideduck.draw.stain.plot_stain`."""
         names = [slides] if isinstance(slides, str) else list(slides)
-        return plot_stain(self.handle, names, out, method=method, stain_to=stain_to, dpi=dpi)
+        return Picture(plot_stain(self.handle, names, out, method=method, stain_to=stain_to, dpi=dpi))
 
     def qc_overlay(
         self, slide: str, out: str | Path, filters: Sequence[str] | None = None, *, grid: str | None = None
     ) -> Path:
         """Draw a slide with the tiles that filters drop; see `slideduck.draw.filters.qc_overlay`."""
-        return qc_overlay(self.handle, slide, out, filters, grid=grid)
+        return Picture(qc_overlay(self.handle, slide, out, filters, grid=grid))

@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from slideduck.betons.export import export_once
 from slideduck.betons.settings import ExportSettings
 from slideduck.catalog.chosen import chosen_tiles
 from slideduck.errors import ConfigError
 from slideduck.names import suggestion
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.study import Study
+from slideduck.study.once import export_once
 from slideduck.words import counted, message
 
 __all__ = ["exported", "parted_settings"]

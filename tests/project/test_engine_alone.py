@@ -169,11 +169,41 @@ def test_a_function_of_the_runner_says_what_to_install(alone: tuple[Path, Path],
     of_slideduck = [f"slideduck.{name} {REMEDY}" for name in ("TileDataset", "loader")]
     assert python(alone, code, cwd=tmp_path).splitlines() == [
         "3",
+        f"slideduck.runner.Run {REMEDY}",
         of_slideduck[0],
         *(f"slideduck.runner.{name} {REMEDY}" for name in names),
         of_slideduck[1],
-        *(f"slideduck.runner.{name} {REMEDY}" for name in ("predict", "train")),
+        *(f"slideduck.runner.{name} {REMEDY}" for name in ("open_run", "predict", "train")),
         "torch",
         *of_slideduck,
         "True False",
+    ]
+
+
+#: Calls each method of a study that the runner is behind, and prints why it does not do it.
+VERBS = """
+import sys, slideduck as sd
+words = {"gradcam": ["r", "A-1-1"], "heatmap": ["r", "A"]}
+with sd.open(sys.argv[1]) as study:
+    for name in sys.argv[2:]:
+        try: getattr(study, name)(*words.get(name, ["r"]))
+        except sd.MissingPackageError as error: print(error)
+print("torch" in sys.modules)
+"""
+
+
+def test_a_method_of_a_study_says_what_to_install(alone: tuple[Path, Path], tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = sorted(project["entry-points"]["slideduck.verbs"])
+    told = python(alone, VERBS, "s.duckdb", *names, cwd=tmp_path)
+    assert told.splitlines() == [*(f"study.{name} {REMEDY}" for name in names), "False"]
+    assert not (tmp_path / "r").exists()
+
+    # A tree that was never installed registers nothing.
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "slideduck").symlink_to(alone[0] / "slideduck")
+    told = python((tmp_path / "tree", alone[1]), VERBS, "s.duckdb", "train", cwd=tmp_path)
+    assert told.splitlines() == [
+        "study.train needs the runner, which is not installed; install it with: pip install 'slideduck[train]'",
+        "False",
     ]

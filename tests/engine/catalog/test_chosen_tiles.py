@@ -86,7 +86,7 @@ def test_an_export_of_none_that_is_kept_says_what_there_is(labelled: sd.Study, t
     with pytest.raises(sd.StudyError) as caught:
         labelled.export(tmp_path / "none.beton", grid=GRID, where=pd.DataFrame(index=["B-224-96"]))
     assert str(caught.value) == (
-        "none of the 1 tile of a table, SHA-256 b5d9c05b4a3b3bd1 is kept in grid '32px_32um'; of the tiles that are "
+        "no tile of grid '32px_32um' is one of the 1 tile of a table, SHA-256 b5d9c05b4a3b3bd1; of the tiles that are "
         "kept there are, by label: 8 tumour; by split: 8 in no split"
     )
 

@@ -81,9 +81,9 @@ def test_a_report_is_read_at_a_prompt(reports: dict[str, Any], folder: Path) -> 
     assert told["rename"] == "LabelRenamed: old tumour, new Tumour, rois 2, merged 0\n  slides (2): A, B"
     assert told["sidecar"] == (
         f"Sidecar: path {folder}/tiles.json, samples 12, tile px 32, image mode jpg, quality 90\n"
-        "  slides (2): A, B\n  classes (2): <img src=x>\\x1b[31m, tumour"
+        "  classes (2): <img src=x>\\x1b[31m, tumour"
     )
-    assert told["beton"].endswith("problems 0")
+    assert told["beton"].endswith("left out 0, problems 0, seconds S")
 
 
 @pytest.mark.attack("HTML and terminals", "a label of HTML and escapes in what a notebook shows of a report")
@@ -119,6 +119,9 @@ def test_what_there_is_to_draw_is_drawn_as_bars(reports: dict[str, Any], tmp_pat
     assert drawn == Picture(tmp_path / "classes.png")
     assert drawn._repr_png_().startswith(b"\x89PNG")
     assert reports["export"].plot(tmp_path / "classes.svg")._repr_svg_().startswith("<?xml")
+    slide = reports["study"].plot_labels("A", tmp_path / "A.png")
+    assert isinstance(slide, Picture)
+    assert (slide._repr_png_() or b"").startswith(b"\x89PNG")
     with pytest.raises(sd.ConfigError) as caught:
         reports["tile"].plot()
     assert str(caught.value) == "a GridReport has nothing to draw; print it, or read its fields"
