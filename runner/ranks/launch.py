@@ -153,7 +153,7 @@ def launch(nproc: int, function: Callable[..., Any], *args: Any, how: Launch | N
     several = how.nnodes > 1
     # Its logs repeat what is said below, in a hundred lines; each of its loggers has a level of its own.
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="slideduck-") as folder, _own_signal_handlers(), _without_main():
         config = LaunchConfig(

@@ -257,6 +257,8 @@ def test_a_fault_of_ours_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) 
         launch.launch(2, import_module("ranks").break_down)
     assert str(error.value) == "rank 1 failed: ZeroDivisionError: a fault (traceback above)"
     assert capfd.readouterr().err.count('raise ZeroDivisionError("a fault")') == 1
+    # For those who do not see what processes print, as in some notebooks.
+    assert 'raise ZeroDivisionError("a fault")' in str(error.value.__cause__)
 
 
 def test_an_interrupt_ends_all() -> None:

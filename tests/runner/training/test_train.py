@@ -363,8 +363,8 @@ def test_folds_choose_the_sides(tmp_path: Path) -> None:
         ),
         (
             {"model": "networks:wrong_shape"},
-            "model 'networks:wrong_shape' returned logits of shape (16, 3) for 16 tiles and 2 classes; "
-            "it must return (16, 2)",
+            "model 'networks:wrong_shape' returned logits of shape (2, 3) for 2 tiles and 2 classes; "
+            "it must return (2, 2)",
         ),
         (
             {"precision": "bf16"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -14,15 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, DiskFullError
 from slideduck.runner import TrainConfig, train
 from slideduck.runner.networks.build import build_network
 from slideduck.runner.ranks.dist import Place
 from slideduck.runner.runs import checkpoint
+from slideduck.runner.runs.runfolder import RunFolder
 from slideduck.runner.tiles.open import TrainingData, open_data
 from slideduck.runner.training import trial
+from slideduck.runner.training.space import require_space
+from slideduck.runner.training.stopping import Criteria, Metric
+from slideduck.runner.training.telling import Teller
 from slideduck.runner.training.trial import try_network
 from tests.runner.betons import two_textures, write_beton
 
@@ -279,7 +284,7 @@ def test_a_disk_without_room_for_checkpoints_is_told_before_training(
     data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "runs" / "one"
-    # 1,810 weights of four bytes, and two numbers more of each; two checkpoints and the best fit in 60 kB.
+    # 1,810 weights of four bytes, and two numbers more of each; two checkpoints and the best fit in 60 kB, five do not.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=60_000))
     with pytest.raises(DiskFullError) as error:
         train(data.beton, run, CONFIG, progress=False)
@@ -289,18 +294,25 @@ def test_a_disk_without_room_for_checkpoints_is_told_before_training(
         "`checkpoint_minutes=0`"
     )
     assert list(tmp_path.iterdir()) == []
-    train(data.beton, run, replace(CONFIG, checkpoint_minutes=0.0), progress=False)
-    assert json.loads((run / "config.json").read_text())["settings"]["checkpoint_minutes"] == 0
+    require_space(RunFolder(run), build_network(CONFIG, 2).network, replace(CONFIG, checkpoint_minutes=0.0))
 
 
 def test_apple_s_gpu_is_said_not_to_be_used(
-    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("another GPU trains")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    train(data.beton, tmp_path / "run", CONFIG)
+    loss = Metric("val/loss", "min")
+    Teller(data, CONFIG, HERE, Criteria(loss, loss, 0, 0.0), Path("run"), True).start()
     assert capsys.readouterr().err.splitlines()[1] == (
         "warning: this machine's GPU is Apple's (MPS), which is not supported: it has no float64, in which losses are "
         "summed, and no streams, on which tiles are copied; the CPU trains"
+    )
+
+
+def test_the_shell_is_told_its_own_option(data: TrainingData, tmp_path: Path) -> None:
+    command = ["train", str(data.beton), "--run", str(tmp_path / "run"), "--nproc", "1", "--model"]
+    done = CliRunner().invoke(cli, [*command, "tests.runner.training.test_trial:Aux"])
+    assert done.stderr == (
+        "error: model 'tests.runner.training.test_trial:Aux': layers aux.weight, aux.bias get no gradient; freeze them "
+        "(requires_grad_(False)), or say --unused-parameters allow\n"
     )
