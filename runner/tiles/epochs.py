@@ -176,7 +176,7 @@ class EpochLoader:
         return len(self._cuts())
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the batches of the next epoch; an iterator that is asked for nothing, as Lightning's first, counts not."""
+        """Yield the batches of the next epoch: of the one that is next when the first batch is asked for."""
         progress = self._progress = _Progress(self.epoch, self._skipped)
         self.epoch, self._skipped = self.epoch + 1, 0
         yield from self._batches(progress)
