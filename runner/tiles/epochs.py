@@ -116,14 +116,14 @@ class EpochLoader:
         return np.asarray(self._found.targets.values[self.rows])
 
     @property
-    def mean(self) -> list[float] | None:
-        """Mean of each channel that images are standardised by, from 0 to 1; None where they are not."""
-        return None if self._statistics is None else [number / 255 for number in self._statistics["mean"]]
+    def mean(self) -> list[float]:
+        """Mean of each channel that images are standardised by, on the scale of 0 to 1; 0 where they are not."""
+        return [0.0] * 3 if self._statistics is None else [number / 255 for number in self._statistics["mean"]]
 
     @property
-    def std(self) -> list[float] | None:
-        """Deviation of each channel, as `mean`."""
-        return None if self._statistics is None else [number / 255 for number in self._statistics["std"]]
+    def std(self) -> list[float]:
+        """Deviation of each channel, as `mean`; 1 where they are not."""
+        return [1.0] * 3 if self._statistics is None else [number / 255 for number in self._statistics["std"]]
 
     def table(self, rows: Iterable[int] | None = None) -> pd.DataFrame:
         """Return what the side-car says of tiles: a row for each, in their order, with the columns of conditions.
