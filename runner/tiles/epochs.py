@@ -116,14 +116,14 @@ class EpochLoader:
         return np.asarray(self._found.targets.values[self.rows])
 
     @property
-    def mean(self) -> list[float] | None:
-        """Mean of each channel that images are standardised by, from 0 to 1; None where they are not."""
-        return None if self._statistics is None else [number / 255 for number in self._statistics["mean"]]
+    def mean(self) -> list[float]:
+        """Mean of each channel that images are standardised by, on the scale of 0 to 1; 0 where they are not."""
+        return [0.0] * 3 if self._statistics is None else [number / 255 for number in self._statistics["mean"]]
 
     @property
-    def std(self) -> list[float] | None:
-        """Deviation of each channel, as `mean`."""
-        return None if self._statistics is None else [number / 255 for number in self._statistics["std"]]
+    def std(self) -> list[float]:
+        """Deviation of each channel, as `mean`; 1 where they are not."""
+        return [1.0] * 3 if self._statistics is None else [number / 255 for number in self._statistics["std"]]
 
     def table(self, rows: Iterable[int] | None = None) -> pd.DataFrame:
         """Return what the side-car says of tiles: a row for each, in their order, with the columns of conditions.
@@ -176,7 +176,7 @@ class EpochLoader:
         return len(self._cuts())
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the batches of the next epoch; one that is asked for nothing, as Lightning's first, counts not."""
+        """Yield the batches of the next epoch: of the one that is next when the first batch is asked for."""
         progress = self._progress = _Progress(self.epoch, self._skipped)
         self.epoch, self._skipped = self.epoch + 1, 0
         yield from self._batches(progress)

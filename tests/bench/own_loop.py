@@ -108,7 +108,7 @@ def in_pytorch(loader: Any) -> Callable[[], int]:
         seen = 0
         for images, labels, _rows in loader:
             optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
+            cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += len(images)
         return seen
