@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -125,6 +126,7 @@ def test_folds_of_a_column(folder: Path) -> None:
         # The same again, and another fold of it; sides are taken as they are where none is named.
         assert study.split(val_fold=0).rule.options == "--column part --val-fold 0"
         assert study.split(column="part").unknown_sides == ("1", "3", "3.0", "5")
+        wrong: dict[str, Any]
         for wrong, message in (
             ({"column": "part", "val_fold": 3}, "`val_fold` is 3; give a fold from 0 to 2"),
             (
