@@ -105,7 +105,10 @@ def test_tiles_of_a_magnification_are_those_of_slideflows_own_frame(made: Path, 
         made, tmp_path / "s.duckdb", tile_px=TILE_PX, tile_um=MAGNIFICATION, plan="none"
     )
     with opened:
-        assert same_frame(opened.tile_dataframe(), "frame_magnified")
+        frame = opened.tile_dataframe()
+        # Slideflow passes over s1, whose nearest level is 20x: it takes none that is more than 2 away, ours none beyond
+        # half or twice the magnification.
+        assert same_frame(frame[frame["slide"] != "s1"], "frame_magnified")
         assert (report.grid.grid, report.split) == (f"{TILE_PX}px_{MAGNIFICATION}", None)
 
 
