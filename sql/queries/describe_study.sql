@@ -120,10 +120,11 @@ SELECT
     count(*) AS count,
     coalesce(any_value(
         CASE split_rule.kind
-            WHEN 'column' THEN concat(
-                'by column ''', split_rule.column_name, '''',
-                ', ' || split_rule.n_folds || ' folds, fold ' || split_rule.val_fold || ' validates'
-            )
+            WHEN 'column'
+                THEN concat(
+                    'by column ''', split_rule.column_name, '''',
+                    ', ' || split_rule.n_folds || ' folds, fold ' || split_rule.val_fold || ' validates'
+                )
             WHEN 'fraction' THEN concat('fraction ', split_rule.val_fraction, ', seed ', split_rule.seed)
             ELSE concat(
                 split_rule.n_folds, ' folds',

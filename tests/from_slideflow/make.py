@@ -27,7 +27,7 @@ from unittest.mock import MagicMock
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parents[1])
 
-from tests.from_slideflow.painted import ANNOTATIONS, TILE_PX, TILE_UM, paint_slides, write_regions  # noqa: E402
+from tests.from_slideflow.painted import ANNOTATIONS, MAGNIFICATION, TILE_PX, TILE_UM, paint_slides, write_regions  # noqa: E402
 
 #: Where the project is made; it is emptied first.
 MADE_IN = Path("/tmp/slideflow-made")
@@ -51,7 +51,7 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Return a module that has whatever is asked of it."""
         module = MagicMock(name=spec.name)
         module.__path__, module.__spec__, module.__name__ = [], spec, spec.name
-        return module  # type: ignore[return-value]
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing."""
@@ -82,13 +82,14 @@ def main() -> None:
     project.add_source("south", slides=str(MADE_IN / "slides" / "south"))
     dataset = project.dataset(tile_px=TILE_PX, tile_um=TILE_UM, verification=None)
     frame = dataset.get_tile_dataframe()
+    magnified = project.dataset(tile_px=TILE_PX, tile_um=MAGNIFICATION, verification=None).get_tile_dataframe()
     dataset.split(val_strategy="fixed", val_fraction=0.34, splits=str(root / "splits.json"))
     dataset.kfold_split(3, splits=str(root / "splits.json"))
     project.extract_tiles(tile_px=TILE_PX, tile_um=TILE_UM, report=False, num_threads=1, qc=None)
-    keep(root, frame)
+    keep(root, {"frame": frame, "frame_magnified": magnified})
 
 
-def keep(root: Path, frame: Any) -> None:
+def keep(root: Path, frames: dict[str, Any]) -> None:
     """Keep the small files beside this, and the names of the others."""
     kept = HERE / "project"
     shutil.rmtree(kept, ignore_errors=True)
@@ -99,7 +100,8 @@ def keep(root: Path, frame: Any) -> None:
     shutil.copytree(MADE_IN / "regions" / "north", kept / "regions" / "north")
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     (HERE / "layout.txt").write_text("\n".join(files) + "\n")
-    frame.sort_values(["slide", "grid_y", "grid_x"]).to_csv(HERE / "frame.csv")
+    for name, frame in frames.items():
+        frame.sort_values(["slide", "grid_y", "grid_x"]).to_csv(HERE / f"{name}.csv")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from tests.slides import write_slide
 
-__all__ = ["ANNOTATIONS", "REGIONS", "SLIDES", "TILE_PX", "TILE_UM", "paint_slides", "write_regions"]
+__all__ = ["ANNOTATIONS", "MAGNIFICATION", "REGIONS", "SLIDES", "TILE_PX", "TILE_UM", "paint_slides", "write_regions"]
 
 TILE_PX, TILE_UM = 64, 32
+#: Another size of tiles.
+MAGNIFICATION = "10x"
 
 #: Source, file name, size and microns per pixel of each slide. The last one is in no row of the annotations.
 SLIDES = (

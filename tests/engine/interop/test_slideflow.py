@@ -18,7 +18,7 @@ from slideduck.cli.group import cli
 from slideduck.errors import InputError, SlideduckError, StudyError
 from slideduck.interop.slideflow import read_project
 from tests.from_slideflow.make import HERE, MADE_IN
-from tests.from_slideflow.painted import TILE_PX, TILE_UM, paint_slides
+from tests.from_slideflow.painted import MAGNIFICATION, TILE_PX, TILE_UM, paint_slides
 from tests.slides import write_slide
 
 GRID = f"{TILE_PX}px_{TILE_UM}um"
@@ -86,13 +86,30 @@ def refused(project: Path, **options: Any) -> str:
 # ------------------------------------------------------------------------------------- taking over
 
 
-def test_tiles_and_labels_are_those_of_slideflows_own_frame(study: tuple[sd.Study, sd.SlideflowImport]) -> None:
-    theirs = pd.read_csv(HERE / "frame.csv", index_col=0, keep_default_na=False)
-    ours = study[0].tile_dataframe().fillna("")
+def same_frame(ours: pd.DataFrame, name: str) -> bool:
+    """Return whether a frame is one that Slideflow made: ids, columns, and every cell as it is written."""
+    theirs = pd.read_csv(HERE / f"{name}.csv", index_col=0, keep_default_na=False)
     assert list(ours.columns) == list(theirs.columns)
     assert list(ours.index) == list(theirs.index)
-    assert ours.astype(str).equals(theirs.astype(str))
-    assert dict(theirs["label"].value_counts()) == {"": 153, "stroma": 51, "tumour": 40, "Stroma": 22}
+    return ours.fillna("").astype(str).equals(theirs.astype(str))
+
+
+def test_tiles_and_labels_are_those_of_slideflows_own_frame(study: tuple[sd.Study, sd.SlideflowImport]) -> None:
+    frame = study[0].tile_dataframe()
+    assert same_frame(frame, "frame")
+    assert dict(frame["label"].fillna("").value_counts()) == {"": 153, "stroma": 51, "tumour": 40, "Stroma": 22}
+
+
+def test_tiles_of_a_magnification_are_those_of_slideflows_own_frame(made: Path, tmp_path: Path) -> None:
+    opened, report = sd.import_slideflow(
+        made, tmp_path / "s.duckdb", tile_px=TILE_PX, tile_um=MAGNIFICATION, plan="none"
+    )
+    with opened:
+        frame = opened.tile_dataframe()
+        # Slideflow passes over s1, whose nearest level is 20x: it takes none that is more than 2 away, ours none beyond
+        # half or twice the magnification.
+        assert same_frame(frame[frame["slide"] != "s1"], "frame_magnified")
+        assert (report.grid.grid, report.split) == (f"{TILE_PX}px_{MAGNIFICATION}", None)
 
 
 def test_what_is_brought_and_what_is_left_out(made: Path, study: tuple[sd.Study, sd.SlideflowImport]) -> None:

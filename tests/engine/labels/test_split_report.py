@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -125,14 +126,15 @@ def test_folds_of_a_column(folder: Path) -> None:
         # The same again, and another fold of it; sides are taken as they are where none is named.
         assert study.split(val_fold=0).rule.options == "--column part --val-fold 0"
         assert study.split(column="part").unknown_sides == ("1", "3", "3.0", "5")
-        for wrong, message in (
+        refused: tuple[tuple[dict[str, Any], str], ...] = (
             ({"column": "part", "val_fold": 3}, "`val_fold` is 3; give a fold from 0 to 2"),
             (
                 {"column": "patient", "val_fold": 0},
                 "column 'patient' has 0 whole numbers, and `val_fold` needs folds, which are whole numbers, two or "
                 "more; leave it out to take the sides as they are",
             ),
-        ):
+        )
+        for wrong, message in refused:
             with pytest.raises(SplitError) as caught:
                 study.split(**wrong)
             assert str(caught.value) == message
