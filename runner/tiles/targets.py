@@ -153,9 +153,9 @@ def _refuse_text(sidecar: Sidecar, name: str, cells: NDArray[np.object_], beton:
     more = f" and of {len(wrong) - 3:,} slides more" if len(wrong) > 3 else ""
     is_or_are = "is no number" if len(wrong) == 1 else "are no numbers"
     raise ConfigError(
-        f"{beton}: task is 'regression', but in column {name!r} {', '.join(shown)}{more} {is_or_are}; mend the patients' "
-        "table, or leave those values empty, add it (slideduck add-patients STUDY TABLE) and export again; or give a "
-        "target of numbers, such as patient:age"
+        f"{beton}: task is 'regression', but in column {name!r} {', '.join(shown)}{more} {is_or_are}; mend or empty "
+        "them in the patients' table, add it (slideduck add-patients STUDY TABLE) and export again; or give a target "
+        "of numbers, such as patient:age"
     )
 
 
