@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,11 @@ def test_maps_of_a_slide_are_drawn_and_written_for_qupath(
 
 
 def test_what_a_network_does_not_know_is_not_drawn(folder: Path, study: sd.Study, tmp_path: Path) -> None:
-    for draw in (
+    drawn: list[Callable[[], Path]] = [
         lambda: heatmap(folder / "numbers", study, "S0", tmp_path / "a.png", only=["sex"]),
         lambda: gradcam(folder / "numbers", study, ["S0-32-32"], tmp_path / "a.png", only=["sex"]),
-    ):
+    ]
+    for draw in drawn:
         with pytest.raises(ConfigError) as error:
             draw()
         assert str(error.value) == f"{folder / 'numbers'} does not know 'sex'; its numbers are age, ki67"
@@ -263,7 +264,7 @@ def test_pictures_are_of_what_there_is_and_others_say_which_is(folder: Path, tmp
     )
     other = "this picture is of probabilities; slideduck plot confusion draws numbers"
     sheet = "this sheet is of classes; the column loss of that file says how bad each tile is"
-    for refused, text in (
+    cases: list[tuple[Callable[[], Path], str]] = [
         (lambda: plot_confusion(of_labels, tmp_path / "x.png"), is_labels
          + "a confusion matrix is of classes; slideduck plot roc draws each label by itself"),
         (lambda: plot_roc(of_numbers, tmp_path / "x.png"), is_numbers + other),
@@ -271,7 +272,8 @@ def test_pictures_are_of_what_there_is_and_others_say_which_is(folder: Path, tmp
         (lambda: plot_reliability(of_numbers, tmp_path / "x.png"), is_numbers + other),
         (lambda: plot_worst(of_numbers, folder / "tiles.beton", tmp_path / "x.png"), is_numbers + sheet),
         (lambda: plot_worst(of_labels, folder / "tiles.beton", tmp_path / "x.png"), is_labels + sheet),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for refused, text in cases:
         with pytest.raises(RunError) as error:
             refused()
         assert str(error.value) == text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def vit(attention: str) -> nn.Module:
     return model
 
 
-ATTENTION = {
+ATTENTION: dict[str, Callable[[], nn.Module]] = {
     "transformers, fused": lambda: vit("sdpa"),
     "transformers, eager": lambda: vit("eager"),
     "torch": lambda: Encoder(nn.MultiheadAttention(16, 2, dropout=0.3, batch_first=True)),
@@ -193,7 +193,7 @@ def test_fused_and_eager_attention_drop_the_same() -> None:
             made.append(logits_of(network(images)))
         # Two blocks of two heads.
         assert masks.drawn == 4
-    assert torch.allclose(*made, atol=1e-6)
+    assert torch.allclose(made[0], made[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("how", ["plain", "causal", "hidden", "added", "scaled", "grouped"])
@@ -202,10 +202,11 @@ def test_attention_that_hardly_drops_is_torchs_own(how: str) -> None:
     query, key, value = (torch.randn(3, 4, 5, 8, generator=generator) for _ in range(3))
     hidden = torch.rand(5, 5, generator=generator) > 0.3
     hidden[:, 0] = True
-    options: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "causal": {"is_causal": True}, "hidden": {"attn_mask": hidden}, "scaled": {"scale": 0.3},
         "added": {"attn_mask": torch.randn(3, 1, 5, 5, generator=generator)}, "grouped": {"enable_gqa": True},
-    }.get(how, {})  # fmt: skip
+    }  # fmt: skip
+    options = every.get(how, {})
     if how == "grouped":
         key, value = key[:, :2], value[:, :2]
     attend = nn.functional.scaled_dot_product_attention

@@ -71,9 +71,9 @@ def test_ties_are_those_that_a_count_finds(n_classes: int) -> None:
     mixed = ties = 0
     for group in np.unique(groups):
         counts = sorted(np.bincount(labels[groups == group], minlength=n_classes), reverse=True)
-        several = np.count_nonzero(counts) > 1
-        mixed += several
-        ties += several and counts[0] == counts[1]
+        several = bool(np.count_nonzero(counts) > 1)
+        mixed += int(several)
+        ties += int(several and counts[0] == counts[1])
     assert class_ties(labels, groups, n_classes) == {"mixed": mixed, "ties": ties}
 
 

@@ -12,12 +12,13 @@ import pytest
 
 import slideduck as sd
 from slideduck.betons import read_sidecar
-from slideduck.errors import ConfigError, QueryError, RunError
+from slideduck.errors import ConfigError, QueryError
+from slideduck.runner.cli.tables import print_metrics
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.features import features
+from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.cli.tables import print_metrics
 from slideduck.runner.tiles.conditions import tiles_where
 from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
@@ -199,13 +200,13 @@ def test_a_value_that_is_no_number_is_named_with_its_patient(tmp_path: Path) -> 
     with pytest.raises(ConfigError) as error:
         read_targets(read_sidecar(beton), settings, beton)
     assert str(error.value) == (
-        f"{beton}: task is 'regression', but in column 'age' 'sixty' of patient P0 (slide S1), 'n. d.' of patient P3 "
-        "(slide S6), 'old' of patient P3 (slide S7) are no numbers; mend or empty them in the patients' table, add it "
-        "(slideduck add-patients STUDY TABLE) and export again; or give a target of numbers, such as patient:age"
-    ).replace("'n. d.'", "'n. d.'")
+        f"{beton}: task is 'regression', but in column 'age' 'sixty' of patient P0 (slide S1), 'inf' of patient P2 "
+        "(slide S5), 'n. d.' of patient P3 (slide S6) and of 1 slide more are no numbers; mend or empty them in the "
+        "patients' table, add it (slideduck add-patients STUDY TABLE) and export again; or give a target of numbers, "
+        "such as patient:age"
+    )
     for name in ("S1", "S5", "S6", "S7"):
         columns[name]["age"] = None
-    (tmp_path / "a.json").unlink()
     beton = write_beton(tmp_path / "b.beton", textures(8), columns_of=columns, patient_of=patients)
     found = read_targets(read_sidecar(beton), settings, beton)
     slide = found.sidecar.tile_slide
@@ -218,9 +219,9 @@ def test_a_value_that_is_no_number_is_named_with_its_patient(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "chosen"),
     [
-        ({"where": "class = 'stripes'"}, "`where=\"class = 'stripes'\"`, `train_split='train'`"),
-        ({"train_where": "class = 'stripes' AND split = 'train'"},
-         "`train_where=\"class = 'stripes' AND split = 'train'\"`"),
+        ({"where": "label = 'stripes'"}, "`where=\"label = 'stripes'\"`, `train_split='train'`"),
+        ({"train_where": "label = 'stripes' AND split = 'train'"},
+         "`train_where=\"label = 'stripes' AND split = 'train'\"`"),
     ],
 )  # fmt: skip
 def test_training_tiles_of_one_class_are_refused_after_conditions(
@@ -229,7 +230,7 @@ def test_training_tiles_of_one_class_are_refused_after_conditions(
     with pytest.raises(ConfigError) as error:
         train(beton, tmp_path / "run", config(**settings), progress=False)
     assert str(error.value) == (
-        f"all {COUNT} training tiles ({chosen}) are of class 'stripes'; a network learns from two or more: choose other "
+        f"all 120 training tiles ({chosen}) are of class 'stripes'; a network learns from two or more: choose other "
         "tiles to train on"
     )
     assert not (tmp_path / "run").exists()
@@ -239,7 +240,7 @@ def test_a_class_that_validation_lacks_is_said_everywhere(
     beton: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    settings = config(epochs=1, val_where="split = 'val' AND class = 'stripes'")
+    settings = config(epochs=1, val_where="split = 'val' AND label = 'stripes'")
     found = train(beton, run, settings)["validation"]
     told = capsys.readouterr().err
     assert "warning: no validation tile is of class chequers: nothing is measured of it" in told
@@ -248,4 +249,4 @@ def test_a_class_that_validation_lacks_is_said_everywhere(
     assert f"\n\nN{note[1:]}.\n\n" in (run / "README.md").read_text()
     print_metrics(found["metrics"], "validation")
     assert capsys.readouterr().out.splitlines()[-1] == note
-    assert evaluate(run, beton, where="class = 'chequers'", resamples=0)["absent"] == ["stripes"]
+    assert evaluate(run, beton, where="label = 'chequers'", resamples=0)["absent"] == ["stripes"]
