@@ -102,7 +102,7 @@ class EvaluationAdded(Shown):
     tiles, errors : int
         Tiles, and those of them that are predicted to be of another class, or to have other labels; 0 of numbers.
     relabelled : int
-        Tiles to which the study gives another label now, or none; 0 of numbers.
+        Tiles to which the study gives another label now, or none; 0 of numbers, and of values of the patients.
     unknown : int
         Tiles that the study does not have, or whose labels there are out of date.
     """
@@ -351,6 +351,8 @@ def _add(handle: Handle, file: PredictionFile, run: str, evaluation: str) -> Eva
     counts = handle.con.execute(read_query("count_evaluated"), key).fetchone()
     assert counts is not None
     errors, unknown, relabelled = counts
+    # A value of the patients is no label of the study's tiles.
+    relabelled = relabelled if facts.get("target", "label") == "label" else 0
     return EvaluationAdded(run, evaluation, file.table.num_rows, errors, relabelled, unknown)
 
 

@@ -255,6 +255,7 @@ def _draw(scene: _Scene) -> Any:
     _draw_maps(scene, figure, panels[1:])
     if scene.kind != "numbers":
         _draw_scale(figure, axes, "probability of the class" if scene.kind == "classes" else "probability")
+    if scene.kind == "classes":
         _draw_key(scene, figure)
     return figure
 
@@ -312,7 +313,9 @@ def _draw_maps(scene: _Scene, figure: Any, panels: Sequence[Any]) -> None:
 
     n_outputs = len(scene.names)
     for number, (name, (least, most)) in enumerate(zip(scene.names, scene.ranges, strict=True)):
-        shown = show(drawn.given[..., number], name, "viridis", least, most)
+        values = drawn.given[..., number]
+        part = f"  ({np.mean(values[np.isfinite(values)] >= THRESHOLD):.0%} at {THRESHOLD:g} or more)"
+        shown = show(values, name + part * (scene.kind == "labels"), "viridis", least, most)
         if scene.kind == "numbers":
             _draw_bar(figure, *shown, extend="both")
     if scene.kind == "classes":
@@ -345,18 +348,13 @@ def _draw_scale(figure: Any, axes: Any, title: str) -> None:
 
 
 def _draw_key(scene: _Scene, figure: Any) -> None:
-    """Draw the key of classes or labels, with the part of the tiles' area that each has."""
+    """Draw the key of classes, with the part of the tiles' area that each has."""
     from matplotlib.patches import Patch
 
-    there = np.isfinite(scene.map.given[..., 0])
-    if scene.kind == "classes":
-        parts, what = [np.mean(scene.winner[there] == n) for n in range(len(scene.names))], "likeliest class"
-    else:
-        parts = [np.mean(scene.map.given[..., n][there] >= THRESHOLD) for n in range(len(scene.names))]
-        what = f"probability of {THRESHOLD:g} or more"
+    winner = scene.winner[np.isfinite(scene.winner)]
     entries = [
-        Patch(color=colour, alpha=_OPACITY, label=f"{name}  {part:.0%}")
-        for (name, colour), part in zip(scene.colours.items(), parts, strict=True)
+        Patch(color=colour, alpha=_OPACITY, label=f"{name}  {np.mean(winner == number):.0%}")
+        for number, (name, colour) in enumerate(scene.colours.items())
     ]
     figure.legend(
         handles=entries,
@@ -364,7 +362,7 @@ def _draw_key(scene: _Scene, figure: Any) -> None:
         ncols=min(len(entries), 6),
         frameon=False,
         fontsize=8,
-        title=f"{what}, part of {'the area of ' * scene.map.overlaps}{counted(scene.map.tiles, 'tile')}",
+        title=f"likeliest class, part of {'the area of ' * scene.map.overlaps}{counted(scene.map.tiles, 'tile')}",
         title_fontsize=8,
         alignment="left",
     )

@@ -251,8 +251,8 @@ class Task(ABC, Generic[P]):
     def table(self, predictions: P, sidecar: Sidecar, facts: Mapping[str, str]) -> pa.Table:
         """Return predictions as a table: one row a tile, in the order of the beton.
 
-        Columns are ``tile_id, slide, patient`` and those of `columns`. The schema names the task, and the grid and the
-        digest of the side-car, by which a study takes it.
+        Columns are ``tile_id, slide, patient`` and those of `columns`. The schema names task and target, and the grid
+        and the digest of the side-car, by which a study takes it.
 
         Parameters
         ----------
@@ -266,7 +266,12 @@ class Task(ABC, Generic[P]):
             "patient": pa.array(sidecar.tile_patient[rows], pa.string()),
             **self.columns(predictions),
         }
-        own = {"task": self.name, "grid": sidecar.raw["grid"]["name"], "sidecar": sidecar.sha256}
+        own = {
+            "task": self.name,
+            "target": self.config.target,
+            "grid": sidecar.raw["grid"]["name"],
+            "sidecar": sidecar.sha256,
+        }
         return pa.table(columns).replace_schema_metadata({**own, **facts})
 
 

@@ -16,6 +16,7 @@ from slideduck.betons import Sidecar
 from slideduck.errors import ConfigError, RunError
 from slideduck.names import name_of, suggestion
 from slideduck.runner.settings.train_config import TrainConfig
+from slideduck.words import counted
 
 __all__ = ["Targets", "as_exported", "read_targets"]
 
@@ -169,8 +170,9 @@ def _numbers(sidecar: Sidecar, columns: list[tuple[str, NDArray[np.object_]]], b
     """Return numbers, one a column; a tile that lacks one has no target."""
     for name, cells in columns:
         if name == "label":
+            held = next((repr(cell) for cell in cells.tolist() if cell is not None), "text")
             raise ConfigError(
-                f"{beton}: task is 'regression', but column 'label' holds text, not numbers; "
+                f"{beton}: task is 'regression', but column {name!r} holds {held}, not numbers; "
                 "give a target of numbers, such as patient:age"
             )
         _refuse_text(sidecar, name, cells, beton)
@@ -191,12 +193,12 @@ def _refuse_text(sidecar: Sidecar, name: str, cells: NDArray[np.object_], beton:
     if not wrong:
         return
     shown = [f"{cell} of patient {patient} (slide {slide})" for (patient, slide), cell in list(wrong.items())[:3]]
-    more = f" and of {len(wrong) - 3:,} slides more" if len(wrong) > 3 else ""
+    more = f" and of {counted(len(wrong) - 3, 'slide')} more" if len(wrong) > 3 else ""
     is_or_are = "is no number" if len(wrong) == 1 else "are no numbers"
     raise ConfigError(
-        f"{beton}: task is 'regression', but in column {name!r} {', '.join(shown)}{more} {is_or_are}; mend the patients' "
-        "table, or leave those values empty, add it (slideduck add-patients STUDY TABLE) and export again; or give a "
-        "target of numbers, such as patient:age"
+        f"{beton}: task is 'regression', but in column {name!r} {', '.join(shown)}{more} {is_or_are}; mend or empty "
+        "them in the patients' table, add it (slideduck add-patients STUDY TABLE) and export again; or give a target "
+        "of numbers, such as patient:age"
     )
 
 

@@ -31,10 +31,10 @@ prediction AS (
         FROM predictions
         WHERE list_contains($slides, predictions.slide)
         UNION ALL
-        SELECT DISTINCT ON (predicted_numbers.run, predicted_numbers.grid, predicted_numbers.tile_id)
-            predicted_numbers.tile_id,
+        SELECT predicted_numbers.tile_id
         FROM predicted_numbers
         WHERE list_contains($slides, predicted_numbers.slide)
+        GROUP BY predicted_numbers.run, predicted_numbers.grid, predicted_numbers.tile_id
     ) AS predicted
 )
 

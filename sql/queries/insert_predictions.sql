@@ -1,6 +1,6 @@
 -- insert_predictions: what the run $run says of the tiles of one slide, from the frame incoming_predictions.
 --
--- Grain: one row per tile, in the order of grid_y, grid_x. $classes are the classes or labels in order of their numbers.
+-- Grain: one row per tile, in the order of grid_y, grid_x. $classes are the classes or labels in order.
 INSERT INTO predictions
 SELECT
     $run,

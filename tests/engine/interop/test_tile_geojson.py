@@ -56,7 +56,8 @@ def predict(study: sd.Study, run: str, grid: str, classes: Sequence[str]) -> Non
         others = len(classes) - 1
         probabilities = [[*([(1 - p) / others] * others), p] for p in last]
         best = [max(range(len(classes)), key=values.__getitem__) for values in probabilities]
-        rows = rows.append_column("class_number", pa.array(best, pa.int32()))
+        rows = rows.append_column("predicted", pa.array([classes[number] for number in best]))
+        rows = rows.append_column("probability", pa.array([max(values) for values in probabilities], pa.float32()))
         rows = rows.append_column("probabilities", pa.array(probabilities, pa.list_(pa.float32())))
         for name in ("entropy", "mutual_information"):
             rows = rows.append_column(name, pa.nulls(len(rows), pa.float32()))

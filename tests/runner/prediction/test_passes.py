@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +17,11 @@ from torch import nn
 import slideduck as sd
 from slideduck.errors import ConfigError, RunError
 from slideduck.runner.maps.heatmap import heatmap
+from slideduck.runner.networks.forward import logits_of
 from slideduck.runner.prediction.beton import predict_beton
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.mcdropout import dropping, tile_keys, uniform
+from slideduck.runner.prediction.mcdropout import drops as does_drop
 from slideduck.runner.prediction.passes import Passes, estimate
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs.trained import TrainedModel, load_run
@@ -113,6 +117,106 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert torch.equal(layers(ones), ones)
 
 
+class Encoder(nn.Module):
+    """A transformer of torch's own layers, of patches of 8 px."""
+
+    def __init__(self, layer: nn.Module, *, tiles_first: bool = True) -> None:
+        super().__init__()
+        self.patches, self.layer, self.head = nn.Conv2d(3, 16, 8, 8), layer, nn.Linear(16, 2)
+        self.tiles_first = tiles_first
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = tokens if self.tiles_first else tokens.transpose(0, 1)
+        is_attention = isinstance(self.layer, nn.MultiheadAttention)
+        made = self.layer(tokens, tokens, tokens)[0] if is_attention else self.layer(tokens)
+        logits: torch.Tensor = self.head(made.mean(dim=1 if self.tiles_first else 0))
+        return logits
+
+
+def vit(attention: str) -> nn.Module:
+    """Return a small vision transformer that drops in its attention alone."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3, attn_implementation=attention,
+    )  # fmt: skip
+    model: nn.Module = ViTForImageClassification(config)
+    return model
+
+
+ATTENTION: dict[str, Callable[[], nn.Module]] = {
+    "transformers, fused": lambda: vit("sdpa"),
+    "transformers, eager": lambda: vit("eager"),
+    "torch": lambda: Encoder(nn.MultiheadAttention(16, 2, dropout=0.3, batch_first=True)),
+    "torch, tokens first": lambda: Encoder(nn.MultiheadAttention(16, 2, dropout=0.3), tiles_first=False),
+    "torch, encoder": lambda: Encoder(
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=0.3, batch_first=True), 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_drops_weights_by_tile_and_pass(name: str) -> None:
+    torch.manual_seed(0)
+    network = ATTENTION[name]().eval()
+    images, keys = torch.randn(5, 3, 32, 32), tile_keys(NAMES[:5], 0, torch.device("cpu"))
+
+    def call(some: torch.Tensor, number: int | None, keys: torch.Tensor = keys) -> torch.Tensor:
+        with torch.inference_mode(), nullcontext() if number is None else dropping(network, keys, number):
+            return logits_of(network(some))
+
+    plain, first = call(images, None), call(images, 0)
+    assert does_drop(network, images[:1])
+    assert (first - plain).abs().max() > 1e-3
+    assert torch.equal(call(images, 0), first)
+    assert (call(images, 1) - first).abs().max() > 1e-3
+    one_by_one = torch.cat([call(images[i : i + 1], 0, keys[i : i + 1]) for i in range(5)])
+    assert (one_by_one - first).abs().max() < 1e-5
+    # Nothing stays on, and the calls of others are as before.
+    assert not any(module.training for module in network.modules())
+    assert torch.equal(call(images, None), plain)
+    # Over many passes the mean of linear attention is that without.
+    if name == "torch":
+        mean = torch.stack([call(images, number) for number in range(400)]).mean(dim=0)
+        assert (mean - plain).abs().max() < 0.02
+
+
+def test_fused_and_eager_attention_drop_the_same() -> None:
+    fused, eager = vit("sdpa").eval(), vit("eager").eval()
+    eager.load_state_dict(fused.state_dict())
+    images, keys = torch.randn(3, 3, 32, 32), tile_keys(NAMES[:3], 7, torch.device("cpu"))
+    made = []
+    for network in (fused, eager):
+        with torch.inference_mode(), dropping(network, keys, 2) as masks:
+            made.append(logits_of(network(images)))
+        # Two blocks of two heads.
+        assert masks.drawn == 4
+    assert torch.allclose(made[0], made[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["plain", "causal", "hidden", "added", "scaled", "grouped"])
+def test_attention_that_hardly_drops_is_torchs_own(how: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 4, 5, 8, generator=generator) for _ in range(3))
+    hidden = torch.rand(5, 5, generator=generator) > 0.3
+    hidden[:, 0] = True
+    every: dict[str, dict[str, Any]] = {
+        "causal": {"is_causal": True}, "hidden": {"attn_mask": hidden}, "scaled": {"scale": 0.3},
+        "added": {"attn_mask": torch.randn(3, 1, 5, 5, generator=generator)}, "grouped": {"enable_gqa": True},
+    }  # fmt: skip
+    options = every.get(how, {})
+    if how == "grouped":
+        key, value = key[:, :2], value[:, :2]
+    attend = nn.functional.scaled_dot_product_attention
+    expected = attend(query, key, value, **options)
+    with dropping(nn.Identity(), tile_keys(NAMES[:3], 0, torch.device("cpu")), 0) as masks:
+        made = attend(query, key, value, dropout_p=1e-9, **options)
+    assert masks.drawn == 4
+    assert torch.allclose(made, expected, atol=1e-5)
+
+
 def test_windows_of_a_tile_are_dropped_by_their_tile() -> None:
     layer = nn.Dropout(0.5).eval()
     keys = tile_keys(NAMES[:2], 0, torch.device("cpu"))
@@ -189,8 +293,8 @@ def test_what_cannot_be_is_refused(folder: Path, study: sd.Study) -> None:
     with pytest.raises(RunError) as error:
         predict(folder / "plain", study, mc_dropout=10)
     assert str(error.value) == (
-        f"{folder / 'plain'}: model 'networks:tiny' has no dropout layer with a rate above 0, and so no MC dropout; "
-        "train a network with dropout, or leave `mc_dropout` out"
+        f"{folder / 'plain'}: model 'networks:tiny' has no dropout with a rate above 0, in a layer or in its "
+        "attention, and so no MC dropout; train a network with dropout, or leave `mc_dropout` out"
     )
     for values, message in (
         ({"tta": "d8"}, "tta is 'd8'; it must be one of none, d4"),

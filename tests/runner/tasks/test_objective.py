@@ -187,8 +187,9 @@ def test_numbers_are_those_of_the_slides(weak: Path, sidecar: Sidecar) -> None:
         ),
         (
             {"task": "regression", "target": "patient:stage"},
-            "task is 'regression', but column 'stage' holds 'II', not numbers; give a target of numbers, such as "
-            "patient:age",
+            "task is 'regression', but in column 'stage' 'II' of patient S0 (slide S0), 'I' of patient S1 (slide S1), "
+            "'III' of patient S3 (slide S3) are no numbers; mend or empty them in the patients' table, add it "
+            "(slideduck add-patients STUDY TABLE) and export again; or give a target of numbers, such as patient:age",
         ),
         (
             {"task": "regression"},

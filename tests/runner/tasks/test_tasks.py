@@ -161,7 +161,7 @@ def test_a_table_of_classes_has_each_probability_and_names_its_grid_and_side_car
     assert table["loss"].to_pylist() == pytest.approx([-math.log(x) for x in (0.75, 0.5, 0.875, 0.25)])
     assert table["prob_chequers"].to_pylist() == pytest.approx(p[:, 1].tolist())
     facts = {
-        b"task": b"classification", b"grid": sidecar.raw["grid"]["name"].encode(),
+        b"task": b"classification", b"target": b"label", b"grid": sidecar.raw["grid"]["name"].encode(),
         b"sidecar": sidecar.sha256.encode(), b"epoch": b"3",
     }  # fmt: skip
     assert table.schema.metadata == facts
@@ -174,7 +174,7 @@ def test_tables_of_labels_and_numbers_have_the_facts_that_are_given(name: str, s
         task.predictions(np.arange(4), CASES[name][1], np.zeros((4, 2), np.float32)), sidecar, {"a": "b"}
     )
     assert table.schema.metadata == {
-        b"task": name.encode(), b"grid": sidecar.raw["grid"]["name"].encode(),
+        b"task": name.encode(), b"target": task.config.target.encode(), b"grid": sidecar.raw["grid"]["name"].encode(),
         b"sidecar": sidecar.sha256.encode(), b"a": b"b",
     }  # fmt: skip
     assert table["slide"].to_pylist() == sidecar.tile_slide[:4].tolist()

@@ -12,13 +12,15 @@ import pytest
 
 import slideduck as sd
 from slideduck.betons import read_sidecar
-from slideduck.errors import ConfigError, QueryError, RunError
+from slideduck.errors import ConfigError, QueryError
+from slideduck.runner.cli.tables import print_metrics
 from slideduck.runner.prediction.evaluate import evaluate
 from slideduck.runner.prediction.features import features
 from slideduck.runner.prediction.study import predict
 from slideduck.runner.runs import checkpoint
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tiles_where
+from slideduck.runner.tiles.targets import read_targets
 from slideduck.runner.training.train import train
 from tests.runner.betons import TileSpec, stripes, write_beton
 from tests.slides import synthetic_image, write_slide
@@ -137,19 +139,14 @@ def test_several_labels_of_patients_are_learnt(tmp_path: Path) -> None:
     assert metrics["val/slide/mean_auroc"] == 1.0
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(run / "predictions.parquet")
-    assert table.column_names[3:] == [
+    assert table.column_names[3:6] == ["label", "predicted", "loss"]
+    assert table.column_names[6:] == [
         "true_egfr", "prob_egfr", "true_kras", "prob_kras", "true_tp53", "prob_tp53",
     ]  # fmt: skip
     result = evaluate(run, beton, split="val")
     assert result["classes"] == ["egfr", "kras", "tp53"]
     # NaN, where all have a label or none, is None in JSON.
     assert json.loads(json.dumps(result["metrics"]))["mean_f1"] == pytest.approx(metrics["val/mean_f1"])
-    with sd.open(tmp_path / "empty.duckdb") as study, pytest.raises(RunError) as error:
-        predict(run, study)
-    assert str(error.value) == (
-        f"{run}: this network has learnt task 'multi-label', and this command is for classes; "
-        "slideduck evaluate writes what it predicts"
-    )
 
 
 def test_numbers_of_patients_are_learnt_go_on_and_give_features(tmp_path: Path) -> None:
@@ -169,7 +166,7 @@ def test_numbers_of_patients_are_learnt_go_on_and_give_features(tmp_path: Path) 
     result = evaluate(run, beton, split="val")
     assert result["metrics"]["mae/age"] == pytest.approx(again["val/mae/age"])
     table = pq.read_table(result["predictions"])
-    assert table.column_names == ["tile_id", "slide", "patient", "true_age", "predicted_age"]
+    assert table.column_names == ["tile_id", "slide", "patient", "loss", "true_age", "predicted_age"]
     assert set(table["true_age"].to_pylist()) == {40.0, 80.5}
     assert features(run, beton, tmp_path / "features").tiles == 320
     with pytest.raises(ConfigError) as error:
@@ -191,3 +188,65 @@ def test_labels_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
     half = config(task="multi-label", target="patient:genes", epochs=1, batch_size_per_rank=8)
     two = train(beton, tmp_path / "two", half, nproc=2, progress=False)["metrics"]
     assert two["val/loss"] == pytest.approx(one["val/loss"], abs=1e-5)
+
+
+def test_a_value_that_is_no_number_is_named_with_its_patient(tmp_path: Path) -> None:
+    # The table was of text where one value is none of a number: the others still count as numbers.
+    ages = ["50.5", "sixty", "70", "1e2", "", "inf", "n. d.", "old"]
+    columns = {f"S{i}": {"age": age or None} for i, age in enumerate(ages)}
+    patients = {f"S{i}": f"P{i // 2}" for i in range(8)}
+    beton = write_beton(tmp_path / "a.beton", textures(8), columns_of=columns, patient_of=patients)
+    settings = config(task="regression", target="patient:age")
+    with pytest.raises(ConfigError) as error:
+        read_targets(read_sidecar(beton), settings, beton)
+    assert str(error.value) == (
+        f"{beton}: task is 'regression', but in column 'age' 'sixty' of patient P0 (slide S1), 'inf' of patient P2 "
+        "(slide S5), 'n. d.' of patient P3 (slide S6) and of 1 slide more are no numbers; mend or empty them in the "
+        "patients' table, add it (slideduck add-patients STUDY TABLE) and export again; or give a target of numbers, "
+        "such as patient:age"
+    )
+    for name in ("S1", "S5", "S6", "S7"):
+        columns[name]["age"] = None
+    beton = write_beton(tmp_path / "b.beton", textures(8), columns_of=columns, patient_of=patients)
+    found = read_targets(read_sidecar(beton), settings, beton)
+    slide = found.sidecar.tile_slide
+    assert {name: set(found.values[slide == name, 0].tolist()) for name in ("S0", "S2", "S3")} == {
+        "S0": {50.5}, "S2": {70.0}, "S3": {100.0},
+    }  # fmt: skip
+    assert set(slide[found.sidecar.class_number < 0]) == {"S1", "S4", "S5", "S6", "S7"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({"where": "label = 'stripes'"}, "`where=\"label = 'stripes'\"`, `train_split='train'`"),
+        ({"train_where": "label = 'stripes' AND split = 'train'"},
+         "`train_where=\"label = 'stripes' AND split = 'train'\"`"),
+    ],
+)  # fmt: skip
+def test_training_tiles_of_one_class_are_refused_after_conditions(
+    settings: dict[str, str], chosen: str, beton: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(beton, tmp_path / "run", config(**settings), progress=False)
+    assert str(error.value) == (
+        f"all 120 training tiles ({chosen}) are of class 'stripes'; a network learns from two or more: choose other "
+        "tiles to train on"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_validation_lacks_is_said_everywhere(
+    beton: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    settings = config(epochs=1, val_where="split = 'val' AND label = 'stripes'")
+    found = train(beton, run, settings)["validation"]
+    told = capsys.readouterr().err
+    assert "warning: no validation tile is of class chequers: nothing is measured of it" in told
+    note = "no tile here is of class chequers: its own metrics are not defined, and means over classes leave it out"
+    assert (found["absent"], found["notes"]) == (["chequers"], [note])
+    assert f"\n\nN{note[1:]}.\n\n" in (run / "README.md").read_text()
+    print_metrics(found["metrics"], "validation")
+    assert capsys.readouterr().out.splitlines()[-1] == note
+    assert evaluate(run, beton, where="label = 'chequers'", resamples=0)["absent"] == ["stripes"]

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from scipy import stats
+from scipy import special, stats
 
 from slideduck.betons import read_sidecar
 from slideduck.cli.group import cli
@@ -17,7 +18,7 @@ from slideduck.errors import ConfigError, RunError
 from slideduck.runner.ranks.launch import Launch
 from slideduck.runner.settings.jsonfile import read_object
 from slideduck.runner.settings.train_config import TrainConfig
-from slideduck.runner.training.crossval import cross_validate, interval, runs_of
+from slideduck.runner.training.crossval import bounds_of, cross_validate, interval, runs_of
 from slideduck.runner.training.train import train
 from tests.runner.betons import two_textures, write_beton
 
@@ -59,6 +60,47 @@ def test_the_interval_is_that_of_students_t(n: int) -> None:
     low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
     assert got["ci95"] == pytest.approx([low, high], rel=1e-12)
     assert (got["n"], got["mean"], got["std"]) == (n, pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
+    # By Student's t this would be -0.046 to 1.546.
+    got = interval([0.0, 1.0, 1.0, 1.0], (0, 1))
+    low, high = stats.t.interval(0.95, 3, 0.75, 0.25)
+    assert (low, high) == pytest.approx((-0.046, 1.546), abs=5e-4)
+    half = (high - 0.75) / (0.75 * 0.25)
+    assert got["ci95"] == pytest.approx([special.expit(special.logit(0.75) + side * half) for side in (-1, 1)])
+    assert got["ci95"] == pytest.approx([0.041, 0.995], abs=5e-4)
+    assert (got["mean"], got["std"], got["n"]) == (0.75, 0.5, 4)
+    # What can be from -1 to 1 is scaled, and far from the bounds hardly anything changes.
+    assert interval([-1.0, 1.0, 1.0, 1.0], (-1, 1))["ci95"] == pytest.approx([2 * x - 1 for x in got["ci95"]])
+    values = [0.5, 0.51, 0.49, 0.5]
+    assert interval(values, (0, 1))["ci95"] == pytest.approx(interval(values)["ci95"], abs=1e-4)
+    assert interval([0.2, 0.9], (0, 1))["ci95"] == pytest.approx([0, 1], abs=1e-2)
+    # All the same within the bounds: as before. All on a bound: nothing is known of how far others may be from it.
+    assert interval([0.8, 0.8], (0, 1))["ci95"] == pytest.approx([0.8, 0.8])
+    assert interval([1.0, 1.0, 1.0], (0, 1)) == {"n": 3, "mean": 1.0, "std": 0.0, "ci95": None}
+    assert interval([0.0, 0.0], (0, 1))["ci95"] is None
+    assert interval([1.0], (0, 1))["ci95"] is None
+
+
+@pytest.mark.parametrize(("mean", "std", "n"), [(0.8, 0.03, 5), (0.8, 0.1, 3), (0.95, 0.03, 5), (0.95, 0.03, 10)])
+def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says(mean: float, std: float, n: int) -> None:
+    ab = mean * (1 - mean) / std**2 - 1
+    drawn = stats.beta(mean * ab, (1 - mean) * ab).rvs((2000, n), random_state=0)
+
+    def coverage(bounds: tuple[float, float] | None) -> float:
+        found = np.array([interval(values, bounds)["ci95"] for values in drawn.tolist()])
+        return float(((found[:, 0] <= mean) & (mean <= found[:, 1])).mean())
+
+    # Three deviations of the share of 2,000.
+    assert coverage((0, 1)) > 0.95 - 0.015
+    assert coverage((0, 1)) >= coverage(None)
+
+
+def test_which_metrics_are_bounded() -> None:
+    assert {bounds_of(name) for name in ("accuracy", "slide/auroc/loss", "patient/fraction_error", "f1/a")} == {(0, 1)}
+    assert {bounds_of(name) for name in ("loss", "mae/accuracy", "slide/mean_r2", "rmse/age", "tiles")} == {None}
+    assert (bounds_of("brier"), bounds_of("slide/kappa"), bounds_of("pearson/age")) == ((0, 2), (-1, 1), (-1, 1))
 
 
 def test_what_has_no_interval_is_none() -> None:
@@ -156,8 +198,8 @@ def test_a_failed_run_is_told_and_the_others_go_on(folded: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("validation of each run, best epoch\n")
     assert (
-        "over the n seeds where it is defined; intervals of the mean by Student's t; pooled: each tile once\n"
-        in result.stdout
+        "over the n seeds where it is defined; intervals of the mean by Student's t, of shares within 0 and 1; pooled: "
+        "each tile once\n" in result.stdout
     )
     assert result.stdout.endswith(f"summary: {folder / 'summary.json'}\n")
     # Without folds all seeds predict the same tiles.
@@ -208,3 +250,33 @@ def test_a_run_of_several_processes(folded: Path, tmp_path: Path) -> None:
     summary = cross_validate(folded, tmp_path / "cv", config, seeds=1, nproc=2, progress=False)
     assert summary["failed"] == {}
     assert summary["pooled"]["tiles"] == 40
+
+
+@pytest.mark.parametrize(("task", "target"), [("multi-label", "patient:marks"), ("regression", "patient:age")])
+def test_labels_and_numbers_are_pooled_too(task: str, target: str, tmp_path: Path) -> None:
+    columns = {f"S{i}": {"marks": "ab"[i % 2] if i % 3 else "a;b", "age": 40 + 5 * i} for i in range(6)}
+    beton = write_beton(tmp_path / "a.beton", two_textures(96, slides=6), fold_of=FOLD_OF, columns_of=columns)
+    config = TrainConfig(**{**TINY.to_dict(), "task": task, "target": target})
+    summary = cross_validate(beton, tmp_path / "cv", config, folds=True, seeds=2, nproc=1, progress=False)
+    table = pq.read_table(tmp_path / "cv" / "predictions.parquet").to_pandas()
+    seeds = [
+        pd.concat(
+            pq.read_table(tmp_path / "cv" / f"fold-{fold}-seed-{seed}" / "predictions.parquet").to_pandas()
+            for fold in range(3)
+        ).set_index("tile_id").loc[table["tile_id"]]
+        for seed in range(2)
+    ]  # fmt: skip
+    name = "prob_a" if task == "multi-label" else "predicted_age"
+    assert table[name].to_numpy() == pytest.approx((seeds[0][name] + seeds[1][name]).to_numpy() / 2)
+    pooled = summary["pooled"]
+    assert (pooled["tiles"], pooled["slide/slides"], pooled["ci95/patients"]) == (96, 6, 6)
+    assert pooled["loss"] == pytest.approx(table["loss"].mean())
+    if task == "regression":
+        assert pooled["mae/age"] == pytest.approx((table["true_age"] - table["predicted_age"]).abs().mean())
+        return
+    said = table["prob_a"] >= 0.5, table["prob_b"] >= 0.5
+    assert table["predicted"].tolist() == [
+        ";".join(name for name, has in zip("ab", pair, strict=True) if has) or "-" for pair in zip(*said, strict=True)
+    ]
+    p = np.where(table[["true_a", "true_b"]], table[["prob_a", "prob_b"]], 1 - table[["prob_a", "prob_b"]])
+    assert table["loss"].to_numpy() == pytest.approx(-np.log(p).mean(axis=1))
