@@ -380,7 +380,7 @@ def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
     """Return what could be exported, where a condition leaves nothing."""
     rows = _rows(handle, read_query("count_exportable"), {"grid": grid})
     if not rows:
-        return f"grid {grid!r} has no tile that is kept; choose another method with slideduck label"
+        return f"grid {grid!r} has no tile that is kept; keep all with: slideduck label {handle.name} --method ignore"
 
     def total(column: str, unset: str) -> str:
         counts: dict[str, int] = {}
@@ -389,10 +389,16 @@ def _why_nothing(handle: Handle, grid: str, where: str | None) -> str:
             counts[key] = counts.get(key, 0) + row["tiles"]
         return ", ".join(f"{count:,} {key}" for key, count in counts.items())
 
+    remedy = ""
+    if all(row["label"] is None for row in rows):
+        remedy = (
+            f"; add ROIs with: slideduck add-rois {handle.name} FOLDER, and label again, or export tiles without a "
+            "label with `where='true'`"
+        )
     return (
         f"no tile of grid {grid!r} meets the condition {where!r}; "
         f"of the tiles that are kept there are, by label: {total('label', 'without a label')}; "
-        f"by split: {total('split', 'in no split')}"
+        f"by split: {total('split', 'in no split')}{remedy}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from slideduck.catalog.grids import extend_grids, runs
+from slideduck.catalog.grids import extend_grids, make_grid, runs
 from slideduck.errors import StudyError
 from slideduck.labels.known import nearly_alike, roi_labels
 from slideduck.labels.rule import LabelRule, rule_in_force, set_rule
@@ -136,7 +136,7 @@ def label(
         If there is no grid, the rule names sets that do not exist, or a slide needs more memory.
     """
     if handle.con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
-        raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
+        raise StudyError(f"the study has no grid; make one first with: {make_grid(handle)}")
     _require_sets(handle, rule.roi_sets)
     before = rule_in_force(handle.con)
     with limited_memory(handle.con, memory) as limit:

@@ -177,8 +177,8 @@ def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:
     result = run("predict", trained, study, "--slide", "B")
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: study.duckdb has no slide 'B' in grid '32px_16um'; "
-        "see which there are with: slideduck info study.duckdb\n"
+        "error: study.duckdb has no slide 'B'; see which there are with: slideduck sql study.duckdb 'SELECT slide FROM "
+        "slides'\n"
     )
 
 
