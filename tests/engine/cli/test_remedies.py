@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -68,6 +69,7 @@ def test_remedies_from_an_empty_folder_to_a_beton(folder: Path) -> None:
     lay_a_grid_of_stored_tiles()
     join_shards()
     follow_a_moved_slide(folder)
+    add_a_slide_that_changed(folder)
     make_a_split_again(folder)
     replace_what_is_there()
     ask_in_sql()
@@ -75,6 +77,11 @@ def test_remedies_from_an_empty_folder_to_a_beton(folder: Path) -> None:
 
 
 def begin_a_study(folder: Path) -> None:
+    duckdb.connect("empty.duckdb").close()
+    said = refused("info empty.duckdb")
+    begin = f"slideduck add-slides {folder}/empty.duckdb FOLDER"
+    assert said == f"error: {folder}/empty.duckdb is an empty study; add slides with: {begin}"
+    typed(said, begin, FOLDER="slides/s0.tif")
     said = refused("info study.duckdb")
     begin = f"slideduck add-slides {folder}/study.duckdb FOLDER"
     assert said == f"error: no study at {folder}/study.duckdb; make it with: {begin}"
@@ -230,6 +237,19 @@ def follow_a_moved_slide(folder: Path) -> None:
         path.rename(folder / "moved" / path.name)
     assert run("relocate study.duckdb slides moved").exit_code == 0
     assert run(export).exit_code == 0
+
+
+def add_a_slide_that_changed(folder: Path) -> None:
+    write_slide(folder / "moved" / "s0.tif", 5, size=(512, 512), levels=1)
+    for line in (
+        "export study.duckdb moved.beton --grid 64px_32um",
+        "plot labels study.duckdb s0 s0.png --grid 64px_32um",
+    ):
+        said = refused(line)
+        assert f"slide 's0' has changed: {folder}/moved/s0.tif is not the file that was added; add it again" in said
+    said = run("add-slides study.duckdb moved").stderr
+    typed(said, "slideduck label study.duckdb")
+    assert run("export study.duckdb moved.beton --grid 64px_32um").exit_code == 0
 
 
 def make_a_split_again(folder: Path) -> None:
