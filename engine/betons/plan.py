@@ -357,8 +357,8 @@ def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> l
 def _patient_columns(handle: Handle) -> dict[str, dict[str, Any]]:
     """Return the further columns of the patients' table by slide, as JSON takes their values."""
     table = handle.con.execute("SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide").to_arrow_table()
-    columns = {name: plain(table[name]) for name in table.column_names}
-    slides = columns.pop("slide")
+    slides: list[str] = table["slide"].to_pylist()
+    columns = {name: plain(table[name]) for name in table.column_names if name != "slide"}
     return {slide: {name: values[n] for name, values in columns.items()} for n, slide in enumerate(slides)}
 
 

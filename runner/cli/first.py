@@ -15,7 +15,7 @@ from slideduck.betons.sidecar import no_sidecar, sidecar_path
 from slideduck.catalog.grids import require_grid
 from slideduck.catalog.slides import usable_slide
 from slideduck.draw.figure import check_picture
-from slideduck.errors import BetonError, ConfigError, StudyError
+from slideduck.errors import BetonError, ConfigError, RunError, StudyError
 from slideduck.files.write import check_folder
 from slideduck.runner.settings.folders import refuse_other_folder, require_checkpoint
 from slideduck.runner.settings.trackers import require_trackers
@@ -84,9 +84,22 @@ def _is_there(module: str) -> bool:
     return False
 
 
-def check_evaluation(run: Path, beton: Path, checkpoint: str, split: str | None, where: str | None) -> None:
-    """Refuse an evaluation of a run or a beton that is not there, or of no tile."""
+def check_evaluation(
+    run: Path,
+    beton: Path,
+    *,
+    checkpoint: str,
+    split: str | None,
+    where: str | None,
+    thresholds: Path | None,
+    temperature: Path | None,
+    **others: object,
+) -> None:
+    """Refuse an evaluation of a run or a beton that is not there, of no tile, or by files that are not there."""
     require_checkpoint(run, checkpoint)
+    for path in (thresholds, temperature):
+        if path is not None and not path.exists() and not _is_number(path):
+            raise RunError(f"no file {path}; give the JSON of an evaluation, or a run's validation.json")
     sidecar = check_source(beton)
     if sidecar is None:
         return
@@ -95,6 +108,14 @@ def check_evaluation(run: Path, beton: Path, checkpoint: str, split: str | None,
         labelled_rows(sidecar, split, beton.absolute())
     if where is not None:
         tiles_where(sidecar, where, beton.absolute())
+
+
+def _is_number(path: Path) -> bool:
+    """Return whether a path is a number, as thresholds may be."""
+    with suppress(ValueError):
+        float(str(path))
+        return True
+    return False
 
 
 def check_names(study: Study, grid: str | None, slides: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     """
     from slideduck.runner.cli.first import check_evaluation
 
-    check_evaluation(run, beton, options["checkpoint"], options["split"], options["where"])
+    check_evaluation(run, beton, **options)
     from slideduck.runner.prediction.evaluate import evaluate as evaluate_run
 
     result = evaluate_run(run, beton, **options)

@@ -522,7 +522,7 @@ def project(study: sd.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_examples_of_the_help_run(project: Path) -> None:
     help_text = CliRunner().invoke(cli, ["plot", "labels", "--help"]).output
-    lines = [line.strip() for line in help_text.split("Example:")[1].splitlines() if line.strip()]
+    lines = [line.strip() for line in help_text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line)

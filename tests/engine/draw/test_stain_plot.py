@@ -85,7 +85,7 @@ def test_the_examples_of_the_help_run(slides: sd.Study, tmp_path: Path, monkeypa
     slides.close()
     monkeypatch.chdir(tmp_path)
     text = CliRunner().invoke(cli, ["plot", "stain", "--help"]).output
-    lines = [line.split() for line in text.split("Example:")[1].splitlines() if line.strip()]
+    lines = [line.split() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
     assert len(lines) == 2
     for line in lines:
         assert line[:3] == ["slideduck", "plot", "stain"]
