@@ -360,7 +360,7 @@ def test_callers_pyplot_is_left_alone(study_path: Path, tmp_path: Path) -> None:
     [
         (
             {"slide": "slide_2", "grid": "50px_50um"},
-            "study.duckdb has no slide 'slide_2'; see which there are with: "
+            "study.duckdb has no slide 'slide_2'; did you mean 'slide_1'?; see which there are with: "
             "slideduck sql study.duckdb 'SELECT slide FROM slides'",
         ),
         ({"grid": "9px_9um"}, "study.duckdb has no grid '9px_9um'; it has 50px_50um, 50px_50um_stride2"),
