@@ -104,7 +104,7 @@ def test_mpp_may_be_given_by_name(study: sd.Study, tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError) as caught:
         study.add_slides(tmp_path / "a.tiff", mpp={"c": 0.25})
-    assert str(caught.value) == "`mpp` names slide 'c', which is not among the 1 files given"
+    assert str(caught.value) == "`mpp` names slide 'c', which is not among the 1 file given"
 
 
 @pytest.mark.parametrize(
