@@ -7,6 +7,7 @@ written again; nothing is decoded, and a page is in memory at a time.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,7 +230,7 @@ def _in_order(sources: Sequence[_Source]) -> list[_Source]:
         raise BetonError(
             f"{part(len(missing), count, 'shard')} {agreeing(len(missing), 'is', 'are')} missing: {named}; give "
             f"{agreeing(len(missing), 'it', 'them')} too, or write {agreeing(len(missing), 'it', 'them')} with: "
-            f"slideduck export STUDY OUT.beton --shards {count} --shard {missing[0]}"
+            f"slideduck export STUDY OUT.beton {_options(first.raw)}--shards {count} --shard {missing[0]}"
         )
     ordered = [by_number[number] for number in range(count)]
     for source in ordered:
@@ -322,3 +323,10 @@ def _pages(source: _Source, sidecar: Sidecar, skip: int) -> Iterator[tuple[list[
             begins = (tables.ptr[first:stop] - tables.at(page)).tolist()
             sizes = tables.size[first:stop].tolist()
             yield [data[b : b + n] for b, n in zip(begins, sizes, strict=True)], sidecar.class_number[first:stop]
+
+
+def _options(raw: Mapping[str, Any]) -> str:
+    """Return the options by which an export takes the tiles of a shard, and no others."""
+    where = raw["query"]["where"]
+    condition = "" if where in (None, "label IS NOT NULL") else f"--where {shlex.quote(where)} "
+    return f"--grid {shlex.quote(raw['grid']['name'])} {condition}"

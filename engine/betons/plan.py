@@ -395,8 +395,8 @@ def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> l
 def _patient_columns(handle: Handle) -> dict[str, dict[str, Any]]:
     """Return the further columns of the patients' table by slide, as JSON takes their values."""
     table = handle.con.execute("SELECT * EXCLUDE (patient, site) FROM patients ORDER BY slide").to_arrow_table()
-    columns = {name: plain(table[name]) for name in table.column_names}
-    slides = columns.pop("slide")
+    slides: list[str] = table["slide"].to_pylist()
+    columns = {name: plain(table[name]) for name in table.column_names if name != "slide"}
     return {slide: {name: values[n] for name, values in columns.items()} for n, slide in enumerate(slides)}
 
 
@@ -422,7 +422,7 @@ def _why_nothing(handle: Handle, grid: str, where: str | ChosenTiles | None) -> 
     """Return what could be exported, where a condition leaves nothing."""
     rows = _rows(handle, read_query("count_exportable"), {"grid": grid})
     if not rows:
-        return f"grid {grid!r} has no tile that is kept; choose another method with slideduck label"
+        return f"grid {grid!r} has no tile that is kept; keep all with: slideduck label {handle.name} --method ignore"
 
     def total(column: str, unset: str) -> str:
         counts: dict[str, int] = {}
@@ -431,10 +431,16 @@ def _why_nothing(handle: Handle, grid: str, where: str | ChosenTiles | None) -> 
             counts[key] = counts.get(key, 0) + row["tiles"]
         return ", ".join(f"{count:,} {key}" for key, count in counts.items())
 
+    remedy = ""
+    if all(row["label"] is None for row in rows):
+        remedy = (
+            f"; add ROIs with: slideduck add-rois {handle.name} FOLDER, and label again, or export tiles without a "
+            "label with `where='true'`"
+        )
     met = f"is one of the {where}" if isinstance(where, ChosenTiles) else f"meets the condition {where!r}"
     return (
         f"no tile of grid {grid!r} {met}; of the tiles that are kept there are, by label: "
-        f"{total('label', 'without a label')}; by split: {total('split', 'in no split')}"
+        f"{total('label', 'without a label')}; by split: {total('split', 'in no split')}{remedy}"
     )
 
 

@@ -17,7 +17,7 @@ from slideduck.store.db import atomic, limited_memory, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["GridReport", "add_grid", "extend_grids", "grid_names", "only_grid", "require_grid", "runs"]
+__all__ = ["GridReport", "add_grid", "extend_grids", "grid_names", "make_grid", "only_grid", "require_grid", "runs"]
 
 #: Tiles that one transaction writes, unless a single slide has more.
 _TILES_AT_A_TIME = 4_000_000
@@ -71,6 +71,11 @@ def require_grid(handle: Handle, grid: str) -> None:
         raise StudyError(f"{handle.name} has no grid {grid!r}; it has {', '.join(names) or 'none'}")
 
 
+def make_grid(handle: Handle) -> str:
+    """Return the command that makes a grid, of the usual size."""
+    return f"slideduck tile {handle.name} --tile-px 256 --tile-um 256"
+
+
 def only_grid(handle: Handle, grid: str | None = None) -> str:
     """Return the grid that was named, or the study's only one.
 
@@ -86,7 +91,7 @@ def only_grid(handle: Handle, grid: str | None = None) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        raise StudyError(f"{handle.name} has no grid; make one with: slideduck tile {handle.name} ...")
+        raise StudyError(f"{handle.name} has no grid; make one with: {make_grid(handle)}")
     raise StudyError(f"{handle.name} has {len(names)} grids ({', '.join(names)}); name one with `grid`")
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from slideduck.errors import ResolutionError, StudyError
+from slideduck.names import suggestion
 from slideduck.show import Shown
 from slideduck.slides.grid import GridSpec, lay
 from slideduck.slides.identity import SlideFile
@@ -70,7 +71,10 @@ def find_native_grid(handle: Handle, slide: str | None = None, *, level: int = 0
         "FROM slides WHERE error IS NULL ORDER BY slide"
     ).fetchall()
     if slide is not None and slide not in {row[0] for row in rows}:
-        raise StudyError(f"the study has no slide {slide!r} that can be used; see: slideduck sql STUDY 'FROM slides'")
+        raise StudyError(
+            f"the study has no slide {slide!r} that can be used{suggestion(slide, [row[0] for row in rows])}; see "
+            f"which there are with: slideduck sql {handle.name} 'SELECT slide FROM slides'"
+        )
     reasons: dict[str, str] = {}
     stored: dict[str, _Stored] = {}
     for name, path, size, fingerprint, width, height, mpp, downsamples, widths, heights in rows:

@@ -98,10 +98,11 @@ def remove_slides(handle: Handle, slides: Sequence[str], *, dry_run: bool = Fals
     """
     names = sorted(set(slides))
     known = {name for (name,) in handle.con.execute("SELECT slide FROM slides").fetchall()}
-    strangers = [repr(name) for name in names if name not in known]
+    strangers = [name for name in names if name not in known]
     if strangers or not names:
         raise StudyError(
-            f"the study has no slide {', '.join(strangers)}; nothing was removed"
+            f"the study has no slide {', '.join(map(repr, strangers))}{suggestion(strangers[0], sorted(known))}; "
+            "nothing was removed"
             if strangers
             else "no slide is named; name those to remove"
         )

@@ -374,7 +374,9 @@ def print_split(report: SplitReport, study: Path) -> None:
 
 def _print_warnings(report: SplitReport, study: Path) -> None:
     """Say what is to be known of the sides."""
-    print_names(f"{counted(len(report.alone), 'slide')} without a patient, each its own patient:", report.alone)
+    print_counted(
+        "slide without a patient, its own patient", "slides without a patient, each its own patient", report.alone
+    )
     print_names(
         f"WARNING: rows of the patients' table most likely mean {len(report.meant):,} of them, so that slides of one "
         "patient may be on both sides; correct the names in the table, add it again, and split again:",

@@ -138,7 +138,10 @@ def kept_tiles(handle: Handle, grid: str, slides: Sequence[str] | None) -> duckd
     ).fetchall()
     strangers = [repr(name) for name in dict.fromkeys(slides) if (name,) not in known]
     if strangers:
-        raise StudyError(f"grid {grid!r} does not lie on slide {', '.join(strangers)}; see which with: slideduck info")
+        raise StudyError(
+            f"grid {grid!r} does not lie on slide {', '.join(strangers)}; see which there are with: "
+            f"slideduck sql {handle.name} 'SELECT slide FROM slides'"
+        )
     chosen = tiles.filter(ColumnExpression("slide").isin(*(ConstantExpression(name) for name in slides)))
     return chosen.set_alias("labels")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from slideduck.catalog.grids import extend_grids, runs
+from slideduck.catalog.grids import extend_grids, make_grid, runs
 from slideduck.catalog.label_sets import ROIS, label_sets
 from slideduck.errors import StudyError
 from slideduck.labels.known import nearly_alike, roi_labels
@@ -164,7 +164,7 @@ def label(
         If there is no grid, the rule names sets of ROIs or labels that do not exist, or a slide needs more memory.
     """
     if handle.con.execute("SELECT count(*) FROM grids").fetchone() == (0,):
-        raise StudyError("the study has no grid; make one first with: slideduck tile STUDY --tile-px 256 --tile-um 256")
+        raise StudyError(f"the study has no grid; make one first with: {make_grid(handle)}")
     _require_sets(handle, rule.roi_sets)
     _require_sources(handle, rule.labels_from)
     before = rule_in_force(handle.con)

@@ -97,7 +97,7 @@ def verify(handle: Handle, tiles: int | None = 10_000, *, seed: int = 0) -> Veri
         "WHERE n_columns * n_rows > 0 ORDER BY grid, slide"
     ).fetchall()
     if not laid:
-        raise StudyError("no slide is labelled; make labels first with: slideduck label STUDY")
+        raise StudyError(f"no slide is labelled; make labels first with: slideduck label {handle.name}")
     rng = np.random.default_rng(seed)
     chosen = laid if tiles is None else _drawn_slides(laid, rng)
     share = None if tiles is None else -(-tiles // len(chosen))

@@ -197,8 +197,9 @@ def _todo(
     strangers = [repr(name) for name in dict.fromkeys(slides or ()) if name not in known]
     if strangers:
         raise StudyError(
-            f"grid {grid!r} does not lie on slide {', '.join(strangers)}; it lies on {len(known):,} others: lay it "
-            "again with slideduck tile if slides were added since"
+            f"grid {grid!r} does not lie on slide {', '.join(strangers)}; see which there are with: slideduck sql "
+            f"{handle.name} 'SELECT slide FROM slides'; on slides that were added since it is laid with: "
+            f"slideduck label {handle.name}"
         )
     todo = []
     for row in rows:

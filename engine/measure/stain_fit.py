@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from slideduck.errors import ConfigError, ResolutionError, SlideError, StudyError
 from slideduck.measure.stain import METHODS, StainTarget, fit_from_json, fit_to_json, reference_target, stain_settings
-from slideduck.measure.stain_slide import SlideFit, StainSlide, fit_slide
+from slideduck.measure.stain_slide import SlideFit, StainSlide, fit_slide, without_slides
 from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.store.db import atomic, registered
@@ -35,6 +35,8 @@ __all__ = [
 
 
 _MOST_THREADS = 16
+#: Slides that a condition names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,15 @@ def require_fits(handle: Handle, method: str, slides: Iterable[str]) -> dict[str
     wanted = list(slides)
     missing = [slide for slide in wanted if slide not in fits]
     if missing:
+        # With others fitted, these may be those that cannot be.
+        rest = "; what cannot be fitted, such as a blank slide, is left out with " + without_slides(missing[:_SHOWN])
+        rest = rest if len(missing) < len(wanted) else ""
         raise StudyError(
             f"{part(len(missing), len(wanted), 'slide')} "
             f"{agreeing(len(missing), 'has no fit of its', 'have no fit of their')} stains by {method} "
             f"({some(missing)}); "
-            f"{agreeing(len(missing), 'fit it', 'fit them')} with: slideduck stain {handle.name} --method {method}"
+            f"{agreeing(len(missing), 'fit it', 'fit them')} with: "
+            f"slideduck stain {handle.name} --method {method}{rest}"
         )
     return {slide: fits[slide] for slide in wanted}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +20,7 @@ from slideduck.slides.grid import GridSpec, lay, tile_origin
 from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import TileReader, thumbnail
 
-__all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels"]
+__all__ = ["SlideFit", "StainSlide", "find_tissue", "fit_slide", "tissue_pixels", "without_slides"]
 
 RGB = npt.NDArray[np.uint8]
 
@@ -281,5 +283,13 @@ def _lab(rgb: RGB) -> npt.NDArray[np.float32]:
 
 
 def _leave_out(slide: StainSlide) -> str:
-    quoted = slide.slide.replace("'", "''")
-    return f"leave it out with --where \"slide <> '{quoted}'\""
+    return f"leave it out of the export with {without_slides([slide.slide])}"
+
+
+def without_slides(slides: Sequence[str]) -> str:
+    """Return the option by which an export leaves out slides, and tiles without a label as it does by itself."""
+    names = ", ".join("'" + slide.replace("'", "''") + "'" for slide in slides)
+    condition = f"label IS NOT NULL AND slide {f'<> {names}' if len(slides) == 1 else f'NOT IN ({names})'}"
+    # In double quotes it reads well; what a shell looks for in those is quoted otherwise.
+    is_plain = not set('"$`\\!') & set(condition)
+    return "--where " + (f'"{condition}"' if is_plain else shlex.quote(condition))

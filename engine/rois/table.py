@@ -218,7 +218,7 @@ def remove_rois(
         if not found:
             raise StudyError(
                 f"the study has no ROI file {path} in the set {roi_set!r}; see which there are with: "
-                "slideduck sql STUDY 'SELECT roi_set, path FROM roi_files'"
+                f"slideduck sql {handle.name} 'SELECT roi_set, path FROM roi_files'"
             )
         gone.update(found)
     removed = sorted(gone)

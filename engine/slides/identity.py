@@ -16,12 +16,15 @@ from slideduck.errors import SlideError
 from slideduck.slides.content import content_fingerprint, content_part, files_of, is_same_fingerprint
 from slideduck.slides.header import read_header
 
-__all__ = ["SlideFile"]
+__all__ = ["FOLLOW", "SlideFile"]
 
 #: Files that were found to be those that were added, with the state in which they were; some are enough.
 _proved: dict[SlideFile, list[tuple[Path, tuple[int, ...]]]] = {}
 _MOST_PROVED = 10_000
 _lock = threading.Lock()
+
+#: What to do about a file that is not where it was: what is known of its slide stays, since it is found by its bytes.
+FOLLOW = "put the file back, or add it from where it is now"
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,7 @@ class SlideFile:
             is_same = self._is_same() and before == _states([path for path, _ in before])
         except OSError as error:
             raise SlideError(
-                f"slide {self.slide!r}: {error.filename or self.path} cannot be read: {error.strerror}; put the file "
-                "back, or add it from where it is now"
+                f"slide {self.slide!r}: {error.filename or self.path} cannot be read: {error.strerror}; {FOLLOW}"
             ) from error
         if not is_same:
             raise SlideError(

@@ -17,7 +17,7 @@ import openslide
 
 from slideduck.errors import SlideError
 from slideduck.slides.grid import SlideGrid
-from slideduck.slides.identity import SlideFile
+from slideduck.slides.identity import FOLLOW, SlideFile
 
 __all__ = ["TileReader", "resized", "thumbnail"]
 
@@ -242,7 +242,7 @@ def _open_slide(file: SlideFile) -> openslide.OpenSlide:
     """Open a slide that is the file that was added, or raise `SlideError` with the reason."""
     path = file.path
     if not path.exists():
-        raise SlideError(f"slide {path.stem!r}: there is no file {path}; put it back, or add the slide again")
+        raise SlideError(f"slide {path.stem!r}: there is no file {path}; {FOLLOW}")
     file.check()
     try:
         return openslide.OpenSlide(path)

@@ -85,7 +85,7 @@ class Labelling(OpenStudy):
         return rename_label(self.handle, old, new, dry_run=dry_run)
 
     def verify(self, tiles: int | None = 10_000, *, seed: int = 0) -> VerifyReport:
-        """Compare labels with a plain spatial join; see `slideduck.labels.verify.verify`.
+        """Compare labels with a plain spatial join, as ``slideduck verify`` does; see `slideduck.labels.verify.verify`.
 
         Raises
         ------

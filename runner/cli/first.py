@@ -15,9 +15,9 @@ from slideduck.betons.sidecar import no_sidecar, sidecar_path
 from slideduck.catalog.grids import require_grid
 from slideduck.catalog.slides import usable_slide
 from slideduck.draw.figure import check_picture
-from slideduck.errors import BetonError, ConfigError, StudyError
+from slideduck.errors import BetonError, ConfigError, RunError, StudyError
 from slideduck.files.write import check_folder
-from slideduck.runner.settings.folders import refuse_other_folder, require_checkpoint
+from slideduck.runner.settings.folders import refuse_other_folder
 from slideduck.runner.settings.trackers import require_trackers
 from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tiles_where
@@ -27,7 +27,6 @@ from slideduck.study import Study
 
 __all__ = [
     "check_evaluation", "check_feature_files", "check_names", "check_picture_of", "check_source", "check_training",
-    "require_checkpoint",
 ]  # fmt: skip
 
 #: Side-cars above this take longer to read than torch takes to import, and are read once.
@@ -84,9 +83,19 @@ def _is_there(module: str) -> bool:
     return False
 
 
-def check_evaluation(run: Path, beton: Path, checkpoint: str, split: str | None, where: str | None) -> None:
-    """Refuse an evaluation of a run or a beton that is not there, or of no tile."""
-    require_checkpoint(run, checkpoint)
+def check_evaluation(
+    beton: Path,
+    *,
+    split: str | None,
+    where: str | None,
+    thresholds: Path | None,
+    temperature: Path | None,
+    **others: object,
+) -> None:
+    """Refuse an evaluation of a beton that is not there, of no tile, or by files that are not there."""
+    for path in (thresholds, temperature):
+        if path is not None and not path.exists() and not _is_number(path):
+            raise RunError(f"no file {path}; give the JSON of an evaluation, or a run's validation.json")
     sidecar = check_source(beton)
     if sidecar is None:
         return
@@ -95,6 +104,14 @@ def check_evaluation(run: Path, beton: Path, checkpoint: str, split: str | None,
         labelled_rows(sidecar, split, beton.absolute())
     if where is not None:
         tiles_where(sidecar, where, beton.absolute())
+
+
+def _is_number(path: Path) -> bool:
+    """Return whether a path is a number, as thresholds may be."""
+    with suppress(ValueError):
+        float(str(path))
+        return True
+    return False
 
 
 def check_names(study: Study, grid: str | None, slides: Sequence[str]) -> None:

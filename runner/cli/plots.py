@@ -145,7 +145,10 @@ def worst(run: Path, beton: Path, out: Path, **options: Any) -> None:
     RUN is a run's folder, or a Parquet that `slideduck evaluate` wrote, and BETON has its tiles. Under each are
     its label, what it was taken for, the probabilities of both, and its name.
     """
+    from slideduck.runner.cli.first import check_source
+
     _check(run, out, options["dpi"])
+    check_source(beton)
     from slideduck.runner.plots.worst import plot_worst
 
     print_line(plot_worst(run, beton, out, **options))

@@ -14,6 +14,7 @@ import click
 from slideduck.cli.printing import SOURCE, STUDY, example, existing_study, print_json
 from slideduck.runner.cli.command import runner_command
 from slideduck.runner.cli.options import BATCH_SIZE, BETON, CHECKPOINT, GRID, JSON, RUN, SLIDES, THREADS, TRUST
+from slideduck.runner.settings.folders import require_checkpoint
 from slideduck.runner.settings.train_config import BY_COLUMNS
 from slideduck.words import counted, message, print_line
 
@@ -79,9 +80,10 @@ def evaluate(run: Path, beton: Path, as_json: bool, **options: Any) -> None:
     the predictions also has the tables of reliability diagrams, the thresholds of each class by Youden's J and
     by F1, and the temperature that calibrates these tiles best.
     """
+    require_checkpoint(run, options["checkpoint"])
     from slideduck.runner.cli.first import check_evaluation
 
-    check_evaluation(run, beton, options["checkpoint"], options["split"], options["where"])
+    check_evaluation(beton, **options)
     from slideduck.runner.prediction.evaluate import evaluate as evaluate_run
 
     result = evaluate_run(run, beton, **options)
@@ -144,9 +146,9 @@ def predict(run: Path, source: Path, out: Path | None, as_json: bool, **options:
     are passed over, so that a call that was stopped goes on. With a BETON, predict all of its tiles, those without a
     label too, into a Parquet file.
     """
-    from slideduck.runner.cli.first import check_names, require_checkpoint
-
     require_checkpoint(run, options["checkpoint"])
+    from slideduck.runner.cli.first import check_names
+
     if source.suffix == ".beton":
         _predict_beton(run, source, out, as_json, **options)
         return
@@ -221,10 +223,10 @@ def heatmap(run: Path, study: Path, slide: str, out: Path, **options: Any) -> No
     OUT is a .png, .pdf or .svg; or a .geojson, which QuPath opens over the slide. Where tiles overlap, each place
     shows the mean of those that cover it. Where the slide is not predicted yet, it is predicted first.
     """
-    import slideduck
-    from slideduck.runner.cli.first import check_names, check_picture_of, require_checkpoint
-
     require_checkpoint(run, options["checkpoint"])
+    import slideduck
+    from slideduck.runner.cli.first import check_names, check_picture_of
+
     check_picture_of(out, also=(".geojson",))
     with slideduck.open(study, sealed=True, progress=True) as opened:
         check_names(opened, options["grid"], [slide])
@@ -259,11 +261,11 @@ def features(run: Path, source: Path, out: Path | None, slides: tuple[str, ...],
     file for each slide in the folder OUT, or without OUT into a table of the study: features_512 for 512 numbers a
     tile. Slides that are there are passed over, so that a call that was stopped goes on.
     """
+    require_checkpoint(run, options["checkpoint"])
     import slideduck
-    from slideduck.runner.cli.first import check_feature_files, check_names, check_source, require_checkpoint
+    from slideduck.runner.cli.first import check_feature_files, check_names, check_source
 
     is_beton = source.suffix == ".beton"
-    require_checkpoint(run, options["checkpoint"])
     check_feature_files(out, options["format"], is_beton=is_beton)
     with ExitStack() as stack:
         if is_beton:
@@ -297,10 +299,10 @@ def gradcam(run: Path, source: Path, tile_ids: tuple[str, ...], out: Path, **opt
 
     By Grad-CAM; of a number it shows what raises it.
     """
-    import slideduck
-    from slideduck.runner.cli.first import check_names, check_picture_of, check_source, require_checkpoint
-
     require_checkpoint(run, options["checkpoint"])
+    import slideduck
+    from slideduck.runner.cli.first import check_names, check_picture_of, check_source
+
     check_picture_of(out)
     is_beton = source.suffix == ".beton"
     with ExitStack() as stack:
@@ -339,7 +341,6 @@ def export_model(run: Path, out: Path, as_json: bool, **options: Any) -> None:
     by onnxruntime before it appears. Safetensors holds the weights; config.json and preprocessor_config.json
     beside it say what they are.
     """
-    from slideduck.runner.cli.first import require_checkpoint
     from slideduck.runner.settings.modelfiles import require_model_file
 
     require_model_file(out)

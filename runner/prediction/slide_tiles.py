@@ -193,7 +193,7 @@ def choose_slides(study: Study, grid: str, names: Sequence[str] | None) -> list[
     if unknown:
         raise StudyError(
             f"{study.path.name} has no slide {', '.join(map(repr, unknown))} in grid {grid!r}; "
-            f"see which there are with: slideduck info {study.path.name}"
+            f"see which there are with: slideduck sql {study.path.name} 'SELECT slide FROM slides'"
         )
     return [slide for name, slide in found.items() if names is None or name in names]
 

@@ -280,7 +280,7 @@ def test_shards_that_are_missing_or_given_twice(four: list[Path], tmp_path: Path
     out = tmp_path / "out.beton"
     assert refusal(BetonError, lambda: merge_betons(out, [four[3], four[1]])) == (
         "2 of 4 shards are missing: 0, 2; give them too, or write them with: "
-        "slideduck export STUDY OUT.beton --shards 4 --shard 0"
+        "slideduck export STUDY OUT.beton --grid 64px_32um --shards 4 --shard 0"
     )
     copied = tmp_path / "copy.beton"
     shutil.copy(four[1], copied)

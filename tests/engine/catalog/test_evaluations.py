@@ -178,7 +178,7 @@ def test_files_that_are_no_predictions_of_this_study_are_refused(study: sd.Study
     assert refused(table.replace_schema_metadata({})) == "it does not say of which run and grid it is; evaluate again"
     column = pa.array(["elsewhere"] * len(table))
     assert refused(table.set_column(1, "slide", column)) == (
-        "study.duckdb has none of its 1 slides, such as 'elsewhere'; give the study that the beton was exported from"
+        "study.duckdb has none of its 1 slide, such as 'elsewhere'; give the study that the beton was exported from"
     )
     path.write_bytes(b"no Parquet")
     with pytest.raises(RunError, match=r"^.*: not a Parquet file that can be read \(.*\); evaluate again$"):

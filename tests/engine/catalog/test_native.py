@@ -63,7 +63,8 @@ def test_the_grid_that_most_slides_match(cohort: Path) -> None:
         with pytest.raises(StudyError) as unknown:
             study.native_grid("z")
         assert str(unknown.value) == (
-            "the study has no slide 'z' that can be used; see: slideduck sql STUDY 'FROM slides'"
+            "the study has no slide 'z' that can be used; see which there are with: slideduck sql study.duckdb "
+            "'SELECT slide FROM slides'"
         )
         with pytest.raises(ResolutionError) as none:
             study.native_grid("d")

@@ -121,7 +121,7 @@ def test_many_rows_that_match_nothing(folder: Path) -> None:
     assert len(problems) == 22
 
 
-def test_a_study_without_slides_takes_no_patients(tmp_path: Path, empty_study: Path) -> None:
+def test_a_study_without_slides_takes_no_patients(tmp_path: Path, empty_study: Path, labelled: Path) -> None:
     shutil.copy(empty_study, tmp_path / "new.duckdb")
     (tmp_path / "p.csv").write_text("slide,patient\nS0,p\n")
     with sd.open(tmp_path / "new.duckdb") as study:
@@ -131,6 +131,9 @@ def test_a_study_without_slides_takes_no_patients(tmp_path: Path, empty_study: P
     assert str(caught.value) == (
         f"{name} has no slides that patients could be of; add them first: slideduck add-slides {name} FOLDER"
     )
+    assert run("add-slides", tmp_path / name, labelled.parent).exit_code == 0
+    with sd.open(tmp_path / "new.duckdb") as study:
+        assert study.add_patients(tmp_path / "p.csv").patients == 1
 
 
 def test_rows_that_most_likely_mean_slides_without_a_patient(folder: Path) -> None:

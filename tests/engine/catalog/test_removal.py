@@ -74,7 +74,7 @@ def test_file_that_the_study_lacks_is_refused_and_nothing_is_removed(cohort: sd.
         cohort.remove_rois([tmp_path / "s1.csv", tmp_path / "s9.csv"])
     assert str(caught.value) == (
         f"the study has no ROI file {tmp_path / 's9.csv'} in the set 'default'; see which there are with: "
-        "slideduck sql STUDY 'SELECT roi_set, path FROM roi_files'"
+        "slideduck sql study.duckdb 'SELECT roi_set, path FROM roi_files'"
     )
     assert tables(cohort) == before
 

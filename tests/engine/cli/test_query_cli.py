@@ -60,7 +60,7 @@ def test_the_examples_of_the_help_run(project: Path) -> None:
     for name in NAMES:
         assert name is not None
         text = run(name, "--help").output
-        lines = [line.strip() for line in text.split("Example:")[1].splitlines() if line.strip()]
+        lines = [line.strip() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
         assert lines, name
         for line in lines:
             words = shlex.split(line)

@@ -360,7 +360,7 @@ def test_callers_pyplot_is_left_alone(study_path: Path, tmp_path: Path) -> None:
     [
         (
             {"slide": "slide_2", "grid": "50px_50um"},
-            "study.duckdb has no slide 'slide_2'; see which there are with: "
+            "study.duckdb has no slide 'slide_2'; did you mean 'slide_1'?; see which there are with: "
             "slideduck sql study.duckdb 'SELECT slide FROM slides'",
         ),
         ({"grid": "9px_9um"}, "study.duckdb has no grid '9px_9um'; it has 50px_50um, 50px_50um_stride2"),
@@ -522,7 +522,7 @@ def project(study: sd.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_examples_of_the_help_run(project: Path) -> None:
     help_text = CliRunner().invoke(cli, ["plot", "labels", "--help"]).output
-    lines = [line.strip() for line in help_text.split("Example:")[1].splitlines() if line.strip()]
+    lines = [line.strip() for line in help_text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line)

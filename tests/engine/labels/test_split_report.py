@@ -206,6 +206,10 @@ def test_labels_that_differ_by_case_are_named_with_what_makes_them_one(folder: P
     assert lines[at + 1] == "  slideduck rename-label study.duckdb Stroma stroma"
     with sd.open("study.duckdb") as study:
         assert study.split().near_labels == (("stroma", "Stroma"),)
+    assert CliRunner().invoke(cli, lines[at + 1].split()[1:]).exit_code == 0
+    with sd.open("study.duckdb") as study:
+        study.label()
+        assert study.split().near_labels == ()
 
 
 def test_patients_who_join_sites_are_named(folder: Path) -> None:

@@ -497,8 +497,8 @@ def test_settings_that_are_impossible(cohort: sd.Study) -> None:
         ({"level": "2"}, ConfigError, "level is '2'; give one of low, full"),
         ({"threads": 0}, ConfigError, "threads is 0; give 1 or more"),
         ({"slides": ["s9"]}, StudyError,
-         "grid '64px_32um' does not lie on slide 's9'; it lies on 5 others: lay it again with slideduck tile if slides "
-         "were added since"),
+         "grid '64px_32um' does not lie on slide 's9'; see which there are with: slideduck sql study.duckdb 'SELECT "
+         "slide FROM slides'; on slides that were added since it is laid with: slideduck label study.duckdb"),
     ):  # fmt: skip
         with pytest.raises(kind) as caught:
             cohort.qc(**words)
@@ -609,7 +609,10 @@ def test_funnels_that_cannot_be_made(cohort: sd.Study) -> None:
             cohort.qc_report([bad])
     with pytest.raises(StudyError) as stranger:
         cohort.qc_report(slides=["s9"])
-    assert str(stranger.value) == "grid '64px_32um' does not lie on slide 's9'; see which with: slideduck info"
+    assert str(stranger.value) == (
+        "grid '64px_32um' does not lie on slide 's9'; see which there are with: slideduck sql study.duckdb "
+        "'SELECT slide FROM slides'"
+    )
 
 
 def read_picture(path: Path) -> npt.NDArray[np.int64]:

@@ -184,7 +184,7 @@ def test_damaged_tile_fails_alone_when_threads_share_the_slide(damaged: tuple[Pa
 
 def test_slide_that_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "gone.svs"
-    message = f"slide 'gone': there is no file {path}; put it back, or add the slide again"
+    message = f"slide 'gone': there is no file {path}; put the file back, or add it from where it is now"
     for read in (
         lambda: TileReader(SlideFile.unchecked(path), LEVEL_0, 64).read(0, 0),
         lambda: thumbnail(SlideFile.unchecked(path), 100),

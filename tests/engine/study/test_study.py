@@ -104,7 +104,7 @@ def test_mpp_may_be_given_by_name(study: sd.Study, tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError) as caught:
         study.add_slides(tmp_path / "a.tiff", mpp={"c": 0.25})
-    assert str(caught.value) == "`mpp` names slide 'c', which is not among the 1 files given"
+    assert str(caught.value) == "`mpp` names slide 'c', which is not among the 1 file given"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_split_that_cannot_be_says_why_and_what_to_give(filled: sd.Study, tmp_
         ({"folds": 3, "val_fold": 3}, "`val_fold` is 3; give a fold from 0 to 2", {"folds": 3, "val_fold": 2}),
         ({"folds": 2, "column": "part"}, "both `column` and `folds` are given; give one of them", {"folds": 2}),
         ({"folds": 2, "preserve_site": True},
-         "1 of 4 patients have no site (r); add a table with a column site by add-patients, or split without "
+         "1 of 4 patients has no site (r); add a table with a column site by add-patients, or split without "
          "preserving sites", {"folds": 2}),
         ({"column": "wing"}, "the patients' table has no column 'wing'; it has slide, patient, site, part",
          {"val_fraction": 0.3}),

@@ -177,9 +177,27 @@ def test_predict_and_heatmap(trained: Path, tmp_path: Path) -> None:
     result = run("predict", trained, study, "--slide", "B")
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: study.duckdb has no slide 'B' in grid '32px_16um'; "
-        "see which there are with: slideduck info study.duckdb\n"
+        "error: study.duckdb has no slide 'B'; see which there are with: slideduck sql study.duckdb 'SELECT slide FROM "
+        "slides'\n"
     )
+
+
+def test_predict_says_how_to_make_the_grid_and_which_slides_there_are(trained: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "A.tif", 0, size=(128, 128))
+    study = tmp_path / "study.duckdb"
+    with sd.open(study) as opened:
+        opened.add_slides(tmp_path / "A.tif")
+        opened.tile(64, tile_um=32)
+    result = run("predict", trained, study)
+    make = "slideduck tile study.duckdb --tile-px 32 --tile-um 16"
+    assert result.stderr == (
+        "error: study.duckdb has no grid '32px_16um', which the network was trained on; it has 64px_32um: name one "
+        f"with --grid, or make it with: {make}\n"
+    )
+    assert run(*make.replace("study.duckdb", str(study)).split()[1:]).exit_code == 0
+    said = run("predict", trained, study, "--slide", "B").stderr
+    assert "A" in run(*shlex.split(said.split(": ")[-1].replace("study.duckdb", str(study)))[1:]).stdout
+    assert run("predict", trained, study, "--slide", "A").stdout.endswith(" of 1 slide predicted, grid 32px_16um\n")
 
 
 def test_features_go_to_files_or_a_table(beton: Path, trained: Path, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ _WRONG = (
      "FROM clause!; give one SQL condition on the columns row, tile_id, slide, patient, site, split, fold, label, "
      "class, "
      "roi_name, grid_x, grid_y, loc_x, loc_y, stage"),
+    ("evaluate runs/first tiles.beton --thresholds no.json",
+     "no file no.json; give the JSON of an evaluation, or a run's validation.json"),
     ("predict typo study.duckdb",
      "{here}/typo/best.pt: no such checkpoint; train first (slideduck train OUT.beton --run {here}/typo)"),
     ("predict runs/first nofile.beton", _NO_BETON),

@@ -321,7 +321,7 @@ def test_slides_that_are_removed_take_their_features_along(folder: Path, study: 
 
 def test_a_slide_that_cannot_be_read_is_told_at_the_end(folder: Path, study: sd.Study, tmp_path: Path) -> None:
     study.con.execute("UPDATE slides SET path = $1 WHERE slide = 'S0'", [str(tmp_path / "gone.tif")])
-    with pytest.raises(SlideError, match=r"^1 of 2 slides have no features:\n  slide 'gone': there is no file "):
+    with pytest.raises(SlideError, match=r"^1 of 2 slides has no features:\n  slide 'gone': there is no file "):
         features(folder / "run", study)
     assert study.sql("SELECT DISTINCT slide FROM features_16").fetchall() == [("S1",)]
 

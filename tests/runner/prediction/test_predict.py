@@ -173,7 +173,8 @@ def test_a_grid_or_slide_that_is_not_there_is_refused(folder: Path, study: sd.St
     with pytest.raises(StudyError) as error:
         predict(folder / "run", study, slides=["S0", "T9"])
     assert str(error.value) == (
-        "study.duckdb has no slide 'T9' in grid '32px_32um'; see which there are with: slideduck info study.duckdb"
+        "study.duckdb has no slide 'T9' in grid '32px_32um'; see which there are with: slideduck sql study.duckdb "
+        "'SELECT slide FROM slides'"
     )
     with sd.open(tmp_path / "empty.duckdb") as empty, pytest.raises(StudyError) as error:
         predict(folder / "run", empty)
@@ -207,7 +208,7 @@ def test_another_checkpoint_or_run_of_the_name_is_refused(folder: Path, study: s
 
 def test_a_slide_that_cannot_be_read_is_told_at_the_end(folder: Path, study: sd.Study, tmp_path: Path) -> None:
     study.con.execute("UPDATE slides SET path = $1 WHERE slide = 'S1'", [str(tmp_path / "gone.tif")])
-    with pytest.raises(SlideError, match=r"^1 of 4 slides were not predicted:\n  slide 'gone': there is no file "):
+    with pytest.raises(SlideError, match=r"^1 of 4 slides was not predicted:\n  slide 'gone': there is no file "):
         predict(folder / "run", study)
     assert study.sql("SELECT DISTINCT slide FROM predictions ORDER BY slide").fetchall() == [("S0",), ("S2",), ("S3",)]
 

@@ -138,8 +138,8 @@ def test_a_slide_without_a_fit_is_told_at_the_end(folder: Path, study: sd.Study,
     with pytest.raises(SlideError) as caught:
         predict(folder / "macenko", study)
     assert str(caught.value) == (
-        "1 of 5 slides were not predicted:\n  slide 'T' has 0 pixels of tissue of a micron each, and a fit of its "
-        "stains needs 10,000; leave it out with --where \"slide <> 'T'\""
+        "1 of 5 slides was not predicted:\n  slide 'T' has 0 pixels of tissue of a micron each, and a fit of its "
+        "stains needs 10,000; leave it out of the export with --where \"label IS NOT NULL AND slide <> 'T'\""
     )
     assert study.sql("SELECT count(DISTINCT slide) FROM predictions").fetchall() == [(4,)]
 

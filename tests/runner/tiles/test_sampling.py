@@ -262,6 +262,6 @@ def test_a_balanced_run_trains_what_it_says_and_validates_every_tile(
     with pytest.raises(ConfigError) as error:
         train(path, tmp_path / "new", replace(config, epoch_tiles=1), nproc=1)
     assert str(error.value) == (
-        f"{path}: 1 training tiles for 1 processes with batches of 8; each process needs two tiles a step: "
+        f"{path}: 1 training tile for 1 process with batches of 8; each process needs two tiles a step: "
         "give fewer with `nproc`, or a larger `batch_size_per_rank`"
     )

@@ -392,7 +392,7 @@ def test_one_class_and_too_few_tiles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         train(path, tmp_path / "run", TINY, progress=False)
     assert str(error.value) == (
-        f"{path}: 1 training tiles for 1 processes with batches of 16; each process needs two tiles a step: "
+        f"{path}: 1 training tile for 1 process with batches of 16; each process needs two tiles a step: "
         "give fewer with `nproc`, or a larger `batch_size_per_rank`"
     )
     assert not (tmp_path / "run").exists()
