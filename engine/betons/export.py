@@ -40,6 +40,7 @@ from slideduck.progress import track
 from slideduck.show import Shown
 from slideduck.store.db import translated
 from slideduck.store.handle import Handle
+from slideduck.words import counted
 
 __all__ = ["ExportReport", "export"]
 
