@@ -5,7 +5,11 @@ SELECT
     count(*) FILTER (WHERE said.is_labelled) AS tiles,
     count(DISTINCT CASE WHEN said.is_labelled THEN said.slide_id END) AS slides,
     count(*) FILTER (WHERE NOT said.is_labelled) AS missing,
-    (SELECT count(*) FROM once_label AS again WHERE again.repeats) AS repeated,
+    (
+        SELECT count(*)
+        FROM once_label AS again
+        WHERE again.repeats
+    ) AS repeated,
     count(*) FILTER (WHERE said.is_tied) AS tied,
     label_content(
         bit_xor(hash_of_label(
