@@ -18,17 +18,17 @@ CREATE OR REPLACE MACRO slide_of_tile_id(tile_id) AS
 left(tile_id, length(tile_id) - length(split_part(tile_id, '-', -1)) - length(split_part(tile_id, '-', -2)) - 2);
 
 CREATE OR REPLACE MACRO x_of_tile_id(tile_id) AS
-try_cast(split_part(tile_id, '-', -2) AS INTEGER);
+split_part(tile_id, '-', -2);
 
 CREATE OR REPLACE MACRO y_of_tile_id(tile_id) AS
-try_cast(split_part(tile_id, '-', -1) AS INTEGER);
+split_part(tile_id, '-', -1);
 
 -- What tells the rows of label sets apart: a hash of each, and the fingerprint of many, whatever their order.
 CREATE OR REPLACE MACRO hash_of_label(slide, grid_x, grid_y, label, value, probabilities) AS
-md5_number(concat_ws(chr(31), slide, grid_x, grid_y, label, value, probabilities::VARCHAR));
+md5_number(concat_ws(chr(31), slide, grid_x, grid_y, label, value, array_to_string(probabilities, ',')));
 
-CREATE OR REPLACE MACRO label_content(hashes, n_rows) AS
-n_rows || ':' || coalesce(hashes, 0);
+CREATE OR REPLACE MACRO label_content(row_hash, n_rows) AS
+n_rows || ':' || coalesce(row_hash, 0);
 
 -- Whether the method keeps a tile: in_roi and in_artifact are of the tile, has_regions of its slide.
 CREATE OR REPLACE MACRO is_kept(method, in_roi, in_artifact, has_regions) AS

@@ -311,12 +311,15 @@ CREATE TABLE label_sets (
     options VARCHAR NOT NULL DEFAULT '{}',
     UNIQUE (name, grid_id)
 );
-COMMENT ON TABLE label_sets IS 'Sets of labels of tiles that add-labels read; a set of a name has one kind in every grid.';
+COMMENT ON TABLE label_sets IS
+'Sets of labels of tiles that add-labels read; a set of a name has one kind in every grid.';
 COMMENT ON COLUMN label_sets.label_set_id IS 'Key used by the large table.';
 COMMENT ON COLUMN label_sets.name IS 'Name of the set, such as consensus.';
 COMMENT ON COLUMN label_sets.grid_id IS 'The grid whose tiles it labels.';
-COMMENT ON COLUMN label_sets.kind IS 'labels: a text a tile; numbers: a number a tile; soft: a probability of each class.';
-COMMENT ON COLUMN label_sets.classes IS 'The labels that its tiles have, or the classes of soft labels, in their order.';
+COMMENT ON COLUMN label_sets.kind IS
+'labels: a text a tile; numbers: a number a tile; soft: a probability of each class.';
+COMMENT ON COLUMN label_sets.classes IS
+'The labels that its tiles have, or the classes of soft labels, in their order.';
 COMMENT ON COLUMN label_sets.source IS 'Absolute path of the file that it was read from, or what it was in Python.';
 COMMENT ON COLUMN label_sets.sha256 IS 'Fingerprint of the file''s bytes; NULL for what was no file.';
 COMMENT ON COLUMN label_sets.content IS 'Fingerprint of its rows, whatever their order.';

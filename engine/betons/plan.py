@@ -29,7 +29,7 @@ from slideduck.betons.sidecar import SIDECAR_FORMAT, SIDECAR_VERSION, SlideInfo
 from slideduck.catalog.cells import plain
 from slideduck.catalog.chosen import ChosenTiles
 from slideduck.catalog.grids import only_grid
-from slideduck.catalog.label_sets import label_sets
+from slideduck.catalog.label_sets import described_sets, given_columns, soft_of
 from slideduck.errors import StudyError
 from slideduck.labels.conditions import meeting, refusing
 from slideduck.labels.known import known_labels, require_known
@@ -319,7 +319,7 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
     ]
     grids = [SlideGrid(**{field.name: of_slide[n][field.name] for field in fields(SlideGrid)}) for n in names]
     of_tile: list[str | None] = tiles["label"].to_pylist()
-    soft = _soft(tiles)
+    soft = soft_of(tiles)
     ordered = _ordered_classes([*of_tile, *{name for each in soft for name in each or ()}], settings.classes)
     number: dict[str | None, int] = {None: -1, **{label: i for i, label in enumerate(ordered)}}
     rule = rule_in_force(handle.con)
@@ -344,7 +344,7 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
                 column: tiles[column].to_numpy()
                 for column in ("grid_x", "grid_y", "loc_x", "loc_y", "base_x", "base_y")
             },
-            **_given_columns(tiles, soft, ordered),
+            **given_columns(tiles, soft, ordered),
         },
         context={
             "label_rule": None if rule is None else rule.values(),
@@ -355,35 +355,11 @@ def make_plan(handle: Handle, settings: ExportSettings) -> ExportPlan:
                 {name: value for name, value in row.items() if value is not None}
                 for row in _rows(handle, read_query("list_export_roi_files"), {"slides": names})
             ],
-            "label_sets": [
-                {field: getattr(held, field) for field in ("name", "kind", "source", "sha256", "content")}
-                for held in label_sets(handle.con)
-                if rule is not None and held.name in rule.labels_from and held.grid == name
-            ],
+            "label_sets": described_sets(handle.con, name),
         },
         stain=target,
         stain_fits=[fits[n] for n in names] if target else [],
     )
-
-
-def _soft(tiles: pa.Table) -> list[dict[str, float] | None]:
-    """Return the probabilities of each tile by class; None for a tile without; nothing where there are none."""
-    column = tiles["soft"]
-    if column.null_count == len(column):
-        return []
-    return [None if pairs is None else dict(pairs) for pairs in column.to_pylist()]
-
-
-def _given_columns(
-    tiles: pa.Table, soft: Sequence[dict[str, float] | None], classes: Sequence[str]
-) -> dict[str, list[Any]]:
-    """Return the numbers and soft labels of tiles, as the side-car has them, where there are any."""
-    found: dict[str, list[Any]] = {}
-    if tiles["value"].null_count < tiles.num_rows:
-        found["value"] = tiles["value"].to_pylist()
-    if soft:
-        found["soft"] = [each and [each.get(name, 0.0) for name in classes] for each in soft]
-    return found
 
 
 def _rows(handle: Handle, query: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slideduck.betons.settings import JPEG_MODES
+from slideduck.catalog.label_sets import is_soft
 
 __all__ = ["SHARED", "sidecar_problems"]
 
@@ -282,21 +283,11 @@ def _check_tiles(
             if wrong:
                 _add_first(found, "tiles.value", column, wrong, "a number, or null")
         elif name == "soft" and classes is not None:
-            wrong = [i for i, value in enumerate(column) if value is not None and not _is_soft(value, classes)]
+            wrong = [i for i, value in enumerate(column) if value is not None and not is_soft(value, classes)]
             if wrong:
                 _add_first(found, "tiles.soft", column, wrong, f"{classes:,} probabilities that sum to 1, or null")
     if len(found.texts) == before and slides is not None and samples:
         _check_places(found, raw, slides)
-
-
-def _is_soft(value: Any, classes: int) -> bool:
-    """Return whether a value is a probability of each class."""
-    return (
-        isinstance(value, list)
-        and len(value) == classes
-        and all(_is_number(part) and part >= 0 for part in value)
-        and abs(math.fsum(value) - 1) <= 2e-6
-    )
 
 
 def _texts(found: _Problems, place: str, column: Sequence[Any], *, or_null: bool = False) -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from slideduck.betons.format import AGAIN, BetonInfo, check_beton
 from slideduck.betons.schema import sidecar_problems
 from slideduck.betons.shards import beton_identity
+from slideduck.catalog.label_sets import soft_array
 from slideduck.errors import BetonError, InputError
 from slideduck.files.strictjson import parse_json, read_limited
 from slideduck.files.write import explained, write_whole
@@ -443,15 +444,5 @@ def _sidecar_from_json(loaded: LoadedSidecar) -> Sidecar:
         raw=raw,
         sha256=loaded.sha256,
         value=np.array(tiles["value"], np.float64) if "value" in tiles else None,
-        soft=_soft(tiles, len(raw["classes"])) if "soft" in tiles else None,
-    )
-
-
-def _soft(tiles: Mapping[str, Any], classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of each class for each tile, of JSON that is right."""
-    # The last row of the identity is what tiles without a label have, whose class number is -1.
-    certain = np.vstack([np.eye(classes), np.zeros(classes)])
-    return np.array(
-        [certain[number] if each is None else each for number, each in zip(tiles["class"], tiles["soft"], strict=True)],
-        np.float64,
+        soft=soft_array(tiles, len(raw["classes"])) if "soft" in tiles else None,
     )

@@ -88,8 +88,8 @@ class Reading:
         texts = [f"nullif(trim({identifier(key)}::VARCHAR), '')" for key in self.keys]
         if len(self.keys) == 1:
             called = f"nfc_normalize({texts[0]})"
-            parts = (f"{part}_of_tile_id({called})" for part in ("slide", "x", "y"))
-            slide, x, y = parts
+            slide, *place = (f"{part}_of_tile_id({called})" for part in ("slide", "x", "y"))
+            x, y = (f"try_cast({text} AS INTEGER)" for text in place)
             is_name = f"make_tile_id({slide}, {x}, {y}) = {called}"
         else:
             slide, x, y = f"nfc_normalize({texts[0]})", *(f"try_cast({text} AS DOUBLE)" for text in texts[1:])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from slideduck.errors import StudyError
 from slideduck.store.db import literal
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
 
-__all__ = ["ROIS", "LabelSet", "delete_set_rows", "drop_set", "fingerprint", "label_sets", "outdate", "rename_in_sets"]
+__all__ = [
+    "ROIS", "LabelSet", "delete_set_rows", "described_sets", "drop_set", "fingerprint", "given_columns", "is_soft",
+    "label_sets", "outdate", "rename_in_sets", "soft_array", "soft_of", "sources",
+]  # fmt: skip
 
 #: What the label rule calls the ROIs among the sources of labels.
 ROIS = "rois"
@@ -72,6 +80,11 @@ def label_sets(con: duckdb.DuckDBPyConnection, name: str | None = None) -> list[
         LabelSet(number, grid_id, called, grid, kind, tuple(classes), source, sha256, content, options)
         for number, grid_id, called, grid, kind, classes, source, sha256, content, options in rows
     ]
+
+
+def sources(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return where the rule in force takes labels from; nothing before the first labelling."""
+    return [source for (source,) in con.execute("SELECT unnest(labels_from) FROM label_rule").fetchall()]
 
 
 def fingerprint(handle: Handle, label_set_id: int) -> str:
@@ -164,4 +177,56 @@ def _rename_soft(handle: Handle, held: LabelSet, called: dict[str, str | None], 
     names = ", ".join(map(literal, classes))
     handle.con.execute(
         f"UPDATE tile_labels SET label = [{names}][list_position(probabilities, list_max(probabilities))] WHERE {own}"
+    )
+
+
+# ------------------------------------------------------------------------------- what a beton says
+
+
+def described_sets(con: duckdb.DuckDBPyConnection, grid: str) -> list[dict[str, str | None]]:
+    """Return the sets of a grid that the rule in force takes labels from, as a side-car has them."""
+    return [
+        {field: getattr(held, field) for field in ("name", "kind", "source", "sha256", "content")}
+        for held in label_sets(con)
+        if held.name in sources(con) and held.grid == grid
+    ]
+
+
+def soft_of(tiles: pa.Table) -> list[dict[str, float] | None]:
+    """Return the probabilities of each tile by class; None for a tile without; nothing where there are none."""
+    column = tiles["soft"]
+    if column.null_count == len(column):
+        return []
+    return [None if pairs is None else dict(pairs) for pairs in column.to_pylist()]
+
+
+def given_columns(
+    tiles: pa.Table, soft: Sequence[dict[str, float] | None], classes: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return the numbers and soft labels of tiles, as the side-car has them, where there are any."""
+    found: dict[str, list[Any]] = {}
+    if tiles["value"].null_count < tiles.num_rows:
+        found["value"] = tiles["value"].to_pylist()
+    if soft:
+        found["soft"] = [each and [each.get(name, 0.0) for name in classes] for each in soft]
+    return found
+
+
+def soft_array(tiles: Mapping[str, Any], classes: int) -> npt.NDArray[np.float64]:
+    """Return the probability of each class for each tile, of JSON that is right."""
+    # The last row of the identity is what tiles without a label have, whose class number is -1.
+    certain = np.vstack([np.eye(classes), np.zeros(classes)])
+    return np.array(
+        [certain[number] if each is None else each for number, each in zip(tiles["class"], tiles["soft"], strict=True)],
+        np.float64,
+    )
+
+
+def is_soft(value: Any, classes: int) -> bool:
+    """Return whether a value of JSON is a probability of each class."""
+    return (
+        isinstance(value, list)
+        and len(value) == classes
+        and all(type(part) in (int, float) and 0 <= part <= 2 for part in value)
+        and abs(math.fsum(value) - 1) <= 2e-6
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from slideduck.catalog.given_labels import KEYS, Reading, reading_of
 from slideduck.catalog.grids import extend_grids, grid_names, only_grid
-from slideduck.catalog.label_sets import ROIS, LabelSet, drop_set, fingerprint, label_sets, outdate
+from slideduck.catalog.label_sets import ROIS, LabelSet, drop_set, fingerprint, label_sets, outdate, sources
 from slideduck.errors import InputError, StudyError
 from slideduck.files.find import quoted
 from slideduck.files.frames import GivenTable, given_table
@@ -192,7 +192,7 @@ def add_labels(
         return LabelsAdded(
             name, chosen, staged.kind, staged.rows, staged.tiles, staged.slides, staged.missing, staged.repeated,
             staged.tied, staged.classes, unchanged=is_same, replaced=held is not None and not is_same,
-            in_force=name in _sources(handle),
+            in_force=name in sources(handle.con),
         )  # fmt: skip
 
 
@@ -227,9 +227,9 @@ def remove_labels(handle: Handle, name: str, *, grid: str | None = None, dry_run
         there = f"it has {', '.join(map(repr, dict.fromkeys(known)))}" if known else "it has none"
         of_grid = "" if grid is None else f" of grid {grid!r}"
         raise StudyError(f"{handle.name} has no labels {name!r}{of_grid}; {there}{suggestion(name, known)}")
-    sources = _sources(handle)
-    if name in sources:
-        others = [source for source in sources if source != name] or [ROIS]
+    in_force = sources(handle.con)
+    if name in in_force:
+        others = [source for source in in_force if source != name] or [ROIS]
         raise StudyError(
             f"the rule in force takes labels from {name!r}; choose where they come from without it first: "
             f"slideduck label {handle.name} {' '.join(f'--from {source}' for source in others)}"
@@ -486,12 +486,6 @@ def _there_already(handle: Handle, held: LabelSet) -> StudyError:
 # --------------------------------------------------------------------------------------- reporting
 
 
-def _sources(handle: Handle) -> list[str]:
-    """Return where the rule in force takes labels from; nothing before the first labelling."""
-    rows = handle.con.execute("SELECT unnest(labels_from) FROM label_rule").fetchall()
-    return [source for (source,) in rows]
-
-
 def _unchanged(handle: Handle, held: LabelSet) -> LabelsAdded:
     """Return what is said of a file whose labels the study has."""
     (slides,) = handle.con.execute(
@@ -499,5 +493,5 @@ def _unchanged(handle: Handle, held: LabelSet) -> LabelsAdded:
     ).fetchone() or (0,)
     return LabelsAdded(
         held.name, held.grid, held.kind, held.tiles, held.tiles, slides, 0, 0, 0, held.classes,
-        unchanged=True, in_force=held.name in _sources(handle),
+        unchanged=True, in_force=held.name in sources(handle.con),
     )  # fmt: skip

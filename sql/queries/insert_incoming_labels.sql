@@ -1,6 +1,7 @@
 -- insert_incoming_labels: the rows of given_piece with the tiles that they name, from laid_slide.
 --
--- Grain: one row per row of the piece that says anything. slide_id is NULL, and slide and called say what it names, where that is no tile.
+-- Grain: one row per row of the piece that says anything. slide_id is NULL, and slide and called say what it names,
+--     where that is no tile.
 INSERT INTO incoming_label BY NAME
 WITH located AS (
     SELECT

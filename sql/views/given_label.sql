@@ -11,15 +11,15 @@ SELECT
     tile_labels.grid_x,
     tile_labels.grid_y,
     min(list_position(label_rule.labels_from, label_sets.name))
-        FILTER (WHERE tile_labels.label IS NOT NULL) AS place,
+    FILTER (WHERE tile_labels.label IS NOT NULL) AS place,
     arg_min(tile_labels.label, list_position(label_rule.labels_from, label_sets.name))
-        FILTER (WHERE tile_labels.label IS NOT NULL) AS label,
+    FILTER (WHERE tile_labels.label IS NOT NULL) AS label,
     arg_min(tile_labels.label_set_id, list_position(label_rule.labels_from, label_sets.name))
-        FILTER (WHERE tile_labels.label IS NOT NULL) AS label_set_id,
+    FILTER (WHERE tile_labels.label IS NOT NULL) AS label_set_id,
     arg_min_null(tile_labels.probabilities, list_position(label_rule.labels_from, label_sets.name))
-        FILTER (WHERE tile_labels.label IS NOT NULL) AS probabilities,
+    FILTER (WHERE tile_labels.label IS NOT NULL) AS probabilities,
     arg_min(tile_labels.value, list_position(label_rule.labels_from, label_sets.name))
-        FILTER (WHERE tile_labels.value IS NOT NULL) AS value,
+    FILTER (WHERE tile_labels.value IS NOT NULL) AS value,
 FROM tile_labels
 INNER JOIN label_sets ON tile_labels.label_set_id = label_sets.label_set_id
 INNER JOIN slides ON tile_labels.slide_id = slides.slide_id

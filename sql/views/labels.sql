@@ -138,14 +138,15 @@ COMMENT ON COLUMN labels.grid_y IS 'Row in the grid, from 0.';
 COMMENT ON COLUMN labels.roi_name IS 'The ROI that wins the tile; NULL where it is in none.';
 COMMENT ON COLUMN labels.roi_desc IS 'Its name, with the names of its holes.';
 COMMENT ON COLUMN labels.label IS
-'Its label, or what a label set gives; of soft labels the likeliest; NULL for none, or where the tile is not kept.';
+'Its label, or a label set''s (of soft labels the likeliest); NULL for none, or where the tile is not kept.';
 COMMENT ON COLUMN labels.coverage IS 'Part of the tile that the winning ROI covers, 0 to 1.';
 COMMENT ON COLUMN labels.grid IS 'Name of the grid.';
 COMMENT ON COLUMN labels.patient IS 'Name of the patient, or of the slide where no patient is given.';
 COMMENT ON COLUMN labels.split IS 'Side of the patient: train, val, or a value of the user''s own column.';
 COMMENT ON COLUMN labels.fold IS 'Fold of the patient, for splits with folds.';
 COMMENT ON COLUMN labels.site IS 'Site of the patient, where one is given.';
-COMMENT ON COLUMN labels.kept IS 'True if the method keeps the tile, or a label set labels it, and no artifact removes it.';
+COMMENT ON COLUMN labels.kept IS
+'True if the method keeps the tile, or a label set labels it, and no artifact removes it.';
 COMMENT ON COLUMN labels.n_rois IS 'ROIs that the tile is in, by the rule in force.';
 COMMENT ON COLUMN labels.base_x IS 'Left edge of the tile, base pixels.';
 COMMENT ON COLUMN labels.base_y IS 'Top edge of the tile, base pixels.';
@@ -158,6 +159,7 @@ COMMENT ON COLUMN labels.grey_fraction IS 'Part of the pixels with a saturation 
 COMMENT ON COLUMN labels.blur IS 'Variance of the Laplacian, low where blurred or empty; NULL where not measured.';
 COMMENT ON COLUMN labels.tissue IS 'Part of the tile in the mask of tissue, 0 to 1; NULL where not measured.';
 COMMENT ON COLUMN labels.pen IS 'Part of the pixels with a colour of ink; NULL where not measured.';
-COMMENT ON COLUMN labels.label_from IS 'Where the label comes from: rois, or the name of a label set; NULL for no label.';
+COMMENT ON COLUMN labels.label_from IS
+'Where the label comes from: rois, or the name of a label set; NULL for no label.';
 COMMENT ON COLUMN labels.value IS 'The number that a label set of the rule gives; NULL for none.';
 COMMENT ON COLUMN labels.soft IS 'Probability of each class, where the label is the likeliest of soft labels.';

@@ -90,6 +90,7 @@ OTHER: dict[str, Any] = {
     "method": "ignore",
     "artifact_labels": ["pen"],
     "roi_sets": ["second", "default"],
+    "labels_from": ["rois"],
 }
 DEFAULTS: dict[str, Any] = {
     "rule": "centre",
@@ -99,6 +100,7 @@ DEFAULTS: dict[str, Any] = {
     "method": "auto",
     "artifact_labels": [],
     "roi_sets": ["default"],
+    "labels_from": ["rois"],
 }
 
 

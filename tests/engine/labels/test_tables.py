@@ -523,6 +523,7 @@ def test_a_study_of_before_takes_labels(study: sd.Study, table: pd.DataFrame) ->
     before = study.labels().df()
     for name in ("tile_labels", "label_sets"):
         study.con.execute(f"DROP TABLE {name}")
+    study.con.execute("DROP SEQUENCE label_set_ids")
     study.con.execute("ALTER TABLE label_rule DROP COLUMN labels_from")
     study.con.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
     study.close()
