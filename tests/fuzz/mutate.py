@@ -116,6 +116,8 @@ def _node(data: bytes, rng: random.Random) -> bytes:
     except (ValueError, RecursionError):
         return _token(data, rng)
     here = document
+    if not isinstance(here, dict | list):  # What an earlier mutation left is one value.
+        return json.dumps(rng.choice(_VALUES)).encode()
     for _ in range(rng.randrange(1, 9)):
         keys = list(here) if isinstance(here, dict) else list(range(len(here)))
         if not keys:
