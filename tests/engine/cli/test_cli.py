@@ -37,9 +37,10 @@ def run(*words: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(word) for word in words])
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a user has it: slides, ROIs, patients; the current folder of the test."""
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: slides, ROIs, patients."""
+    tmp_path = tmp_path_factory.mktemp("cohort")
     (tmp_path / "slides").mkdir()
     (tmp_path / "old").mkdir()
     (tmp_path / "rois").mkdir()
@@ -76,6 +77,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "project" / "datasets.json").write_text(json.dumps({"north": source}))
     (tmp_path / "project" / "settings.json").write_text(json.dumps({"name": "p", "sources": ["north"]}))
     shutil.copy(tmp_path / "patients.csv", tmp_path / "project" / "annotations.csv")
+    return tmp_path
+
+
+@pytest.fixture
+def project(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, as the current folder of the test and its own."""
+    shutil.copytree(cohort, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -386,22 +394,39 @@ cli()
 TOO_EARLY = 'Traceback (most recent call last):\n  File "<string>", line 4, in <module>\nKeyboardInterrupt\n'
 
 
+#: Commands in their order, with what follows the study.
+STEPS = {
+    "add-slides": ["slides"],
+    "add-rois": ["rois"],
+    "tile": ["--tile-px", "16", "--tile-um", "8"],
+    "label": [],
+    "split": [],
+    "export": ["t.beton"],
+}
+
+
+@pytest.fixture(scope="module")
+def cohorts(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder as it is before each of the steps."""
+    before = {}
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("steps")
+        patch.chdir(shutil.copytree(cohort, folder / "now"))
+        for command, words in STEPS.items():
+            before[command] = shutil.copytree("../now", folder / command)
+            assert run(command, "s.duckdb", *words).exit_code == 0
+    return before
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.4])
-@pytest.mark.parametrize("command", ["add-slides", "add-rois", "tile", "label", "split", "export"])
-def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds: float) -> None:
-    arguments = {
-        "add-slides": ["slides"],
-        "add-rois": ["rois"],
-        "tile": ["--tile-px", "16", "--tile-um", "8"],
-        "label": [],
-        "split": [],
-        "export": ["t.beton"],
-    }
-    order = list(arguments)
-    for earlier in order[: order.index(command)]:
-        assert run(earlier, "s.duckdb", *arguments[earlier]).exit_code == 0
+@pytest.mark.parametrize("command", STEPS)
+def test_ctrl_c_leaves_a_study_that_goes_on(
+    cohorts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, seconds: float
+) -> None:
+    monkeypatch.chdir(shutil.copytree(cohorts[command], tmp_path, dirs_exist_ok=True))
+    order = list(STEPS)
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, command, "s.duckdb", *arguments[command]],
+        [sys.executable, "-c", SLOW, command, "s.duckdb", *STEPS[command]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdout is not None
@@ -413,7 +438,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, command: str, seconds
     assert process.returncode in (0, 130, -2), stderr
     assert "Traceback" not in stderr.removesuffix(TOO_EARLY)
     for later in order[order.index(command) :]:
-        result = run(later, "s.duckdb", *arguments[later])
+        result = run(later, "s.duckdb", *STEPS[later])
         assert result.exit_code == 0, result.output
     with sd.open("s.duckdb", read_only=True) as study:
         assert study.sql("SELECT count(*), count(DISTINCT tile_id) FROM labels").fetchall() == [(4 * 64 * 48,) * 2]
