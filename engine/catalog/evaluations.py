@@ -139,6 +139,7 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
     task = facts.get("task") or _task_of(table.column_names)
     prefix = "predicted_" if task == "regression" else "prob_"
     classes = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
+    table = _completed(table, classes, task)
     problem = _problem(table, classes, task)
     if problem:
         raise RunError(f"{path}: not predictions of labelled tiles ({problem}); evaluate again")
@@ -147,8 +148,29 @@ def read_prediction_file(path: str | os.PathLike[str]) -> PredictionFile:
 
 def _task_of(columns: Sequence[str]) -> str:
     """Return the task of predictions that do not name it, by their columns."""
-    is_class = "label" in columns or not any(name.startswith("true_") for name in columns)
-    return "classification" if is_class else "regression"
+    if "label" in columns or not any(name.startswith("true_") for name in columns):
+        return "classification"
+    return "multi-label" if any(name.startswith("prob_") for name in columns) else "regression"
+
+
+def _completed(table: pa.Table, classes: Sequence[str], task: str) -> pa.Table:
+    """Return predictions of labels or numbers with what files of before do not say; the loss of numbers as NaN."""
+    names = set(table.column_names)
+    if task == "classification" or "loss" in names or not classes or not table.num_rows:
+        return table
+    if task == "regression":
+        return table.append_column("loss", pa.array(np.full(table.num_rows, np.nan)))
+    if not {prefix + name for name in classes for prefix in ("true_", "prob_")} <= names:
+        return table
+    truth, said = (
+        np.stack([table[prefix + name].to_numpy(zero_copy_only=False) for name in classes], axis=1).astype(np.float64)
+        for prefix in ("true_", "prob_")
+    )
+    every = np.array(classes, object)
+    for column, has in (("label", truth > 0.5), ("predicted", said >= 0.5)):
+        table = table.append_column(column, pa.array([_SEPARATOR.join(every[row]) or _NONE_OF_THEM for row in has]))
+    of_truth = np.maximum(np.where(truth > 0.5, said, 1 - said), np.finfo(np.float64).smallest_subnormal)
+    return table.append_column("loss", pa.array(-np.log(of_truth).mean(axis=1)))
 
 
 def _problem(table: pa.Table, classes: Sequence[str], task: str) -> str | None:
