@@ -29,7 +29,6 @@ _MODULES = (
     "slideduck.runner.cli.train",
     "slideduck.runner.cli.use",
     "torch",
-    "torchmetrics.classification",
     "ffcv.loader",
     "transformers.models.auto.modeling_auto",
     "transformers.models.resnet.modeling_resnet",

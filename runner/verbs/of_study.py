@@ -43,7 +43,7 @@ def train(
     network = {} if isinstance(model, str) else {"network": model}
     config, beton = _prepared(study, model if isinstance(model, str) else None, settings, betons, progress)
     train_run(beton, run, config, nproc=nproc, how=how, progress=progress, **network)
-    return Run(run, study=study)
+    return Run(run, study=study, **network)
 
 
 def cross_validate(
@@ -77,7 +77,7 @@ def predict(study: Study, run: Run | str | Path, **options: Any) -> PredictRepor
     opened = _opened(study, run, "predict")
     from slideduck.runner.prediction.study import predict as predict_run
 
-    return predict_run(opened.path, study, **options)
+    return predict_run(opened.path, study, **opened.own(options))
 
 
 def heatmap(study: Study, run: Run | str | Path, slide: str, out: str | Path | None, **options: Any) -> Picture:

@@ -18,6 +18,7 @@ from slideduck.measure.stain import REFERENCE
 from slideduck.names import path_problem
 from slideduck.runner.maps.gradcam import gradcam
 from slideduck.runner.maps.heatmap import heatmap
+from slideduck.runner.networks.given import Network
 from slideduck.runner.plots.curves import plot_curves
 from slideduck.runner.plots.worst import plot_worst
 from slideduck.runner.prediction.beton import BetonPredictReport, predict_beton
@@ -41,7 +42,7 @@ __all__ = ["Run", "open_run"]
 _FIRST = ("balanced_accuracy", "macro_auroc", "mean_auroc", "mean_r2", "loss")
 
 
-def open_run(path: str | Path, *, study: Study | str | Path | None = None) -> Run:
+def open_run(path: str | Path, *, study: Study | str | Path | None = None, network: Network | None = None) -> Run:
     """Return a run by its folder.
 
     Parameters
@@ -50,13 +51,15 @@ def open_run(path: str | Path, *, study: Study | str | Path | None = None) -> Ru
         The folder.
     study : Study or path, optional
         The study that its methods ask where none is given.
+    network : callable or nn.Module, optional
+        The run's network, where it was given as an object; see `slideduck.runner.load_run`.
 
     Raises
     ------
     RunError
         If there is no run.
     """
-    run = Run(path, study=study)
+    run = Run(path, study=study, network=network)
     read_config(run.path)
     return run
 
@@ -70,6 +73,8 @@ class Run:
         The folder.
     study : Study or path, optional
         The study that the methods ask where none is given.
+    network : callable or nn.Module, optional
+        The network that it was trained from, where that was given as an object: its methods take it.
 
     Attributes
     ----------
@@ -77,11 +82,16 @@ class Run:
         The folder; its name is the run's in the tables of a study.
     study : Study, path or None
         The study that it came from.
+    network : callable, nn.Module or None
+        What makes its network, or it.
     """
 
-    def __init__(self, path: str | Path, *, study: Study | str | Path | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, study: Study | str | Path | None = None, network: Network | None = None
+    ) -> None:
         self.path = absolute(path)
         self.study = study
+        self.network = network
 
     # What its folder says is read each time: a run that goes on changes it.
 
@@ -161,15 +171,15 @@ class Run:
         elif not is_beton(source):
             with slideduck.open(source, read_only=True) as opened:
                 source = self._exported(opened, progress)
-        return Evaluation(evaluate(self.path, source, split=split, where=where, **options))
+        return Evaluation(evaluate(self.path, source, split=split, where=where, **self.own(options)))
 
     def predict(self, source: Study | str | Path | None = None, **options: Any) -> PredictReport | BetonPredictReport:
         """Predict every tile of a grid of a study, or of a beton; see `slideduck.runner.predict`."""
         source = self._source(source)
         if is_beton(source):
             assert not isinstance(source, Study)
-            return predict_beton(self.path, source, **options)
-        return predict(self.path, source, **options)
+            return predict_beton(self.path, source, **self.own(options))
+        return predict(self.path, source, **self.own(options))
 
     def heatmap(
         self, study: Study | str | Path | None, slide: str, out: str | Path | None = None, **options: Any
@@ -188,7 +198,7 @@ class Run:
             Others of `slideduck.runner.heatmap`: ``grid``, ``window``, ``merge``, ``frame``, …
         """
         out = out or self._picture("heatmaps", slide)
-        return Picture(heatmap(self.path, self._source(study), slide, out, **options))
+        return Picture(heatmap(self.path, self._source(study), slide, out, **self.own(options)))
 
     def gradcam(
         self,
@@ -212,13 +222,13 @@ class Run:
         """
         names = [tile_ids] if isinstance(tile_ids, str) else list(tile_ids)
         out = out or self._picture("gradcams", "\n".join(names))
-        return Picture(gradcam(self.path, self._source(source), names, out, **options))
+        return Picture(gradcam(self.path, self._source(source), names, out, **self.own(options)))
 
     def features(
         self, source: Study | str | Path | None = None, out: str | Path | None = None, **options: Any
     ) -> FeaturesReport:
         """Compute the penultimate layer of the network for every tile; see `slideduck.runner.features`."""
-        return features(self.path, self._source(source), out, **options)
+        return features(self.path, self._source(source), out, **self.own(options))
 
     def errors(self, study: Study | None = None, where: str | None = None) -> duckdb.DuckDBPyRelation:
         """Return the labelled tiles that it got wrong, as the study says of them now; see `slideduck.Study.errors`."""
@@ -229,7 +239,7 @@ class Run:
 
     def export_model(self, out: str | Path, **options: Any) -> ModelReport:
         """Write the network for other programs; see `slideduck.runner.export_model`."""
-        return export_model(self.path, out, **options)
+        return export_model(self.path, out, **self.own(options))
 
     def plot(self, kind: str = "curves", out: str | Path | None = None, **options: Any) -> Picture:
         """Draw the run.
@@ -298,6 +308,10 @@ class Run:
             target = stain["target"]["name"]
             settings |= {"stain": stain["method"], "jpeg": "auto", "stain_to": None if target == REFERENCE else target}
         return exported(study, settings, progress=progress)
+
+    def own(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options with the run's network, where it has one and they name no other."""
+        return options if self.network is None else {"network": self.network, **options}
 
     def _source(self, source: Study | str | Path | None) -> Study | str | Path:
         """Return the study or beton that is meant."""

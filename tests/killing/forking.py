@@ -28,7 +28,6 @@ RUNNER = (
     "slideduck.runner.cli.train",
     "slideduck.runner.cli.use",
     "slideduck.runner.cli.plots",
-    "torchmetrics.classification",
     "ffcv.loader",
     "transformers.models.auto.modeling_auto",
     "transformers.models.resnet.modeling_resnet",

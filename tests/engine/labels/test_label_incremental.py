@@ -280,12 +280,12 @@ WHERE parent IS NULL ORDER BY ALL
 
 
 def every_rule() -> Iterator[tuple[str, dict[str, Any], str, tuple[str, ...], tuple[str, ...]]]:
-    """Return rules so chosen that any two settings meet in every way; in a campaign all of them, and any three settings."""
+    """Return rules of which any two settings meet in every way; in a campaign all rules, so that any three do."""
     for numbers in itertools.product(range(4), range(4), range(4), range(2)):
         holds, overlap, method, artifacts = numbers
         order = sum(numbers) % 4
         if not CAMPAIGN:
-            # Two Latin squares that are orthogonal: sums in the field of four elements, where 2 times 0 to 3 is 0, 2, 3, 1.
+            # Two orthogonal Latin squares: sums in the field of four elements, where 2 times 0 to 3 is 0, 2, 3, 1.
             order = holds ^ (0, 2, 3, 1)[overlap]
             if method != holds ^ overlap:
                 continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import slideduck as sd
 from slideduck import runner
@@ -89,6 +90,20 @@ def test_a_run_is_asked_about_its_study(
         run.plot("curve")
     assert str(caught.value) == "kind is 'curve'; it must be one of curves, worst, roc, pr, confusion, reliability"
     capsys.readouterr()
+
+
+def test_a_run_knows_the_network_that_it_was_given(trained: tuple[sd.Study, runner.Run], tmp_path: Path) -> None:
+    study, _ = trained
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+    run = study.train(tmp_path / "own", epochs=1, progress=False, **{**SMALL, "model": network})
+    found = run.evaluate(resamples=0)["metrics"]
+    assert found["balanced_accuracy"] == pytest.approx(run.metrics["balanced_accuracy"])
+    assert study.predict(run, slides=["S0"]).predicted == ("S0",)
+    alone = runner.open_run(run.path, study=study)
+    with pytest.raises(sd.ConfigError, match="give it again from Python, as `network=Sequential`"):
+        alone.predict()
+    again = runner.open_run(run.path, study=study, network=network).predict(slides=["S0"])
+    assert repr(again).endswith("\n  skipped (1): S0")
 
 
 def test_the_errors_of_a_run_are_rows_of_the_study(
