@@ -24,6 +24,7 @@ PLACEHOLDERS = {
     "--column": "NAME",
     "--grid": "NAME",
     "--max-px": "PIXELS",
+    "--name": "NAME",
     "--origin": "X Y",
     "--priority": "LABEL",
     "--run": "NAME",
@@ -108,10 +109,11 @@ def _format_help(command: click.Command, ctx: click.Context, formatter: click.He
     """Write a command's help: usage, text, options and example; a long one has its example before the options."""
     command.format_usage(ctx, formatter)
     command.format_help_text(ctx, formatter)
-    rest = ctx.make_formatter()
-    command.format_options(ctx, rest)
-    command.format_epilog(ctx, rest)
-    is_long = (formatter.getvalue() + rest.getvalue()).count("\n") > _LONG_HELP
+    whole = ctx.make_formatter()
+    whole.write(formatter.getvalue())
+    command.format_options(ctx, whole)
+    command.format_epilog(ctx, whole)
+    is_long = len(whole.getvalue().rstrip().splitlines()) > _LONG_HELP
     for write in (command.format_epilog, command.format_options) if is_long else (
         command.format_options, command.format_epilog,
     ):  # fmt: skip

@@ -10,7 +10,7 @@ __all__ = ["TRAIN_MODULES", "require_train"]
 
 #: Modules of the extra without which nothing of the runner works. TensorBoard's may be missing: what `--track` names
 #: by default is passed over then.
-TRAIN_MODULES = ("torch", "ffcv", "scipy", "transformers", "safetensors")
+TRAIN_MODULES = ("torch", "ffcv", "scipy", "transformers", "safetensors", "cloudpickle")
 
 
 def require_train(what: str) -> None:

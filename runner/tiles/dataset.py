@@ -28,6 +28,7 @@ from slideduck.runner.settings.train_config import TrainConfig
 from slideduck.runner.tiles.conditions import tile_table
 from slideduck.runner.tiles.own_loop import find_tiles
 from slideduck.runner.tiles.rows import Rows
+from slideduck.words import counted
 
 __all__ = ["TileDataset"]
 
@@ -139,7 +140,8 @@ class TileDataset(Dataset[tuple[Any, Any, int]]):
             os.close(self._fd)
 
     def __repr__(self) -> str:
-        return f"<slideduck.TileDataset {self.path}: {len(self):,} tiles of {len(self.classes)} classes>"
+        classes = counted(len(self.classes), "class", "classes")
+        return f"<slideduck.TileDataset {self.path}: {counted(len(self), 'tile')} of {classes}>"
 
     @cached_property
     def _fd(self) -> int:

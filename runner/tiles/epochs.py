@@ -25,6 +25,7 @@ from slideduck.runner.tiles.own_loop import FoundTiles, LoopSettings, find_tiles
 from slideduck.runner.tiles.rows import Rows, as_rows
 from slideduck.runner.tiles.sampling import Sampler, make_sampler
 from slideduck.runner.tiles.targets import as_exported
+from slideduck.words import counted
 
 __all__ = ["EpochLoader", "rank_batches"]
 
@@ -54,8 +55,8 @@ def rank_batches(n: int, batch_size: int, rank: int, world_size: int, drop_last:
     begins = [0, *ends[:-1]]
     if any(end - begin < world_size for begin, end in zip(begins, ends, strict=False)):
         raise ConfigError(
-            f"{n:,} tiles in batches of {batch_size} cannot be shared out over {world_size} processes so that all have "
-            "as many batches; give fewer processes, `drop_last=True`, or a `batch_size` of 2 or more"
+            f"{counted(n, 'tile')} in batches of {batch_size} cannot be shared out over {world_size} processes so "
+            "that all have as many batches; give fewer processes, `drop_last=True`, or a `batch_size` of 2 or more"
         )
     return [
         slice(begin + (end - begin) * rank // world_size, begin + (end - begin) * (rank + 1) // world_size)
@@ -184,7 +185,8 @@ class EpochLoader:
     def __repr__(self) -> str:
         rank, world_size = self._place()
         return (
-            f"<slideduck.loader {self._path}: {len(self.rows):,} tiles of {len(self.classes)} classes, {len(self):,} "
+            f"<slideduck.loader {self._path}: {counted(len(self.rows), 'tile')} of "
+            f"{counted(len(self.classes), 'class', 'classes')}, {len(self):,} "
             f"batches an epoch, epoch {self.epoch} next, rank {rank} of {world_size}>"
         )
 

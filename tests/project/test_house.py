@@ -22,7 +22,7 @@ MODULES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("
 def test_a_wing_has_few_rooms(wing: Path) -> None:
     modules = [path for path in wing.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= 15
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in wing.glob("*.py")) <= 4500
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in wing.glob("*.py")) <= 4700
     assert not [path for path in wing.iterdir() if path.is_dir() and path.name != "__pycache__"]
     text = (wing / "README.md").read_text(encoding="utf-8")
     assert text.startswith(f"# {wing.name}\n")

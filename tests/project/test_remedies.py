@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 _STORY = "tests/engine/cli/test_remedies.py::test_remedies_from_an_empty_folder_to_a_beton"
 _TRAINING = "tests/runner/cli/test_remedies.py::test_what_keeps_from_training_is_mended"
 _CLI = "tests/runner/cli/test_cli.py::"
+_TABLES = "tests/engine/labels/test_tables.py::"
 
 #: By module the commands that its messages name, and by command the test that types it.
 REMEDIES = {
@@ -33,6 +34,7 @@ REMEDIES = {
         "train": _CLI + "test_train_prints_the_best_epoch",
     },
     "engine/catalog/grids.py": {"tile": _STORY},
+    "engine/catalog/label_sets.py": {"remove-labels": _TABLES + "test_labels_are_removed_unless_the_rule_takes_them"},
     "engine/catalog/native.py": {"sql": _STORY},
     "engine/catalog/patients_table.py": {
         "add-slides": "tests/engine/catalog/test_patients_table.py::test_a_study_without_slides_takes_no_patients",
@@ -51,9 +53,11 @@ REMEDIES = {
     "engine/interop/tiles.py": {"sql": _STORY},
     "engine/labels/conditions.py": {"qc": _STORY},
     "engine/labels/filters.py": {"sql": _STORY},
+    "engine/labels/label.py": {"add-labels": _TABLES + "test_labels_are_removed_unless_the_rule_takes_them"},
     "engine/labels/rename.py": {
         "label": "tests/engine/labels/test_rename.py::test_what_cannot_be_renamed_is_refused_with_what_can"
     },
+    "engine/labels/tables.py": {"label": _TABLES + "test_labels_are_removed_unless_the_rule_takes_them"},
     "engine/labels/verify.py": {"label": _STORY},
     "engine/labels/view.py": {"label": _STORY},
     "engine/measure/qc.py": {"label": _STORY, "sql": _STORY},
@@ -68,6 +72,8 @@ REMEDIES = {
         "sql": "tests/engine/store/test_sealed.py::test_a_view_that_is_not_ours_is_named_and_made_anew",
     },
     "runner/cli/first.py": {"export": _TRAINING},
+    "runner/plots/scores.py": {"plot": "tests/runner/prediction/test_any_task.py"
+        "::test_pictures_are_of_what_there_is_and_others_say_which_is"},
     "runner/prediction/slide_tiles.py": {
         "sql": _CLI + "test_predict_says_how_to_make_the_grid_and_which_slides_there_are",
         "tile": _CLI + "test_predict_says_how_to_make_the_grid_and_which_slides_there_are",
@@ -79,10 +85,13 @@ REMEDIES = {
         "predict": _CLI + "test_predict_and_heatmap",
     },
     "runner/settings/folders.py": {"train": _CLI + "test_train_prints_the_best_epoch"},
-    "runner/tasks/task.py": {"evaluate": _CLI + "test_evaluate_prints_a_table_or_json"},
-    "runner/tiles/loader.py": {"verify": _STORY},
+    "runner/tiles/dataset.py": {"verify": _STORY},
     "runner/tiles/rows.py": {"split": _TRAINING},
-    "runner/tiles/targets.py": {"add-patients": _TRAINING},
+    "runner/tiles/source.py": {"verify": _STORY},
+    "runner/tiles/targets.py": {
+        "add-labels": "tests/runner/tasks/test_given_labels.py::test_numbers_that_are_not_there_are_asked_for",
+        "add-patients": _TRAINING,
+    },
     "runner/training/waiting.py": {"export": _STORY},
 }  # fmt: skip
 

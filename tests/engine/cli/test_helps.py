@@ -14,6 +14,7 @@ from slideduck.cli.group import cli
 
 #: Options whose name means one thing in one command and another in another: placeholders by the words of the command.
 _OF_TWO_MEANINGS = {
+    "--class": {"add-labels": "COLUMN", "export": "LABEL"},
     "--labels": {"add-masks": "VALUE=LABEL,…", "add-rois": "CSV"},
     "--run": {"export-tiles": "NAME", "train": "DIR"},
     "--sample": {"train": "COLUMNS", "verify": "N|all"},
