@@ -1,4 +1,4 @@
-"""Two processes train from wherever one writes Python: a script without a guard, ``-c``, a pipe, a notebook."""
+"""Two processes train from wherever one writes Python: a script without a guard, ``-c``, IPython, a notebook."""
 
 from __future__ import annotations
 
@@ -47,12 +47,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_beton(tmp_path_factory.mktemp("small") / "tiles.beton", two_textures(48))
 
 
-def _python(*words: str, folder: Path, text: str | None = None) -> str:
+def _python(*words: str, folder: Path) -> str:
     """Run Python in a folder, and return what it prints on both."""
     command = [sys.executable, *words]
     # A kernel shows what its processes print, but not within pytest.
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    done = subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=900, env=env)
+    env["IPYTHONDIR"] = str(folder / "ipython")  # Its history is no user's.
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
 
@@ -67,13 +68,13 @@ def _assert_trained(run: Path, said: str) -> None:
     assert "1 epoch is done" in said
 
 
-@pytest.mark.parametrize("way", ["script", "-c", "pipe"])
+@pytest.mark.parametrize("way", ["script", "-c", "IPython"])
 def test_two_ranks_train_a_network_of(way: str, small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = CODE.format(beton=str(small), run=str(run))
     (tmp_path / "script.py").write_text(code)
-    words = {"script": ["script.py"], "-c": ["-c", code], "pipe": ["-"]}[way]
-    _assert_trained(run, _python(*words, folder=tmp_path, text=code if way == "pipe" else None))
+    words = {"script": ["script.py"], "-c": ["-c", code], "IPython": ["-m", "IPython", "--colors=nocolor", "-c", code]}
+    _assert_trained(run, _python(*words[way], folder=tmp_path))
 
 
 def test_two_ranks_train_a_network_of_a_notebook(small: Path, tmp_path: Path) -> None:
