@@ -21,10 +21,12 @@ from slideduck.files.write import explained, write_whole
 from slideduck.words import counted, printable
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ft2font import FT2Font
     from matplotlib.legend import Legend
+    from matplotlib.text import Text
 
 
 __all__ = [
@@ -218,16 +220,23 @@ def keep_texts(figure: Figure) -> None:
 
     What matplotlib writes beside axes by itself stays its own.
     """
+    for text in _texts(figure):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text(), lines=True))
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """Yield the texts in an artist, but for those at the ticks of axes, which asking for them would make."""
+    from matplotlib.axis import Axis
     from matplotlib.text import Text
 
-    ticks = {
-        id(text) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)
-        if text is not axis.label
-    }  # fmt: skip
-    for text in figure.findobj(Text):
-        if id(text) not in ticks:
-            text.set_parse_math(False)
-            text.set_text(printable(text.get_text(), lines=True))
+    for child in artist.get_children():
+        if isinstance(child, Axis):
+            yield child.label
+        else:
+            if isinstance(child, Text):
+                yield child
+            yield from _texts(child)
 
 
 def _letters(font: FT2Font) -> set[str]:

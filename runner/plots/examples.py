@@ -21,6 +21,7 @@ __all__ = ["draw_examples"]
 _TILES = 16
 _COLUMNS = 8
 _GREY = 160
+_INCHES_A_PAIR, _INCHES_OF_TITLE = 1.35, 8
 
 
 def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> None:
@@ -47,8 +48,9 @@ def draw_examples(data: TrainingData, augment: str, seed: int, out: Path) -> Non
     kind = task_class(data.task)
     names = [kind.describe(data.classes, data.targets[row]) for row in rows.tolist()]
     augmented = augmenter.apply(batch.images_BCHW, 0)
+    title = f"augment {augment}: tiles as they are, and below as training may see them"
     with own_style("".join(names), once=True):
-        _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, f"augment {augment}")
+        _draw(_pixels(batch.images_BCHW), _pixels(augmented), names, out, title)
 
 
 def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:
@@ -59,21 +61,36 @@ def _pixels(images_BCHW: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _draw(before: NDArray[np.uint8], after: NDArray[np.uint8], names: list[str], out: Path, title: str) -> None:
-    """Draw pairs of tiles in rows."""
+    """Draw pairs of tiles in rows: in one image, since an axis for each takes seconds."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(before) // _COLUMNS)
-    figure = Figure(figsize=(11, 0.5 + 2.9 * rows), dpi=120, layout="constrained")
-    figure.suptitle(f"{title}: tiles as they are, and below as training may see them", fontsize=11, x=0.01, ha="left")
-    panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for panel in panels:
-        panel.set_axis_off()
-    for panel, name, upper, lower in zip(panels, names, before, after, strict=False):
-        gap = np.full((max(1, len(upper) // 32), upper.shape[1] + 2, 3), 255, np.uint8)
-        panel.imshow(np.concatenate([_framed(upper), gap, _framed(lower)]), interpolation="nearest")
-        panel.set_title(name if len(name) <= 16 else f"{name[:15]}…", fontsize=8, pad=2)
+    columns, rows = min(_COLUMNS, len(before)), -(-len(before) // _COLUMNS)
+    pairs = [_pair(*pair) for pair in zip(before, after, strict=True)]
+    height, width = pairs[0].shape[:2]
+    # Beside each pair a margin, and above it room for a name.
+    margin, room = max(2, width // 12), max(2, width // 5)
+    sheet = np.full((rows * (height + room + margin), columns * (width + margin) + margin, 3), 255, np.uint8)
+    across = _INCHES_A_PAIR * columns
+    down = across * sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(max(across, _INCHES_OF_TITLE), down + 0.5), dpi=120)
+    figure.text(0.01, 1 - 0.14 / (down + 0.5), title, fontsize=11, va="top")
+    panel = figure.add_axes((0, 0, across / figure.get_figwidth(), down / (down + 0.5)))
+    panel.set_axis_off()
+    for number, (pair, name) in enumerate(zip(pairs, names, strict=True)):
+        top = number // _COLUMNS * (height + room + margin) + room
+        left = number % _COLUMNS * (width + margin) + margin
+        sheet[top : top + height, left : left + width] = pair
+        shown = name if len(name) <= 16 else f"{name[:15]}…"
+        panel.text(left + width / 2, top - room / 6, shown, fontsize=8, ha="center", va="bottom")
+    panel.imshow(sheet, interpolation="nearest")
     keep_texts(figure)
     write_whole(out, lambda file: figure.savefig(file, format="png"))
+
+
+def _pair(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return two tiles, one above the other."""
+    gap = np.full((max(1, len(upper) // 32), upper.shape[1] + 2, 3), 255, np.uint8)
+    return np.concatenate([_framed(upper), gap, _framed(lower)])
 
 
 def _framed(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:

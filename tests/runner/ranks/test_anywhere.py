@@ -53,7 +53,8 @@ def _python(*words: str, folder: Path) -> str:
     # A kernel shows what its processes print, but not within pytest.
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     env["IPYTHONDIR"] = str(folder / "ipython")  # Its history is no user's.
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, env=env)
+    nothing = subprocess.DEVNULL
+    done = subprocess.run(command, cwd=folder, stdin=nothing, capture_output=True, text=True, timeout=900, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
 
