@@ -22,6 +22,7 @@ from slideduck.interop.rois import export_rois
 from slideduck.interop.slideflow import SLIDE_SUFFIXES, slideflow_name
 from slideduck.labels.rule import rule_in_force
 from slideduck.labels.view import tile_dataframe
+from slideduck.show import Shown
 from slideduck.store.db import identifier, translated
 from slideduck.store.handle import Handle
 from slideduck.words import counted
@@ -35,7 +36,7 @@ _Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class SlideflowExport:
+class SlideflowExport(Shown):
     """What `export_slideflow` did.
 
     Attributes

@@ -24,6 +24,7 @@ from slideduck.labels.split import split
 from slideduck.labels.split_report import SplitReport
 from slideduck.names import nfc, suggestion
 from slideduck.rois.table import RoisReport, add_rois
+from slideduck.show import Shown
 from slideduck.slides.grid import GridSpec, parse_tile_um
 from slideduck.slides.search import SLIDE_SUFFIXES
 from slideduck.store.db import identifier
@@ -37,7 +38,7 @@ _UNUSED = "unused"
 
 
 @dataclass(frozen=True)
-class SlideflowImport:
+class SlideflowImport(Shown):
     """What `import_slideflow` did.
 
     Attributes

@@ -21,6 +21,7 @@ from slideduck.files.find import quoted
 from slideduck.files.frames import GivenTable, given_table
 from slideduck.names import is_missing, nfc, suggestion, text_problem
 from slideduck.progress import track
+from slideduck.show import Shown
 from slideduck.store.db import limited_memory, registered
 from slideduck.store.handle import Handle
 from slideduck.store.sqlfiles import read_query
@@ -35,7 +36,7 @@ _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class LabelsAdded:
+class LabelsAdded(Shown):
     """What `add_labels` did.
 
     Attributes
@@ -72,7 +73,7 @@ class LabelsAdded:
 
 
 @dataclass(frozen=True)
-class LabelsRemoved:
+class LabelsRemoved(Shown):
     """What `remove_labels` removed, or would.
 
     Attributes

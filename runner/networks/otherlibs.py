@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -34,6 +36,23 @@ def _imported(library: str, model: str, hint: str) -> Any:
         raise ConfigError(f"model {model!r} needs {library}, which cannot be imported ({error}); {hint}") from error
 
 
+@contextmanager
+def _weights_alone() -> Iterator[None]:
+    """Of pickled weights timm takes what torch reads by default: whatever it asks for, no code is to run."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        # What else the process reads is the user's business.
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@_weights_alone()
 def build_timm(
     model: str,
     name: str,
@@ -75,8 +94,6 @@ def build_timm(
     """
     # Before timm imports the hub's client, which reads once whether it may ask a server.
     transformers()
-    # Of pickled weights timm takes what torch reads by default: whatever it asks for, no code is to run.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         timm = import_timm()
     except ImportError as error:

@@ -36,7 +36,7 @@ from tests.small_betons import contents, load
 COLUMNS = (
     "tile_id, slide, loc_x, loc_y, grid_x, grid_y, roi_name, roi_desc, label, coverage, grid, patient, "
     "split, fold, site, kept, n_rois, base_x, base_y, extract_px, tile_px, brightness, saturation, "
-    "white_fraction, grey_fraction, blur, tissue, pen"
+    "white_fraction, grey_fraction, blur, tissue, pen, label_from, value, soft"
 )
 REAL_ROIS = ("CMU-1-Small-Region.csv", "TCGA-CR-7395-01A-01-TS1.geojson")
 REAL_CLASSES = ("background", "dermis", "epidermis", "keratin", "stroma", "tumour")

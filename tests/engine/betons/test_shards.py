@@ -495,7 +495,8 @@ def test_the_examples_of_the_help_run_in_their_order(tmp_path: Path, monkeypatch
         study.split(val_fraction=0.5)
         study.fit_stain()
     for command in ("export", "merge", "verify"):
-        text = CliRunner().invoke(cli, [command, "--help"]).output.split("Example:")[1].replace("\\\n", " ")
+        text = CliRunner().invoke(cli, [command, "--help"]).output.split("Example:")[1]
+        text = text.partition("\n\n")[0].replace("\\\n", " ")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         assert lines
         for line in lines:

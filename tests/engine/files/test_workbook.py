@@ -57,11 +57,11 @@ def test_a_workbook_is_read_as_what_it_shows(library: str) -> None:
     read: PatientTable = parse_patients(
         WORKBOOKS / f"{library}.xlsx", slide_column="Slide", patient_column="Patient", site_column="site"
     )
-    assert (read.format, read.rows.tolist(), read.missing) == ("xlsx", [2, 3, 4, 6], {"site": 1, "age": 1})
+    assert (read.format, read.rows.tolist(), read.missing) == ("xlsx", [2, 3, 4, 6], {"site": 1, "age": 1, "grade": 1})
     assert read.table["age"].type == pa.float64()
     assert [tuple(r.values()) for r in read.table.to_pylist()] == [
         ("007", "P1", "A", 61.0, "2020-01-02", "high"),
-        ("008", "12", None, None, None, "NA"),
+        ("008", "12", None, None, None, None),
         ("Zürich", "P 3", None, None, "2020-01-02 03:04:05", "low"),
         ("S1", None, "B", 50.5, None, "TRUE"),
     ]

@@ -672,7 +672,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_examples_of_the_help_run(project: Path) -> None:
     text = run("qc", "--help").output
-    lines = [line.strip() for line in text.split("Example:")[1].splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
     assert len(lines) == 5
     for line in lines:
         words = shlex.split(line)

@@ -62,7 +62,7 @@ def test_a_report_is_read_at_a_prompt(reports: dict[str, Any], folder: Path) -> 
     assert told["tile"] == "GridReport: grid 32px_32um, slides 2, tiles 16, total slides 2, total tiles 16"
     assert told["label"] == (
         "LabelReport: slides labelled now 2, rule centre, overlap smallest, method auto, artifact labels none, set "
-        "default\n  tiles by label (3): no label 4, <img src=x>\\x1b[31m 4, tumour 8"
+        "default, labels from rois\n  tiles by label (3): no label 4, <img src=x>\\x1b[31m 4, tumour 8"
     )
     assert told["split"] == (
         "SplitReport: rule fraction 0.5, seed 0, changed 0\n"

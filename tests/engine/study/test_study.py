@@ -505,7 +505,7 @@ def test_files_that_are_no_studies(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         sd.open(tmp_path / "new.duckdb")
     assert str(caught.value) == (
-        f"{tmp_path}/new.duckdb was written by a newer slideduck (schema 99; this one knows 2); upgrade slideduck"
+        f"{tmp_path}/new.duckdb was written by a newer slideduck (schema 99; this one knows 4); upgrade slideduck"
     )
 
 

@@ -110,7 +110,7 @@ def test_parts_of_ranks_join_in_order_of_row() -> None:
 
 def test_a_tile_that_came_twice_or_never_is_refused() -> None:
     part = made([[0.5, 0.5]] * 3, [0, 1, 0])
-    with pytest.raises(RunError, match=r"^of 4 tiles 1 were not predicted and 0 more than once"):
+    with pytest.raises(RunError, match=r"^of 4 tiles 1 was not predicted and 0 more than once"):
         collect([part], np.arange(4))
     with pytest.raises(RunError, match=r"^of 3 tiles 0 were not predicted and 3 more than once"):
         collect([part, part], np.arange(3))

@@ -213,8 +213,11 @@ def test_targets_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "stage"}, "target is 'stage'; it must be label, or patient:COLUMN, such as patient:stage"),
-        ({"target": "patient:"}, "target is 'patient:'; it must be label, or patient:COLUMN, such as patient:stage"),
+        ({"target": "stage"}, "target is 'stage'; it must be label, value, or patient:COLUMN, such as patient:stage"),
+        (
+            {"target": "patient:"},
+            "target is 'patient:'; it must be label, value, or patient:COLUMN, such as patient:stage",
+        ),
         ({"target": "patient:a,b"}, "target is 'patient:a,b'; classification takes one column"),
         ({"target": "patient:a,a", "task": "regression"}, "target is 'patient:a,a'; it names a column twice"),
         ({"task": "detection"}, "task is 'detection'; it must be one of classification, multi-label, regression"),

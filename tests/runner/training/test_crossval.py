@@ -240,6 +240,8 @@ def test_what_has_no_folds_or_is_a_single_run_is_refused(
     )
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(ConfigError, match=r"^`folds` and `seeds` train one run after the other .* without torchrun"):
         cross_validate(folded, tmp_path / "cv", TINY, folds=True)
 
