@@ -193,7 +193,7 @@ def test_page_of_a_real_slide_holds_its_tiles_and_rois(real_study: sd.Study, tmp
 
 
 @pytest.mark.slow
-@settings(max_examples=cases(15, 300))
+@settings(max_examples=cases(9, 300))
 @given(
     rois=st.lists(
         st.tuples(

@@ -566,7 +566,7 @@ def effective(path: Path) -> dict[str, tuple[str | None, shapely.Geometry]]:
 
 
 @settings(
-    max_examples=cases(25, 1200),
+    max_examples=cases(16, 1200),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

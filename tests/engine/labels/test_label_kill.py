@@ -21,7 +21,7 @@ from tests.campaign import cases
 
 SLIDES, ROIS, VERTICES = 28, 5, 500
 COLUMNS, TILE_PX = 40, 64
-KILLS = cases(15, 300)
+KILLS = cases(10, 300)
 
 #: Little memory makes many transactions of few slides each; a line tells of each one that is done. What follows the
 #: name of the study comes once all is imported, so that one process can start while another works.

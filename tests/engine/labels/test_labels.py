@@ -104,7 +104,7 @@ RULES = [
 
 # 20 examples of ten slides each are 200 cases; a campaign has 10,000.
 @settings(
-    max_examples=cases(20, 1000),
+    max_examples=cases(14, 1000),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
 )

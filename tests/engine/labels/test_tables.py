@@ -215,12 +215,12 @@ def test_the_first_source_that_labels_a_tile_does(study: sd.Study, tiles: pd.Dat
         )
         counts = report.counts.select(["label", "tiles", "kept"]).to_pydict()
         assert list(zip(*counts.values(), strict=True)) == grouped.fetchall()
-        frame = study.tile_dataframe()
-        assert frame.label.dropna().to_dict() == given_to(study)
+        frame, given = study.tile_dataframe(), given_to(study)
+        assert frame.label.dropna().to_dict() == given
         # Tiles that a table labels are kept, whatever the method; ink removes them.
-        assert set(study.labels("kept").df().tile_id) >= set(given_to(study))
-        for slide, labels in study.sql("SELECT tile_id, label FROM conflicts").fetchall():
-            assert given_to(study).get(slide) == labels
+        assert set(study.labels("kept").df().tile_id) >= set(given)
+        for tile, label in study.sql("SELECT tile_id, label FROM conflicts").fetchall():
+            assert given.get(tile) == label
 
 
 @pytest.mark.parametrize("method", ["inside", "outside", "auto", "ignore"])
