@@ -21,7 +21,8 @@ _MEANT = {"STUDY": "study.duckdb", "OUT.beton": "tiles.beton", "TABLE": "patient
 def run(*words: str) -> Result:
     """Run a command, given as one line or as words."""
     line = shlex.split(words[0]) if len(words) == 1 else list(words)
-    return CliRunner().invoke(cli, line)
+    # So wide that no table folds what it says.
+    return CliRunner().invoke(cli, line, env={"COLUMNS": "400"})
 
 
 def refused(line: str) -> str:
