@@ -1,6 +1,6 @@
 """Times loops of one's own on `sd.loader` against the trainer's, in one run.
 
-    python tests/bench/own_loop.py [--quick] [--threads 2] [--tiles 4096] [--tile-px 128] [--repeat 5]
+    python -m tests.bench.own_loop [--quick] [--threads 2] [--tiles 4096] [--tile-px 128] [--repeat 5]
 
 All read the same beton of stripes and chequers at quality 90, in batches of 64, each tile once a turn, on the CPU:
 
@@ -69,7 +69,7 @@ def tiles(folder: Path, n: int, tile_px: int) -> Path:
 def contenders(beton: Path, threads: int) -> dict[str, Callable[[], int]]:
     """Return what reads, or trains on, all tiles once and returns their number."""
     place = Place(0, 1, CPU, threads)
-    config = TrainConfig(model="own_loop:network", epochs=1000, batch_size_per_rank=BATCH, balance="none", grad_clip=0)
+    config = TrainConfig(model="tests.bench.own_loop:network", epochs=1000, batch_size_per_rank=BATCH, balance="none", grad_clip=0)
     data = open_data(beton, config, place, progress=False)
     learner = Learner(data, config, place, None)
     plain = sd.loader(beton, threads=threads)
