@@ -69,7 +69,9 @@ def tiles(folder: Path, n: int, tile_px: int) -> Path:
 def contenders(beton: Path, threads: int) -> dict[str, Callable[[], int]]:
     """Return what reads, or trains on, all tiles once and returns their number."""
     place = Place(0, 1, CPU, threads)
-    config = TrainConfig(model="tests.bench.own_loop:network", epochs=1000, batch_size_per_rank=BATCH, balance="none", grad_clip=0)
+    config = TrainConfig(
+        model="tests.bench.own_loop:network", epochs=1000, batch_size_per_rank=BATCH, balance="none", grad_clip=0
+    )
     data = open_data(beton, config, place, progress=False)
     learner = Learner(data, config, place, None)
     plain = sd.loader(beton, threads=threads)
