@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from slideduck.errors import QueryError, StudyError
 from slideduck.store.handle import Handle
-from slideduck.words import counted, some
+from slideduck.words import agreeing, counted, some
 
 __all__ = ["ChosenTiles", "chosen_notes", "chosen_tiles"]
 
@@ -82,7 +82,7 @@ class ChosenTiles:
             where = handle.name if grid is None else f"grid {grid!r} of {handle.name}"
             raise StudyError(
                 f"{len(names):,} of the {counted(self.table.num_rows, 'tile')} that `where` names "
-                f"{'is' if len(names) == 1 else 'are'} not in {where}, such as {some([repr(n) for n in names], 3)}; "
+                f"{agreeing(len(names), 'is', 'are')} not in {where}, such as {some([repr(n) for n in names], 3)}; "
                 "take tile ids from study.labels(), or leave those rows out"
             )
 

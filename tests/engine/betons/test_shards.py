@@ -25,6 +25,7 @@ from slideduck.betons.shards import Shard
 from slideduck.cli.group import cli
 from slideduck.errors import BetonError, ConfigError, DiskFullError, SlideduckError, SlideError
 from tests.campaign import CAMPAIGN, cases
+from tests.help_examples import examples
 from tests.mixed_study import add_again, damage_tile, write_study
 from tests.slides import write_slide
 from tests.small_betons import change_bytes, change_entry, contents, load
@@ -495,9 +496,7 @@ def test_the_examples_of_the_help_run_in_their_order(tmp_path: Path, monkeypatch
         study.split(val_fraction=0.5)
         study.fit_stain()
     for command in ("export", "merge", "verify"):
-        text = CliRunner().invoke(cli, [command, "--help"]).output.split("Example:")[1]
-        text = text.partition("\n\n")[0].replace("\\\n", " ")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = examples(command)
         assert lines
         for line in lines:
             result = CliRunner().invoke(cli, shlex.split(line)[1:])

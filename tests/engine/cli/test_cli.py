@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 import slideduck as sd
 from slideduck.cli.contents import MODULES, SECTIONS
 from slideduck.cli.group import cli
+from tests.help_examples import examples
 from tests.slides import write_slide
 
 ENGINE = (
@@ -86,14 +87,6 @@ def project(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(cohort, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def examples(command: str) -> list[str]:
-    """Return the example lines at the end of a command's help."""
-    text = run(command, "--help").output
-    assert "Example:" in text, command
-    lines = text.split("Example:")[1].partition("\n\n")[0].replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def test_the_examples_of_the_help_run_in_their_order(project: Path) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import slideduck as sd
 from slideduck.cli.group import cli
+from tests.help_examples import examples
 from tests.slides import write_slide
 
 NAMES = ("counts", "conflicts", "rois", "coverage", "neighbours", "at", "area", "agreement", "disagreements")
@@ -59,8 +60,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_examples_of_the_help_run(project: Path) -> None:
     for name in NAMES:
         assert name is not None
-        text = run(name, "--help").output
-        lines = [line.strip() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
+        lines = examples(name)
         assert lines, name
         for line in lines:
             words = shlex.split(line)

@@ -25,6 +25,7 @@ from slideduck.draw.figure import save_figure, scale_bar_um
 from slideduck.draw.picture import overlay
 from slideduck.errors import SlideduckError, StudyError
 from slideduck.palette import PALETTE, label_colours
+from tests.help_examples import examples
 from tests.rectangles import write_rois
 from tests.slides import write_slide
 
@@ -523,8 +524,7 @@ def project(study: sd.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_examples_of_the_help_run(project: Path) -> None:
-    help_text = CliRunner().invoke(cli, ["plot", "labels", "--help"]).output
-    lines = [line.strip() for line in help_text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
+    lines = examples("plot", "labels")
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line)

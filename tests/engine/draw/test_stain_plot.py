@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import slideduck as sd
 from slideduck.cli.group import cli
 from slideduck.errors import ConfigError, SlideError, StudyError
+from tests.help_examples import examples
 from tests.slides import synthetic_image, write_slide
 
 
@@ -84,8 +85,7 @@ def test_what_cannot_be_drawn_is_refused(slides: sd.Study, tmp_path: Path) -> No
 def test_the_examples_of_the_help_run(slides: sd.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slides.close()
     monkeypatch.chdir(tmp_path)
-    text = CliRunner().invoke(cli, ["plot", "stain", "--help"]).output
-    lines = [line.split() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
+    lines = [line.split() for line in examples("plot", "stain")]
     assert len(lines) == 2
     for line in lines:
         assert line[:3] == ["slideduck", "plot", "stain"]

@@ -26,6 +26,7 @@ from slideduck.interop.layout import joined_ring
 from slideduck.interop.rois import ROI_FORMATS, RoiExportReport
 from slideduck.palette import label_colours
 from tests.campaign import cases
+from tests.help_examples import examples
 from tests.oracle import Region, repaired, without_nested_holes
 from tests.slides import write_slide
 
@@ -848,10 +849,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", ["export-rois", "export-tiles"])
 def test_the_examples_of_the_help_run(project: Path, command: str) -> None:
-    lines = run(command, "--help").output.split("Example:")[1].partition("\n\n")[0].replace("\\\n", " ").splitlines()
-    examples = [shlex.split(line) for line in lines if line.strip()]
-    assert examples
-    for words in examples:
+    lines = [shlex.split(line) for line in examples(command)]
+    assert lines
+    for words in lines:
         assert words[0] == "slideduck"
         result = run(*words[1:])
         assert result.exit_code == 0, (words, result.output)

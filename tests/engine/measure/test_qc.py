@@ -29,6 +29,7 @@ from slideduck.errors import ConfigError, QueryError, StudyError
 from slideduck.measure.qc_measures import MEASURES, PIXEL_MEASURES
 from slideduck.slides.identity import SlideFile
 from slideduck.slides.reader import thumbnail
+from tests.help_examples import examples
 from tests.slides import synthetic_image, write_slide
 
 RGB = npt.NDArray[np.uint8]
@@ -671,8 +672,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_examples_of_the_help_run(project: Path) -> None:
-    text = run("qc", "--help").output
-    lines = [line.strip() for line in text.split("Example:")[1].partition("\n\n")[0].splitlines() if line.strip()]
+    lines = examples("qc")
     assert len(lines) == 5
     for line in lines:
         words = shlex.split(line)
